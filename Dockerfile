@@ -1,0 +1,48 @@
+# Two images, the same but for the builds of torch and vLLM:
+#   docker build --target cpu -t selfstudy-engine:cpu .
+#   docker build --target gpu -t selfstudy-engine:gpu .
+#   docker run --rm -v "$PWD/runs:/work/runs" selfstudy-engine:cpu loop --batch 256
+# Nothing listens outside the container until the user says so, twice:
+#   docker run --rm --gpus all --shm-size 8g -p 127.0.0.1:8000:8000 selfstudy-engine:gpu serve -- --host 0.0.0.0
+# A folder given with -v must be writable for uid 1000.
+
+FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579 AS base
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# g++: torch's inductor (CPU) and Triton (GPU) compile kernels when vLLM starts. libnuma1: vLLM's CPU
+# build links it. libxrender1, libxext6, libexpat1: RDKit's drawing links them. tini: reaps the vLLM
+# processes that outlive their parent. Versions only as exact as Debian's security updates allow.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends \
+        g++=4:12.2.* libexpat1=2.5.* libnuma1=2.0.* libxext6=2:1.3.* libxrender1=1:0.9.* tini=0.19.* \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 1000 --create-home selfstudy \
+    && install --directory --owner selfstudy /work/runs /home/selfstudy/.cache
+WORKDIR /opt/selfstudy-engine
+ENV PATH=/opt/selfstudy-engine/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
+# The runs, and what is downloaded or compiled once (models, kernels).
+VOLUME ["/work/runs", "/home/selfstudy/.cache"]
+EXPOSE 8000
+# Says whether `serve` answers; a container that runs another command needs --no-healthcheck. Loading
+# a model takes minutes.
+HEALTHCHECK --start-period=10m --interval=30s --timeout=5s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+ENTRYPOINT ["tini", "--", "selfstudy-engine"]
+CMD ["--help"]
+# What the gigabytes of packages depend on, and nothing else: editing the project keeps their layer.
+COPY install.sh pyproject.toml ./
+COPY requirements requirements
+
+FROM base AS gpu
+RUN ./install.sh gpu --deps-only
+COPY . .
+RUN ./install.sh gpu && python -m compileall -q cli data engine src train
+WORKDIR /work
+USER 1000
+
+# Last, so that it is what a build without --target makes.
+FROM base AS cpu
+RUN ./install.sh cpu --deps-only
+COPY . .
+RUN ./install.sh cpu && python -m compileall -q cli data engine src train
+WORKDIR /work
+USER 1000

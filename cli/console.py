@@ -1,0 +1,204 @@
+"""How a loop's progress looks: a bar and tables in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Self
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import Interval
+from selfstudy_engine.engine.rounds import RoundRecord
+
+_SECONDS_BETWEEN_LINES = 10.0
+_PLAIN_WIDTH = 180
+"""Columns of a table in a log: every cell of a round on one line."""
+
+
+def make_reporter(config: RunConfig) -> "PlainReporter | TerminalReporter":
+    """Return a progress bar for a terminal, a plain log otherwise."""
+    return TerminalReporter(config) if sys.stdout.isatty() else PlainReporter(config)
+
+
+class _Reporter:
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._console = Console(
+            width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False
+        )
+
+    def print_summary(self, records: list[RoundRecord]) -> None:
+        """Print a table of all rounds, and what they come to."""
+        unit = self._config.property.unit
+        table = Table(title=f"Run {self._config.name}: {self._config.property.name}", box=SIMPLE)
+        for name in ("round", "samples", "loss", "compl./s", "tokens/s", "parsed", "accepted"):
+            table.add_column(name, justify="right")
+        for name in ("acceptance", f"test MAE, {unit}", f"test RMSE, {unit}", "answered"):
+            table.add_column(name, justify="right")
+        table.add_column(f"train MAE, {unit}", justify="right")
+        table.add_column("seconds*", justify="right")
+        for record in records:
+            table.add_row(*_cells(record))
+        self._console.print(table)
+        self._console.print("* train + swap + evaluate + generate + wait for the server")
+        for line in conclusion(records, unit):
+            self._console.print(line)
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop showing."""
+
+
+def conclusion(records: list[RoundRecord], unit: str) -> list[str]:
+    """Return what a run's rounds show, in sentences."""
+    if not records:
+        return []
+    last = records[-1]
+    change = last.test_change
+    if len(records) > 1:
+        verdict = (
+            "better"
+            if change.high < 0
+            else "worse"
+            if change.low > 0
+            else "not distinguishable from no change"
+        )
+        lines = [
+            f"Test MAE since round 0: {change.value:+.1f} {unit} "
+            f"[95% {change.low:+.1f}, {change.high:+.1f}]: {verdict}."
+        ]
+    else:
+        lines = []
+    lines.append(f"Acceptance of the best constant guess (lift 1): {last.chance:.1%}.")
+    return lines
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def _cells(record: RoundRecord) -> list[str]:
+    timing = record.timing
+    seconds = (timing.train, timing.swap, timing.evaluate, timing.generate, timing.wait)
+    asked = record.num_completions > 0
+    return [
+        str(record.round),
+        str(record.num_trained_samples),
+        f"{record.train_loss:.3f}",
+        f"{record.completions_per_second:.1f}" if asked else "-",
+        f"{record.output_tokens_per_second:.0f}" if asked else "-",
+        f"{record.parsed:.0%}" if record.parsed is not None else "-",
+        f"{record.num_accepted}/{record.num_completions}" if asked else "-",
+        _acceptance(record),
+        _interval(record.test_mae),
+        _interval(record.test_rmse),
+        f"{record.answered:.0%}",
+        f"{record.train_mae:.1f}" if record.train_mae is not None else "-",
+        "+".join(f"{part:.0f}" for part in seconds),
+    ]
+
+
+def _acceptance(record: RoundRecord) -> str:
+    if record.acceptance is None or record.lift is None:
+        return "-"
+    return f"{record.acceptance:.0%}, lift {record.lift:.2f}"
+
+
+def round_line(record: RoundRecord, unit: str) -> str:
+    """Return one round as one line."""
+    mae = f"test MAE {_interval(record.test_mae)} {unit}, answered {record.answered:.0%}"
+    if record.parsed is None:
+        return f"round {record.round}: {mae}"
+    return (
+        f"round {record.round}: {mae}; {record.num_accepted} of {record.num_completions} accepted "
+        f"({_acceptance(record)}), parsed {record.parsed:.0%}, "
+        f"{record.completions_per_second:.1f} completions/s, "
+        f"{record.output_tokens_per_second:.0f} output tokens/s"
+    )
+
+
+class PlainReporter(_Reporter):
+    """One line for each phase and round, and one now and then in between."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self._started = time.monotonic()
+        self._name = ""
+        self._total: int | None = None
+        self._last_line = 0.0
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """See `Reporter`."""
+        self._name, self._total, self._last_line = name, total, time.monotonic()
+        self._say(name + (f" ({total})" if total else ""))
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """See `Reporter`."""
+        if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            total = f" of {self._total}" if self._total else ""
+            self._say(f"{self._name}: {done}{total} {detail}".rstrip())
+
+    def finish_round(self, record: RoundRecord) -> None:
+        """See `Reporter`."""
+        self._say(round_line(record, self._config.property.unit))
+
+    def _say(self, text: str) -> None:
+        click.echo(f"[{time.monotonic() - self._started:6.0f} s] {text}")
+
+
+class TerminalReporter(_Reporter):
+    """A progress bar, above it a line for each finished round."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """See `Reporter`."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=total, detail="")
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """See `Reporter`."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, detail=detail)
+
+    def finish_round(self, record: RoundRecord) -> None:
+        """See `Reporter`."""
+        self._progress.console.print(round_line(record, self._config.property.unit))

@@ -1,0 +1,134 @@
+"""`selfstudy-engine loop`."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfstudy_engine.cli import options
+from selfstudy_engine.cli.options import (
+    BASE_OPTIONS,
+    SERVER_OPTIONS,
+    TABLE_OPTIONS,
+    config_options,
+    resolve,
+    run_options,
+)
+from selfstudy_engine.data.config import RunConfig
+
+SERVER_KEY_VARIABLE = "SELFSTUDY_SERVER_KEY"
+_MAX_SHOWN = 5
+
+
+@click.command()
+@config_options("generation.batch", "rounds", "generation.samples_per_molecule")
+@click.option(
+    "--tolerance",
+    "property__tolerance",
+    type=float,
+    help="Largest error that is accepted, in the property's unit. "
+    "[default: the property's, 30 for melting points]",
+)
+@TABLE_OPTIONS
+@BASE_OPTIONS
+@config_options(
+    ("teacher.exemplars", "--exemplars"),
+    ("teacher.url", "--teacher-url"),
+    ("teacher.model", "--teacher-model"),
+    ("teacher.num_exemplars", "--teacher-exemplars"),
+    ("name", "--run"),
+    "seed",
+    ("server.url", "--server"),
+)
+@SERVER_OPTIONS
+@config_options(
+    "generation.temperature",
+    "generation.top_p",
+    "generation.max_tokens",
+    "generation.prompt_exemplars",
+    "generation.concurrency",
+    ("train.rank", "--lora-rank"),
+    ("train.alpha", "--lora-alpha"),
+    ("train.dropout", "--lora-dropout"),
+    "train.learning_rate",
+    "train.epochs",
+    "train.min_steps",
+    "train.tokens_per_step",
+    "train.label",
+    "train.start_from",
+    "train_evaluation_size",
+)
+@run_options
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved plan and its cost; start nothing."
+)
+@options.vllm_arguments
+def loop(
+    config_path: Path | None,
+    runs: Path,
+    dry_run: bool,
+    vllm_arguments: tuple[str, ...],
+    **values: Any,
+) -> None:
+    """Run the self-study loop, or continue it.
+
+    Each round the model answers molecules that it hasn't seen; answers within the tolerance are
+    kept, and the next adapter is trained on them. The same command continues a run that was
+    stopped; a higher --rounds continues a finished one. Arguments after -- go to vLLM.
+
+    The key of a server given with --server comes from SELFSTUDY_SERVER_KEY.
+    """
+    if vllm_arguments:
+        values["server__extra_args"] = list(vllm_arguments)
+    config = resolve(config_path, values)
+    if dry_run:
+        _print_plan(config, runs)
+        return
+    from selfstudy_engine.cli.console import make_reporter
+    from selfstudy_engine.engine.loop import run_loop
+
+    with make_reporter(config) as reporter:
+        records = run_loop(config, runs, reporter, os.environ.get(SERVER_KEY_VARIABLE, ""))
+    reporter.print_summary(records)
+    click.echo(f"Results: {(runs / config.name).resolve()}")
+
+
+def _print_plan(config: RunConfig, runs: Path) -> None:
+    from selfstudy_engine.data.hardware import device, resolve_dtype
+    from selfstudy_engine.data.task import load_task, resolve_model
+
+    if config.model.path:
+        resolve_model(config)
+    task = load_task(config)
+    generation = config.generation
+    num_molecules = generation.batch // generation.samples_per_molecule
+    num_asked = min(num_molecules, len(task.split.pool))
+    completions = config.rounds * num_asked * generation.samples_per_molecule
+    evaluations = (config.rounds + 1) * len(task.split.test)
+    evaluations += config.rounds * config.train_evaluation_size
+    tokens = (completions + evaluations) * generation.max_tokens
+    passes = num_asked * config.rounds / len(task.split.pool)
+    click.echo(f"# run folder: {(runs / config.name).resolve()}")
+    click.echo(f"# computes on: {device()} in {resolve_dtype(config.model.dtype)}")
+    click.echo(
+        f"# table: {len(task.table.molecules)} molecules = {len(task.split.pool)} pool + "
+        f"{len(task.split.test)} test + {len(task.exemplars)} exemplars and their relatives"
+    )
+    for reason, rows in task.table.dropped.items():
+        shown = "; ".join(rows[:_MAX_SHOWN])
+        click.echo(f"# dropped, {reason}: {len(rows)} ({shown})")
+    click.echo(
+        f"# cost: {completions} completions and up to {evaluations} evaluations, at most "
+        f"{tokens:,} output tokens; {config.rounds + 1} trainings; the pool "
+        f"{passes:.2f} times over"
+    )
+    per_second = 200 if device() == "cpu" else 20_000
+    minutes = math.ceil(tokens / 2 / per_second / 60)
+    click.echo(
+        f"# about {minutes} min of generating at {per_second:,} output tokens/s, plus training"
+    )
+    teacher = f"up to {config.teacher.num_exemplars * 8} calls" if config.teacher.url else "none"
+    click.echo(f"# teacher: {teacher}")
+    click.echo(config.to_toml())

@@ -1,0 +1,161 @@
+"""Command-line options made from the configuration: name, help and default stand there once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from selfstudy_engine.data.config import RunConfig, load_config, override
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_SEPARATOR = "__"
+
+
+def config_option(key: str, *flags: str) -> Callable[[Function], Function]:
+    """Return an option for a configuration key such as "generation.batch".
+
+    Its default is shown but not passed on, so that a run's TOML stands unless the flag is given.
+    """
+    field = _field(key)
+    flag = "--" + key.rsplit(".", 1)[-1].replace("_", "-")
+    help_text = field.description or ""
+    default = field.get_default(call_default_factory=True)
+    if default is not None and not isinstance(default, BaseModel):
+        help_text = f"{help_text.removesuffix('.')}. [default: {default}]"
+    name = key.replace(".", _SEPARATOR)
+    if field.annotation is bool:
+        return click.option(
+            *(flags or (flag,)), name, is_flag=True, flag_value=True, default=None, help=help_text
+        )
+    return click.option(
+        *(flags or (flag,)),
+        name,
+        type=_click_type(field.annotation),
+        default=None,
+        help=help_text,
+    )
+
+
+def _field(key: str) -> FieldInfo:
+    model: type[BaseModel] = RunConfig
+    *sections, leaf = key.split(".")
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return model.model_fields[leaf]
+
+
+def _click_type(annotation: Any) -> Any:
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if all(isinstance(kind, str) for kind in kinds) and kinds:
+        return click.Choice(kinds)
+    if get_origin(annotation) is not None and kinds:
+        annotation = kinds[0]
+    return annotation if annotation in (int, float) else str
+
+
+def resolve(config_path: Path | None, values: dict[str, Any]) -> RunConfig:
+    """Return the configuration of a TOML file and the options given on the command line.
+
+    Args:
+        config_path: of --config.
+        values: of options made by `config_option`; those that weren't given are None.
+
+    Raises:
+        UsageError: an unknown key, or a value outside its limits.
+    """
+    return load_config(config_path, _given(values))
+
+
+def apply(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """Return a run's configuration with the options given on the command line.
+
+    Raises:
+        UsageError: a value outside its limits.
+    """
+    return override(config, _given(values))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key.replace(_SEPARATOR, "."): value for key, value in values.items() if value is not None
+    }
+
+
+def run_options(function: Function) -> Function:
+    """Add --config and --runs."""
+    runs = click.option(
+        "--runs",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs"),
+        show_default=True,
+        help="Folder of all runs.",
+    )
+    config = click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="TOML file with any of the options, e.g. [generation] batch = 256.",
+    )
+    return runs(config(function))
+
+
+def _check_vllm_arguments(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    if value and not value[0].startswith("-"):
+        raise click.UsageError(
+            f"unexpected argument {value[0]!r}; arguments for vLLM begin with - and come after --",
+            ctx,
+        )
+    return value
+
+
+def vllm_arguments(function: Function) -> Function:
+    """Take what stands after -- as arguments for vLLM."""
+    return click.argument(
+        "vllm_arguments", nargs=-1, type=click.UNPROCESSED, callback=_check_vllm_arguments
+    )(function)
+
+
+def config_options(*keys: str | tuple[str, ...]) -> Callable[[Function], Function]:
+    """Add an option for each key; a tuple is a key and its flags."""
+
+    def decorate(function: Function) -> Function:
+        for key in reversed(keys):
+            names = (key,) if isinstance(key, str) else key
+            function = config_option(*names)(function)
+        return function
+
+    return decorate
+
+
+BASE_OPTIONS = config_options(
+    ("model.path", "--model"),
+    "model.dtype",
+    "model.trust_remote_code",
+    ("property", "--property"),
+)
+TABLE_OPTIONS = config_options(
+    ("table.path", "--table"),
+    "table.smiles_column",
+    "table.value_column",
+    "table.name_column",
+    "table.value_unit",
+    "table.conflicts",
+    "table.test_size",
+)
+SERVER_OPTIONS = config_options(
+    "server.adapter_mode",
+    "server.max_model_len",
+    "server.block_size",
+    "server.kv_cache_gib",
+    "server.gpu_memory_utilization",
+    "server.compilation",
+    "server.startup_timeout_seconds",
+)

@@ -1,0 +1,164 @@
+"""`selfstudy-engine store ls|show|export`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+_FORMATS = ("jsonl", "parquet", "chat", "original")
+
+
+@click.group()
+def store() -> None:
+    """List, show and export the samples of a run."""
+
+
+def _run_arguments(function: Callable[..., None]) -> Callable[..., None]:
+    name = click.option("--run", "run_name", default="default", show_default=True, help="The run.")
+    runs = click.option(
+        "--runs",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs"),
+        show_default=True,
+        help="Folder of all runs.",
+    )
+    return name(runs(function))
+
+
+@store.command()
+@_run_arguments
+def ls(run_name: str, runs: Path) -> None:
+    """Count each round's samples."""
+    import pyarrow.compute as pc
+    from rich.console import Console
+    from rich.table import Table
+
+    samples = _open(runs, run_name)
+    table = Table()
+    for column in ("round", "samples", "accepted", "acceptance", "shards"):
+        table.add_column(column, justify="right")
+    for index in samples.rounds():
+        total = samples.count(index)
+        accepted = samples.count(index, pc.field("accepted"))
+        share = f"{accepted / total:.1%}" if total else "-"
+        table.add_row(str(index), str(total), str(accepted), share, str(len(samples.shards(index))))
+    Console(width=80).print(table)
+
+
+@store.command()
+@_run_arguments
+@click.option(
+    "--round", "round_index", type=click.IntRange(min=0), help="Only this round [default: all]."
+)
+@click.option("--accepted/--rejected", default=None, help="Only these [default: all].")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=5, show_default=True, help="Samples at most."
+)
+def show(
+    run_name: str, runs: Path, round_index: int | None, accepted: bool | None, limit: int
+) -> None:
+    """Print samples: molecule, reason, prediction and verdict."""
+    import itertools
+
+    import pyarrow.compute as pc
+
+    where = None if accepted is None else pc.field("accepted") == accepted
+    samples = _open(runs, run_name).samples(round_index, where)
+    for sample in itertools.islice(samples, limit):
+        verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
+        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  ({sample.adapter})")
+        click.echo(f"  reason:    {sample.reason}")
+        click.echo(f"  predicted: {sample.predicted}  measured: {sample.measured}  {verdict}\n")
+
+
+@store.command()
+@_run_arguments
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="jsonl",
+    show_default=True,
+    help="jsonl and parquet: every column; chat: messages for other trainers; original: "
+    "name, smiles, Reason, mpC, Prediction(integer).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="File to write; must not exist.",
+)
+@click.option(
+    "--all/--accepted", "everything", default=False, help="All samples, or accepted ones [default]."
+)
+def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) -> None:
+    """Write samples into one file."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.data.schema import SAMPLE_SCHEMA
+
+    if out.exists():
+        raise UsageError(f"{out} exists already; name another file with --out")
+    samples = _open(runs, run_name)
+    where = None if everything else pc.field("accepted")
+    count = 0
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        if form == "parquet":
+            with pq.ParquetWriter(temporary, SAMPLE_SCHEMA) as writer:
+                for batch in samples.batches(where=where):
+                    writer.write_batch(batch)
+                    count += batch.num_rows
+        else:
+            prop = read_config(find_run(runs, run_name)).property
+            with temporary.open("wb") as file:
+                for row in _rows(samples.batches(where=where)):
+                    record = _record(row, form, prop)
+                    file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                    count += 1
+        temporary.rename(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    click.echo(f"{count} samples: {out}")
+
+
+def _open(runs: Path, run_name: str) -> Any:
+    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.data.store import SampleStore
+
+    folder = find_run(runs, run_name)
+    read_config(folder)
+    return SampleStore(folder.samples)
+
+
+def _rows(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _record(row: dict[str, Any], form: str, prop: Any) -> dict[str, Any]:
+    from selfstudy_engine.data.prompts import render_answer
+
+    if form == "chat":
+        answer = render_answer(row["reason"], row["measured"], prop).strip()
+        return {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": answer},
+            ]
+        }
+    if form == "original":
+        predicted = row["predicted"]
+        return {
+            "name": row["name"],
+            "smiles": row["smiles"],
+            "Reason": row["reason"],
+            "mpC": row["measured"],
+            "Prediction(integer)": None if predicted is None else round(predicted),
+        }
+    return row

@@ -1,0 +1,97 @@
+"""`selfstudy-engine train`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, run_options
+
+
+@click.command()
+@click.option("--run", "run_name", help="Train on the samples of this run, with its settings.")
+@click.option(
+    "--exemplars",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSONL file of exemplars [default: the run's, or the shipped ones].",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of a store [default: the run's, or none].",
+)
+@click.option(
+    "--before-round", type=int, help="Only samples of rounds before this one [default: all]."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the new adapter; must not exist.",
+)
+@BASE_OPTIONS
+@config_options(
+    ("train.rank", "--lora-rank"),
+    ("train.alpha", "--lora-alpha"),
+    ("train.dropout", "--lora-dropout"),
+    "train.learning_rate",
+    "train.epochs",
+    "train.min_steps",
+    "train.tokens_per_step",
+    "train.label",
+    "seed",
+)
+@run_options
+def train(
+    run_name: str | None,
+    exemplars: Path | None,
+    samples: Path | None,
+    before_round: int | None,
+    out: Path,
+    config_path: Path | None,
+    runs: Path,
+    **values: Any,
+) -> None:
+    """Train one adapter from a run's samples, or from files, in a process of its own."""
+    import tempfile
+
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.exemplars import load_exemplars
+    from selfstudy_engine.data.run_folder import find_run
+    from selfstudy_engine.data.task import resolve_model
+    from selfstudy_engine.engine.training import run_training
+
+    if out.exists():
+        raise UsageError(f"{out} exists already; name another folder with --out")
+    if run_name:
+        if config_path:
+            raise UsageError("--run brings its own configuration; leave out --config")
+        folder = find_run(runs, run_name)
+        config_path = folder.config
+        exemplars = exemplars or folder.exemplars()
+        samples = samples or folder.samples
+    config = resolve(config_path, values)
+    load_exemplars(exemplars)
+    model = resolve_model(config)
+    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
+        resolved = Path(scratch) / "run.toml"
+        resolved.write_text(config.to_toml(), "utf-8")
+        log = out.with_name(out.name + ".log")
+        training = run_training(
+            {
+                "config": resolved,
+                "model": model,
+                "exemplars": exemplars.resolve() if exemplars else None,
+                "samples": samples.resolve() if samples else None,
+                "before_round": before_round,
+                "output": out.resolve(),
+            },
+            log,
+            config.train.timeout_seconds,
+            lambda step, total: click.echo(f"step {step} of {total}"),
+        )
+    click.echo(
+        f"Adapter: {out} (loss {training['loss']:.3f}, {training['num_exemplars']} exemplars + "
+        f"{training['num_samples']} samples, {training['num_tokens']} tokens in "
+        f"{training['steps']} steps, {training['seconds']:.0f} s; log: {log})"
+    )

@@ -1,0 +1,1 @@
+"""What things are and where they rest; imports neither torch nor vllm."""

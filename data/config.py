@@ -1,0 +1,291 @@
+"""The resolved configuration of a run: defaults < run TOML < command line.
+
+Every option has one home here: its default, its limits and (as docstring) the text that the
+command line shows. The resolved configuration is written into the run folder as run.toml, and the
+training process reads that file.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.properties import Property, find_property
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class TableConfig(_Section):
+    """Where the molecules come from, and how they are split."""
+
+    path: str | None = None
+    """CSV or Parquet file of molecules [default: the embedded melting-point table]."""
+    smiles_column: str = "smiles"
+    """Column that holds SMILES."""
+    value_column: str = "value"
+    """Column that holds the measured value."""
+    name_column: str | None = None
+    """Column that holds names [default: none, molecules are known by SMILES alone]."""
+    value_unit: str | None = None
+    """Unit of the value column (K, °F, ...) [default: the property's own unit]."""
+    conflicts: Literal["refuse", "drop"] = "refuse"
+    """What to do with one molecule whose values differ by more than the tolerance."""
+    test_size: int = Field(default=200, ge=1)
+    """Molecules held out for the test set, never trained on."""
+
+
+class ModelConfig(_Section):
+    """The base model."""
+
+    path: str | None = None
+    """Hub id or folder of the base model [default: the embedded SmolLM2-135M-Instruct]."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the weights; auto is bfloat16 where the hardware has it, else float32."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository brings along."""
+
+
+class TeacherConfig(_Section):
+    """Where exemplars come from."""
+
+    exemplars: str | None = None
+    """JSONL file of exemplars (name, smiles, value, reason) [default: the ten shipped ones]."""
+    url: str | None = None
+    """OpenAI-compatible server that explains molecules, e.g. https://api.openai.com/v1."""
+    model: str = "gpt-4"
+    """Model name at the teacher's URL."""
+    num_exemplars: int = Field(default=10, ge=1, le=1000)
+    """Molecules that the teacher explains."""
+
+
+class GenerationConfig(_Section):
+    """How the loop asks the model."""
+
+    batch: int = Field(default=256, ge=1)
+    """Completions per round."""
+    samples_per_molecule: int = Field(default=2, ge=1, le=128)
+    """Completions per molecule (n of one request)."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Sampling temperature; test-set answers are always greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling: the probability mass that is sampled from."""
+    max_tokens: int = Field(default=64, ge=8)
+    """Longest completion, in tokens."""
+    prompt_exemplars: int = Field(default=0, ge=0)
+    """Exemplars shown in each prompt; the adapter knows the form without them."""
+    concurrency: int = Field(default=128, ge=1)
+    """Completions in flight at once."""
+    request_timeout_seconds: float = Field(default=600, gt=0)
+    """Longest wait for one answer, in seconds."""
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> Self:
+        if self.batch % self.samples_per_molecule:
+            raise ValueError(
+                f"batch ({self.batch}) must be a multiple of samples_per_molecule "
+                f"({self.samples_per_molecule}); try {self.nearest_batch}"
+            )
+        return self
+
+    @property
+    def nearest_batch(self) -> int:
+        """The next multiple of samples_per_molecule."""
+        return -(-self.batch // self.samples_per_molecule) * self.samples_per_molecule
+
+
+class TrainConfig(_Section):
+    """How an adapter is trained. Defaults were measured: docs/decisions.md, "Training defaults"."""
+
+    rank: int = Field(default=16, ge=1, le=512)
+    """LoRA rank r."""
+    alpha: float = Field(default=32, gt=0)
+    """LoRA alpha; the adapter's product is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: str | list[str] = "all-linear"
+    """Linear layers that get an adapter: "all-linear" or a list of names."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    """Peak learning rate of AdamW."""
+    epochs: float = Field(default=2, gt=0)
+    """Passes over the accepted samples."""
+    min_steps: int = Field(default=40, ge=1)
+    """Optimiser steps at least, however few samples there are: form is learned in steps."""
+    tokens_per_step: int = Field(default=256, ge=64)
+    """Tokens per optimiser step (packed sequences, no padding)."""
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the steps over which the learning rate rises."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    label: Literal["measured", "predicted"] = "measured"
+    """Value that accepted samples are trained on: the table's, or the model's own."""
+    start_from: Literal["base", "previous"] = "base"
+    """Weights that each round's training starts from."""
+    timeout_seconds: float = Field(default=24 * 3600, gt=0)
+    """Longest training run, in seconds."""
+
+
+class ServerConfig(_Section):
+    """How the vLLM server runs; may change between two calls of the same run."""
+
+    url: str | None = None
+    """Use this running server instead of starting one, e.g. http://127.0.0.1:8000."""
+    adapter_mode: Literal["merged", "runtime"] = "merged"
+    """merged: adapter added into the weights, base-model speed; runtime: vLLM's own LoRA path."""
+    max_model_len: int = Field(default=2048, ge=128)
+    """Longest prompt plus completion, in tokens."""
+    block_size: int = Field(default=32, ge=1)
+    """Tokens per KV-cache block; smaller blocks share more of a prompt's prefix."""
+    kv_cache_gib: float = Field(default=2.0, gt=0)
+    """KV cache on a CPU host, in GiB."""
+    compilation: Literal["auto", "on", "off"] = "auto"
+    """Compile the model at each start; auto does so on a GPU only."""
+    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1)
+    """Share of the GPU's memory that the server may take; training needs the rest."""
+    startup_timeout_seconds: float = Field(default=900, gt=0)
+    """Longest wait for the server to be ready, in seconds."""
+    extra_args: list[str] = []
+    """Further arguments for vLLM, as after `--` on the command line."""
+
+
+class RunConfig(_Section):
+    """Everything that decides what a run does."""
+
+    name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is RUNS/NAME."""
+    rounds: int = Field(default=3, ge=1)
+    """Rounds of generate, evaluate, train and swap."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of the split, the sampler and the training."""
+    property: Property = Field(default_factory=lambda: find_property("melting_point"))
+    """What is predicted."""
+    train_evaluation_size: int = Field(default=50, ge=0)
+    """Trained-on molecules that are evaluated too, to show memorising."""
+    table: TableConfig = TableConfig()
+    model: ModelConfig = ModelConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    generation: GenerationConfig = GenerationConfig()
+    train: TrainConfig = TrainConfig()
+    server: ServerConfig = ServerConfig()
+
+    def to_toml(self) -> str:
+        """Write the configuration so that `load_config` reads the same one back."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True), multiline_strings=False)
+
+    def differences(self, other: "RunConfig") -> list[str]:
+        """Return "key: mine -> other's" for all that decides what the run computes.
+
+        How the server runs may change between two calls, and `rounds` may grow.
+        """
+        mine, theirs = (_flatten(c.model_dump(exclude={"server", "rounds"})) for c in (self, other))
+        return [
+            f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _nest(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"config key {section!r}{source} must be a table, not {table!r}")
+        table[leaf] = value
+    return nested
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: it isn't there, isn't text, or isn't TOML; the message has line and column.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"can't read config {path}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} isn't valid TOML: {error}") from error
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Resolve defaults < TOML at `path` < `overrides` (dotted keys, e.g. "generation.batch").
+
+    A `property` that is a string names a built-in one.
+
+    Raises:
+        UsageError: an unknown key or a value outside its limits; each is named.
+    """
+    tables = _flatten(read_toml(path)) if path else {}
+    # --property replaces the whole table, so that no field of another property stays behind.
+    overrides = overrides or {}
+    if "property" in overrides:
+        tables = {k: v for k, v in tables.items() if not k.startswith("property.")}
+    tables = tables | dict(overrides)
+    if isinstance(tables.get("property"), str):
+        chosen = find_property(tables.pop("property")).model_dump()
+        tables = {f"property.{k}": v for k, v in chosen.items()} | tables
+    elif any(key.startswith("property.") for key in tables) and "property.name" not in tables:
+        chosen = find_property("melting_point").model_dump()
+        tables = {f"property.{k}": v for k, v in chosen.items()} | tables
+    return _validate(tables, path)
+
+
+def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return a configuration with some values (dotted keys) changed.
+
+    Raises:
+        UsageError: a value outside its limits.
+    """
+    return _validate(_flatten(config.model_dump(exclude_none=True)) | dict(overrides), None)
+
+
+def _validate(tables: Mapping[str, Any], path: Path | None) -> RunConfig:
+    try:
+        source = f" in {path}" if path else ""
+        return RunConfig.model_validate(_nest(tables, source))
+    except ValidationError as error:
+        raise UsageError(_explain(error, path)) from error
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "config"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key{_suggestion(key)}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            lines.append(f"{key}: {message}{value}")
+    source = f" in {path}" if path else ""
+    return f"invalid configuration{source}: " + "; ".join(lines)
+
+
+def _suggestion(key: str) -> str:
+    import difflib
+
+    known = _flatten(RunConfig().model_dump())
+    near = difflib.get_close_matches(key, known, n=1)
+    return f", did you mean {near[0]}?" if near else " (known: " + ", ".join(sorted(known)) + ")"

@@ -1,0 +1,58 @@
+"""Every error that the project raises on purpose.
+
+    SelfStudyError            a failure: exit code 1
+    +- UsageError             a wrong call, configuration or input: exit code 2 (also a ValueError)
+    |  +- TableError          a property table that can't be used
+    |  +- RunFolderError      a run folder of another configuration, version or owner
+    +- StoreError             a sample that can't be written or a shard that can't be read (OSError)
+    +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
+    +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
+    +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
+    +- TrainingError          a training process that failed (RuntimeError)
+
+Each message names the value, the limit and the remedy.
+"""
+
+
+class SelfStudyError(Exception):
+    """Base of all errors that a user can cause or repair; `exit_code` is the CLI's."""
+
+    exit_code = 1
+
+
+class UsageError(SelfStudyError, ValueError):
+    """The call, the configuration or the input is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class TableError(UsageError):
+    """The property table can't be used as it is."""
+
+
+class RunFolderError(UsageError):
+    """The run folder belongs to another configuration, version or process."""
+
+
+class StoreError(SelfStudyError, OSError):
+    """A sample couldn't be made durable, or a shard couldn't be read."""
+
+    exit_code = 2
+
+
+class AdapterError(SelfStudyError, ValueError):
+    """An adapter folder is damaged, unsafe, or made for another base model."""
+
+    exit_code = 2
+
+
+class ServerError(SelfStudyError, ConnectionError):
+    """A vLLM server didn't start, died, or gave an answer that can't be used."""
+
+
+class SwapError(SelfStudyError, RuntimeError):
+    """The server couldn't be shown to answer from the wanted adapter."""
+
+
+class TrainingError(SelfStudyError, RuntimeError):
+    """The training process failed or made an adapter that can't be used."""

@@ -1,0 +1,60 @@
+"""Exemplars: molecules with a teacher's reason, read from JSON lines.
+
+The ten shipped ones were written for this project (Apache-2.0); their values stand in the embedded
+table. The source molecule of each exemplar is in neither pool nor test set.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+import orjson
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.schema import Exemplar
+
+SHIPPED = "shipped"
+_FIELDS = ("name", "smiles", "value", "reason")
+
+
+def load_exemplars(path: Path | None = None) -> list[Exemplar]:
+    """Read exemplars from a JSONL file (name, smiles, value, reason), or the shipped ones.
+
+    Args:
+        path: values in the property's unit; None means the ten shipped melting points in °C.
+
+    Raises:
+        UsageError: a line that isn't such an object; it is named by number.
+    """
+    if path is None:
+        content = resources.files("selfstudy_engine.data").joinpath("exemplars.jsonl").read_bytes()
+    else:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"can't read exemplars {path}: {error.strerror}") from error
+    source = path.name if path else SHIPPED
+    lines = [line for line in enumerate(content.splitlines(), start=1) if line[1].strip()]
+    if not lines:
+        raise UsageError(f"exemplars {source} has no line; give one JSON object per line")
+    return [_parse(text, f"exemplars {source}, line {number}", source) for number, text in lines]
+
+
+def _parse(line: bytes, where: str, source: str) -> Exemplar:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"{where}: isn't JSON ({error})") from error
+    missing = [key for key in _FIELDS if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise UsageError(f"{where}: has no {', '.join(missing)}; each line needs {_FIELDS}")
+    value, reason = record["value"], record["reason"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{where}: value {value!r} isn't a number")
+    if not isinstance(reason, str) or not reason.strip():
+        raise UsageError(f"{where}: reason is empty")
+    name = record["name"] or ""
+    molecule = to_molecule(str(record["smiles"]), str(name), float(value))
+    if molecule is None:
+        raise UsageError(f"{where}: SMILES {record['smiles']!r} can't be parsed")
+    return Exemplar(molecule, " ".join(reason.split()), source)

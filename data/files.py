@@ -1,0 +1,77 @@
+"""Durable, atomic files: after each function returns, a crash can't undo or halve what was written.
+
+The order is always the same: temporary name, fsync, rename, fsync of the folder.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either what it held before or all of it.
+
+    Raises:
+        OSError: the disk is full or read-only; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+@contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target` when the block ends without an error.
+
+    A `target` that appears meanwhile is never overwritten. One process at a time publishes a
+    target: what an earlier one left unfinished is removed.
+
+    Raises:
+        OSError: the disk is full or read-only, or `target` exists already.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(left)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            fsync_path(file)
+        fsync_path(temporary)
+        temporary.chmod(0o755)
+        if target.exists():  # rename alone would replace an empty folder
+            raise FileExistsError(errno.EEXIST, "exists already", str(target))
+        temporary.rename(target)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(temporary)
+        raise
+    fsync_path(target.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

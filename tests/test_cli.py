@@ -1,0 +1,317 @@
+"""The command line: quick, and never a traceback for what a user can cause."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from samples import make_rejected, make_sample
+
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.run_folder import open_run
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.store import SampleStore
+
+COMMAND = Path(sys.executable).with_name("selfstudy-engine")
+COMMANDS = ["serve", "loop", "train", "predict", "store", "doctor"]
+HEAVY = ("torch", "vllm", "rdkit", "transformers", "pandas")
+
+
+@pytest.fixture(autouse=True)
+def own_sigterm() -> Iterator[None]:
+    """Take back the handler that the command installs."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def refuse(*arguments: object) -> str:
+    """Return the message of a call that must end with exit code 2 and no traceback."""
+    result = call(*arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    lines = [f"{'C' * size}O,{10.0 * size}" for size in range(1, 21)]
+    path.write_text("\n".join(["smiles,value", *lines, "xyz,1"]), "utf-8")
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A folder with a run of two rounds."""
+    root = tmp_path / "runs"
+    folder = open_run(root, load_config(None, {"name": "mine"}))
+    store = SampleStore(folder.samples)
+    for round_index, samples in enumerate([[make_sample("A"), make_rejected("B")], []]):
+        extra = [make_sample("C", round=1, predicted=-109.6)] if round_index else []
+        with store.writer(round_index) as writer:
+            writer.add(samples + extra)
+    return root
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = run_command("--help")
+        seconds.append(time.perf_counter() - started)
+        assert result.returncode == 0
+    assert min(seconds) < 0.5
+    for name in COMMANDS:
+        assert name in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["loop", "--help"], ["store", "ls", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", str(COMMAND), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert "click" in loaded
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help(name: str) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0, result.exception
+    assert result.output.startswith(f"Usage: cli {name}")
+    listed = next(line for line in call("--help").output.splitlines() if f"  {name}  " in line)
+    first_words = " ".join(listed.split()[1:5])
+    assert first_words in " ".join(result.output.split())
+
+
+def test_help_names_defaults_and_limits() -> None:
+    text = " ".join(call("loop", "--help").output.split())
+    for part in ("--batch", "[default: 256]", "--samples-per-molecule", "--dry-run", "--tolerance"):
+        assert part in text
+
+
+def test_version() -> None:
+    assert call("--version").output.startswith("cli, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "No such option"),
+        (["--conflicts", "maybe"], "'maybe' is not one of 'refuse', 'drop'"),
+        (["--adapter-mode", "fast"], "'fast' is not one of"),
+        (["--batch", "many"], "'many' is not a valid integer"),
+        (["--batch", "0"], "generation.batch"),
+        (["--batch", "7"], "batch (7) must be a multiple"),
+        (["--rounds", "0"], "rounds"),
+        (["--tolerance", "-1"], "property.tolerance"),
+        (["--tolerance", "nan"], "property.tolerance"),
+        (["--temperature", "3"], "generation.temperature"),
+        (["--property", "boiling"], "'boiling' is not built in"),
+        (["--test-size", "20"], "test size 20"),
+        (["--table", "nowhere.csv"], "can't read table nowhere.csv"),
+        (["--value-column", "mp"], "no column 'mp'"),
+        (["--exemplars", "nowhere.jsonl"], "can't read exemplars nowhere.jsonl"),
+        (["--config", "nowhere.toml"], "does not exist"),
+        (["--run", "../up"], "name"),
+        (["--seed", "-1"], "seed"),
+    ],
+)
+def test_a_wrong_call_is_refused(table: Path, arguments: list[str], message: str) -> None:
+    common = ["loop", "--dry-run", "--table", table, "--test-size", 5]
+    assert message in refuse(*common, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch = 3", "batch: unknown key"),
+        ("[generation]\nbatc = 3", "did you mean generation.batch"),
+        ("[generation", "isn't valid TOML"),
+        ("generation = 3", "generation"),
+    ],
+)
+def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    assert message in refuse("loop", "--dry-run", "--config", path)
+    assert "bad.toml" in refuse("loop", "--dry-run", "--config", path, "--batch", "4")
+
+
+def test_a_wrong_call_of_the_real_command() -> None:
+    result = run_command("loop", "--batch", "7")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: invalid configuration: ")
+    assert run_command("fly").returncode == 2
+
+
+def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path) -> None:
+    exemplars = tmp_path / "exemplars.jsonl"
+    exemplar = {"name": "ethanol", "smiles": "OCC", "value": 20, "reason": "Small."}
+    exemplars.write_bytes(orjson.dumps(exemplar))
+    before = sorted(tmp_path.iterdir())
+    result = call(
+        *("loop", "--dry-run", "--runs", tmp_path / "runs", "--exemplars", exemplars),
+        *("--table", table, "--test-size", 5, "--batch", 8, "--rounds", 2),
+        *("--", "--max-num-seqs", "4"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "20 molecules = 14 pool + 5 test + 1 exemplar" in result.output
+    assert "dropped, unparsable SMILES: 1 (line 22: 'xyz')" in result.output
+    assert "16 completions" in result.output
+    assert sorted(tmp_path.iterdir()) == before
+    plan = tmp_path / "plan.toml"
+    plan.write_text(result.output, "utf-8")
+    config = load_config(plan)
+    assert (config.generation.batch, config.rounds) == (8, 2)
+    assert config.server.extra_args == ["--max-num-seqs", "4"]
+
+
+def test_flags_go_before_the_file(tmp_path: Path, table: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"rounds = 7\n[table]\npath = '{table}'\ntest_size = 5\n[train]\nrank = 4\n")
+    result = call("loop", "--dry-run", "--config", path, "--lora-rank", 8)
+    assert "rounds = 7" in result.output
+    assert "rank = 8" in result.output
+
+
+def test_store_ls(runs: Path) -> None:
+    result = call("store", "ls", "--run", "mine", "--runs", runs)
+    assert result.exit_code == 0, result.exception
+    cells = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    assert ["0", "2", "1", "50.0%", "1"] in cells
+    assert ["1", "1", "1", "100.0%", "1"] in cells
+
+
+def test_store_show(runs: Path) -> None:
+    shown = call("store", "show", "--run", "mine", "--runs", runs).output
+    assert shown.count("reason:    Small and polar.") == 3
+    assert "rejected: no value" in shown
+    only = call("store", "show", "--run", "mine", "--runs", runs, "--rejected").output
+    assert only.count("reason:") == 1
+    later = call("store", "show", "--run", "mine", "--runs", runs, "--round", 1).output
+    assert (later.count("reason:"), later.count("round 1")) == (1, 1)
+    assert (
+        call("store", "show", "--run", "mine", "--runs", runs, "--limit", 1).output.count("reason:")
+        == 1
+    )
+    refuse("store", "show", "--run", "mine", "--runs", runs, "--limit", -1)
+
+
+def export(runs: Path, form: str, out: Path, *more: str) -> Result:
+    common = ("store", "export", "--run", "mine", "--runs", runs, "--out", out, "--format", form)
+    result = call(*common, *more)
+    assert result.exit_code == 0, result.exception
+    return result
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_export_as_json_lines(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert "2 samples: " in export(runs, "jsonl", out).output
+    assert [Sample.from_row(row) for row in lines_of(out)] == [
+        make_sample("A"),
+        make_sample("C", round=1, predicted=-109.6),
+    ]
+    export(runs, "jsonl", tmp_path / "all.jsonl", "--all")
+    assert [row["molecule_id"] for row in lines_of(tmp_path / "all.jsonl")] == ["A", "B", "C"]
+
+
+def test_export_as_parquet(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    assert "3 samples: " in export(runs, "parquet", out, "--all").output
+    table = pq.read_table(out)
+    assert table.schema.equals(SAMPLE_SCHEMA)
+    assert [Sample.from_row(row) for row in table.to_pylist()][1] == make_rejected("B")
+
+
+def test_export_as_chat(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    export(runs, "chat", out)
+    assert lines_of(out)[0] == {
+        "messages": [
+            {"role": "user", "content": "Name: ethanol\nSMILES: CCO\nReason:"},
+            {"role": "assistant", "content": "Small and polar.\nMelting point (°C): -114"},
+        ]
+    }
+
+
+def test_export_as_the_original(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    export(runs, "original", out, "--all")
+    first, second, third = lines_of(out)
+    assert first == {
+        "name": "ethanol",
+        "smiles": "CCO",
+        "Reason": "Small and polar.",
+        "mpC": -114.1,
+        "Prediction(integer)": -110,
+    }
+    assert (second["Prediction(integer)"], third["Prediction(integer)"]) == (None, -110)
+
+
+def test_export_writes_over_nothing_and_leaves_nothing_half(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine")
+    common = ("store", "export", "--run", "mine", "--runs", runs, "--out")
+    assert "exists already" in refuse(*common, out)
+    assert out.read_text() == "mine"
+    refuse(*common, tmp_path / "nowhere" / "out.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "runs"]
+
+
+@pytest.mark.parametrize("command", [["ls"], ["show"], ["export", "--out", "x"]])
+def test_a_run_that_is_not_there_is_named(tmp_path: Path, command: list[str]) -> None:
+    message = refuse("store", *command, "--runs", tmp_path, "--run", "other")
+    assert "no run 'other' in" in message
+
+
+def test_train_refuses_before_it_starts(tmp_path: Path, runs: Path) -> None:
+    assert "exists already" in refuse("train", "--out", tmp_path)
+    out = tmp_path / "adapter"
+    assert "no run 'other'" in refuse("train", "--out", out, "--runs", runs, "--run", "other")
+    missing = refuse("train", "--out", out, "--exemplars", tmp_path / "none.jsonl")
+    assert "does not exist" in missing
+    assert "train.rank" in refuse("train", "--out", out, "--lora-rank", 0)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("./nowhere", "neither a folder nor a hub id"), ("EMPTY", "has no config.json")],
+)
+def test_serve_refuses_a_model_that_is_none(tmp_path: Path, model: str, message: str) -> None:
+    chosen = tmp_path if model == "EMPTY" else model
+    text = refuse("serve", "--model", chosen, "--log", tmp_path / "log", "--port", 49_731)
+    assert message in text
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_serve_refuses_a_port_that_is_none(tmp_path: Path, port: int) -> None:
+    refuse("serve", "--model", tmp_path, "--log", tmp_path / "log", "--port", port)
+
+
+def test_a_switch_takes_no_value(table: Path) -> None:
+    common = ("loop", "--dry-run", "--table", table, "--test-size", 5)
+    assert "trust_remote_code = false" in call(*common).output
+    assert "trust_remote_code = true" in call(*common, "--trust-remote-code").output

@@ -1,0 +1,285 @@
+"""The client against a server that fails on command: a retry, or an error that names the value."""
+
+import asyncio
+import gc
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
+
+from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.engine.client import Generated, GenerationClient, SamplingParams
+from selfstudy_engine.engine.server import Endpoint, served_model
+
+ROUTE = "/v1/completions"
+
+
+def params(n: int = 2) -> SamplingParams:
+    return SamplingParams(n=n, temperature=0.8, top_p=1.0, max_tokens=32, stop=("\n\n",))
+
+
+async def collect(
+    endpoint: Endpoint,
+    prompts: Any,
+    n: int = 2,
+    concurrency: int = 8,
+    timeout_seconds: float = 10,
+    model: str = "tiny",
+) -> list[Generated[int]]:
+    async with GenerationClient(endpoint, concurrency, timeout_seconds) as client:
+        return [item async for item in client.generate(model, prompts, params(n))]
+
+
+def generate(fake: FakeVllm, num_prompts: int = 1, **how: Any) -> list[Generated[int]]:
+    prompts = [(index, f"SMILES: {'C' * (index + 1)}\nReason:") for index in range(num_prompts)]
+    return asyncio.run(collect(fake.endpoint, prompts, **how))
+
+
+def texts(found: list[Generated[int]]) -> dict[int, list[str]]:
+    return {generated.item: [c.text for c in generated.completions] for generated in found}
+
+
+def test_every_prompt_comes_back_with_n_completions(fake: FakeVllm) -> None:
+    found = generate(fake, 9, n=3)
+    assert sorted(generated.item for generated in found) == list(range(9))
+    completions = [c for generated in found for c in generated.completions]
+    assert len(completions) == 27
+    assert {c.finish_reason for c in completions} == {"stop"}
+    assert sum(c.num_output_tokens for c in completions) == 27 * TOKENS_PER_COMPLETION
+
+
+def test_the_request_says_how_to_sample_and_carries_no_seed(fake: FakeVllm) -> None:
+    generate(fake)
+    body = fake.requests[0].body
+    assert (body["n"], body["temperature"], body["max_tokens"]) == (2, 0.8, 32)
+    assert body["stop"] == ["\n\n"]
+    assert body["stream"] is False
+    assert "seed" not in body  # ends vLLM's CPU engine
+
+
+def test_answers_dont_depend_on_their_order(fake: FakeVllm) -> None:
+    one_by_one = texts(generate(fake, 12, concurrency=2))
+    fake.latency_seconds = 0.01
+    assert texts(generate(fake, 12, concurrency=24)) == one_by_one
+
+
+def test_a_later_prompt_may_answer_first(fake: FakeVllm) -> None:
+    fake.fail_next(ROUTE, status=500, matching=lambda body: body["prompt"] == "SMILES: C\nReason:")
+    fake.latency_seconds = 0.05
+    found = [generated.item for generated in generate(fake, 3)]
+    assert sorted(found) == [0, 1, 2]
+    assert found[-1] == 0
+
+
+@pytest.mark.parametrize(("concurrency", "n", "limit"), [(6, 2, 6), (5, 2, 4), (1, 4, 4)])
+def test_the_concurrency_limit_holds(fake: FakeVllm, concurrency: int, n: int, limit: int) -> None:
+    """Completions count, not requests; one request always goes."""
+    fake.latency_seconds = 0.03
+    generate(fake, 10, n=n, concurrency=concurrency)
+    assert fake.max_in_flight == limit
+
+
+def test_prompts_are_drawn_lazily(fake: FakeVllm) -> None:
+    drawn: list[int] = []
+
+    def prompts() -> Iterator[tuple[int, str]]:
+        for index in range(50):
+            drawn.append(index)
+            yield index, f"prompt {index}"
+
+    async def take_three() -> None:
+        async with GenerationClient(fake.endpoint, 4, 10) as client:
+            answers = client.generate("tiny", prompts(), params(2))
+            for _ in range(3):
+                await anext(answers)
+            await answers.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(take_three())
+    assert len(drawn) <= 3 + 2 + 1
+
+
+def test_no_prompts_are_no_requests(fake: FakeVllm) -> None:
+    assert generate(fake, 0) == []
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"status": 500}, {"status": 503}, {"status": 429}, {"cut": True}, {"refuse": True}],
+    ids=lambda how: "-".join(map(str, *how.items())),
+)
+def test_a_passing_failure_is_tried_again(fake: FakeVllm, how: dict[str, Any]) -> None:
+    expected = texts(generate(fake))
+    fake.fail_next(ROUTE, times=1, **how)
+    assert texts(generate(fake)) == expected
+    assert fake.paths == [ROUTE] * 3
+
+
+def test_a_hanging_answer_is_given_up_and_asked_for_again(fake: FakeVllm) -> None:
+    fake.fail_next(ROUTE, hang=True)
+    [found] = generate(fake, timeout_seconds=0.3)
+    assert len(found.completions) == 2
+    assert fake.paths == [ROUTE] * 2
+
+
+def test_a_lasting_failure_is_an_error_that_names_server_and_cause(fake: FakeVllm) -> None:
+    fake.fail_next(ROUTE, status=500, times=100)
+    with pytest.raises(ServerError, match=f"{fake.url}.*failed on command"):
+        generate(fake)
+    assert len(fake.requests) == 6  # the first and MAX_RETRIES
+
+
+def test_a_refused_request_isnt_tried_again(fake: FakeVllm) -> None:
+    message = "temperature must be non-negative"
+    fake.fail_next(ROUTE, status=400, text=json.dumps({"error": {"message": message}}))
+    with pytest.raises(ServerError, match=message):
+        generate(fake)
+    assert len(fake.requests) == 1
+
+
+def test_a_prompt_over_the_context_length_is_data(fake: FakeVllm) -> None:
+    message = "This model's maximum context length is 64 tokens"
+    fake.fail_next(ROUTE, status=400, text=json.dumps({"error": {"message": message}}))
+    [generated] = generate(fake)
+    assert [(c.text, c.finish_reason) for c in generated.completions] == [("", "length")] * 2
+
+
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_a_missing_or_wrong_key_is_named(fake: FakeVllm, key: str) -> None:
+    with pytest.raises(ServerError, match="401"):
+        asyncio.run(collect(Endpoint(fake.url, key), [(0, "prompt")]))
+
+
+def test_a_server_without_a_key_needs_none() -> None:
+    with FakeVllm(api_key="") as fake:
+        assert len(generate(fake)) == 1
+
+
+Edit = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def with_finish_reason(value: str | None) -> Edit:
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["choices"][1]["finish_reason"] = value
+        return answer
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda a: a | {"model": "other"}, "as model 'other', asked was 'tiny'"),
+        (lambda a: a | {"choices": []}, "gave 0 choices, asked were 2"),
+        (lambda a: a | {"choices": a["choices"][:1]}, "gave 1 choices, asked were 2"),
+        (lambda a: a | {"choices": [a["choices"][0]] * 2}, "2 choices"),
+        (with_finish_reason("abort"), "ended a completion with 'abort'"),
+        (with_finish_reason(None), "ended a completion with None"),
+        (lambda a: a | {"usage": None}, "no token counts"),
+        (lambda a: {k: v for k, v in a.items() if k != "usage"}, "no token counts"),
+    ],
+    ids=["model", "no choices", "one choice", "same index", "abort", "unfinished", "null", "usage"],
+)
+def test_an_answer_that_cant_be_trusted_is_an_error(
+    fake: FakeVllm, edit: Edit, message: str
+) -> None:
+    fake.fail_next(ROUTE, edit=edit)
+    with pytest.raises(ServerError, match=message):
+        generate(fake)
+
+
+@pytest.mark.parametrize(
+    ("text", "content_type"),
+    [("<html>Sign in</html>", "text/html"), ("{not json", "application/json")],
+)
+def test_something_that_isnt_an_api_answer_is_an_error(
+    fake: FakeVllm, text: str, content_type: str
+) -> None:
+    """A proxy's page with status 200, say."""
+    fake.fail_next(ROUTE, text=text, content_type=content_type)
+    with pytest.raises(ServerError):
+        generate(fake)
+
+
+def test_many_failures_at_once_are_one_error(
+    fake: FakeVllm, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No "Task exception was never retrieved" beside it."""
+    fake.fail_next(
+        ROUTE,
+        times=100,
+        edit=lambda answer: answer | {"model": "other"},
+        matching=lambda body: body["prompt"] != "prompt 0",
+    )
+
+    async def run() -> None:
+        prompts = [(index, f"prompt {index}") for index in range(8)]
+        async with GenerationClient(fake.endpoint, 16, 10) as client:
+            async for _ in client.generate("tiny", prompts, params(2)):
+                await asyncio.sleep(0.5)  # all others have failed when this comes back
+
+    with caplog.at_level(logging.ERROR), pytest.raises(ServerError, match="other"):
+        asyncio.run(run())
+    gc.collect()
+    assert [record.getMessage()[:60] for record in caplog.records] == []
+
+
+def test_answers_that_came_before_a_failure_arent_lost(fake: FakeVllm) -> None:
+    """Those that arrive together with a failed one included."""
+    fake.fail_next(
+        ROUTE, status=400, matching=lambda body: body["prompt"].startswith("SMILES: CC\n")
+    )
+    fake.latency_seconds = 0.05
+    found = []
+
+    async def run() -> None:
+        prompts = [(index, f"SMILES: {'C' * (index + 1)}\nReason:") for index in range(4)]
+        async with GenerationClient(fake.endpoint, 8, 10) as client:
+            async for generated in client.generate("tiny", prompts, params(2)):
+                await asyncio.sleep(0.3)  # the others are all there when this comes back
+                found.append(generated.item)
+
+    with pytest.raises(ServerError):
+        asyncio.run(run())
+    assert sorted(found) == [0, 2, 3]
+
+
+def test_the_served_model_is_the_base_model(fake: FakeVllm) -> None:
+    fake.loaded["an-adapter"] = None  # type: ignore[assignment]
+    assert served_model(fake.endpoint)["id"] == "tiny"
+
+
+def test_served_model_names_a_refused_key(fake: FakeVllm) -> None:
+    with pytest.raises(ServerError, match=f"{fake.url}.*401"):
+        served_model(Endpoint(fake.url, "wrong"))
+
+
+def test_served_model_of_a_server_without_a_key() -> None:
+    with FakeVllm(api_key="") as fake:
+        assert served_model(fake.endpoint)["id"] == "tiny"
+
+
+@pytest.mark.parametrize("text", ['{"data": []}', "[]", '{"data": null}', "<html>", '{"models":1}'])
+def test_served_model_refuses_what_isnt_vllm(fake: FakeVllm, text: str) -> None:
+    fake.fail_next("/v1/models", text=text)
+    with pytest.raises(ServerError, match="no vLLM server answers"):
+        served_model(fake.endpoint)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:8000", "http://[::1"])
+def test_served_model_names_an_address_without_a_server(url: str) -> None:
+    with pytest.raises(ServerError, match="no vLLM server answers at"):
+        served_model(Endpoint(url, "key"))
+
+
+def test_a_proxy_isnt_asked_about_loopback(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters set HTTP_PROXY; our own server is on 127.0.0.1 all the same."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert served_model(fake.endpoint)["id"] == "tiny"
+    assert len(generate(fake)) == 1

@@ -1,0 +1,170 @@
+"""Defaults < TOML < command line, and messages that say what to change."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import UsageError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_defaults_give_way_to_toml_and_toml_to_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "rounds = 5\n[generation]\nbatch = 64\ntemperature = 0.5")
+    config = load_config(path, {"generation.batch": 32, "train.rank": 8})
+    assert (config.rounds, config.generation.batch, config.generation.temperature) == (5, 32, 0.5)
+    assert (config.train.rank, config.generation.top_p, config.seed) == (8, 1.0, 0)
+
+
+def test_without_anything_the_defaults_stand() -> None:
+    assert load_config(None) == RunConfig()
+    assert RunConfig().property.name == "melting point"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[generation]\nbatc = 4", "generation.batc: unknown key, did you mean generation.batch"),
+        ("xyzzy = 4", r"xyzzy: unknown key \(known: .*generation.batch"),
+        ("rounds = 0", r"rounds: .*greater than or equal to 1 \(got 0\)"),
+        ("rounds = 'many'", r"rounds: .*integer.*\(got 'many'\)"),
+        ("[generation]\nbatch = 0", r"generation.batch: .*\(got 0\)"),
+        ("[generation]\nbatch = 7", r"batch \(7\) must be a multiple .*\(2\); try 8"),
+        ("[generation]\ntop_p = 0.0", "generation.top_p"),
+        ("[train]\nepochs = inf", "train.epochs: .*finite"),
+        ("[train]\nlearning_rate = nan", "train.learning_rate"),
+        ("[table]\nconflicts = 'ignore'", "table.conflicts: .*'refuse' or 'drop'"),
+        ("name = '../elsewhere'", "name: "),
+        ("seed = 1180591620717411303424", "seed: "),
+        ("generation = 3", "generation: "),
+        ("property = 3", "property: "),
+        ("property = 'boiling'", r"'boiling' is not built in \(known: melting_point\)"),
+        ("[property]\nname = 'density'", "property.unit: .*required; property.tolerance"),
+        ("[property]\ntolerance = 0", "property.tolerance: .*greater than 0"),
+        ("[property]\ntolerance = -1.0", "property.tolerance: .*greater than 0"),
+        ("rounds = x", r"isn't valid TOML: .*line 1, column 10"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_config(write(tmp_path, text))
+    assert "run.toml" in str(caught.value) or "not built in" in str(caught.value)
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"rounds: .*; seed: .*; train.rank: "):
+        load_config(write(tmp_path, "rounds = 0\nseed = -1\n[train]\nrank = 0"))
+
+
+def test_an_override_into_a_section_that_is_a_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="generation"):
+        load_config(write(tmp_path, "generation = 3"), {"generation.batch": 4})
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.toml: No such file"):
+        load_config(tmp_path / "nowhere.toml")
+    with pytest.raises(UsageError, match="Is a directory"):
+        load_config(tmp_path)
+    (tmp_path / "latin.toml").write_bytes("name = 'caf\xe9'".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"latin\.toml isn't valid TOML"):
+        load_config(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 128])
+def test_the_proposed_batch_is_accepted(size: int) -> None:
+    wrong = size * 3 + (1 if size > 1 else 0)
+    if size == 1:
+        assert load_config(None, {"generation.samples_per_molecule": 1, "generation.batch": wrong})
+        return
+    with pytest.raises(UsageError) as caught:
+        load_config(None, {"generation.samples_per_molecule": size, "generation.batch": wrong})
+    proposed = int(str(caught.value).split("try ")[1].split()[0])
+    accepted = {"generation.samples_per_molecule": size, "generation.batch": proposed}
+    assert load_config(None, accepted).generation.batch == size * 4
+
+
+EVERYTHING = {
+    "name": "run-1.a_b",
+    "seed": 7,
+    "rounds": 9,
+    "train_evaluation_size": 0,
+    "property": {
+        "name": 'log "P"',
+        "unit": "µ\\%",
+        "tolerance": 0.5,
+        "minimum": -5.0,
+        "maximum": 9.5,
+        "decimals": 2,
+    },
+    "table": {
+        "path": "C:\\tables\\π [1].csv",
+        "smiles_column": "SMILES",
+        "value_column": "a = b # c",
+        "name_column": "name\twith tab",
+        "value_unit": "K",
+        "conflicts": "drop",
+        "test_size": 1,
+    },
+    "model": {"path": "owner/model", "dtype": "float16", "trust_remote_code": True},
+    "teacher": {
+        "exemplars": "a.jsonl",
+        "url": "http://localhost:1/v1",
+        "model": "m",
+        "num_exemplars": 3,
+    },
+    "generation": {"batch": 9, "samples_per_molecule": 3, "temperature": 0.0},
+    "train": {"target_modules": ["q_proj", "v_proj"], "epochs": 0.5, "learning_rate": 1e-6},
+    "server": {"url": "http://[::1]:8000", "extra_args": ["--x", "a b", '"']},
+}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_to_toml_reads_back_the_same(tmp_path: Path, values: dict[str, object]) -> None:
+    config = RunConfig.model_validate(values)
+    path = write(tmp_path, config.to_toml())
+    assert load_config(path) == config
+
+
+def test_every_optional_of_the_example_above_is_set() -> None:
+    config = RunConfig.model_validate(EVERYTHING)
+    for section in (config.table, config.model, config.teacher, config.server):
+        assert None not in section.model_dump().values()
+
+
+def test_property_by_name_by_table_and_by_override(tmp_path: Path) -> None:
+    by_name = load_config(write(tmp_path, "property = 'melting_point'"))
+    assert by_name == RunConfig()
+    changed = load_config(write(tmp_path, "property = 'melting_point'"), {"property.tolerance": 5})
+    assert (changed.property.name, changed.property.tolerance) == ("melting point", 5.0)
+    partial = load_config(write(tmp_path, "[property]\ntolerance = 12.5"))
+    assert (partial.property.unit, partial.property.tolerance) == ("°C", 12.5)
+
+
+def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
+    table = {"property": {"name": "density", "unit": "g/mL", "tolerance": 0.1, "decimals": 3}}
+    path = write(tmp_path, tomli_w.dumps(table))
+    assert load_config(path).property.question == "Density (g/mL):"
+    assert load_config(path).property.maximum == 1e6
+    assert load_config(path, {"property": "melting_point"}) == RunConfig()
+    both = load_config(path, {"property": "melting_point", "property.tolerance": 1.0})
+    assert (both.property.decimals, both.property.tolerance) == (0, 1.0)
+
+
+def test_differences_name_both_values_and_leave_the_server_out() -> None:
+    mine = load_config(None, {"train.rank": 8, "seed": 1, "rounds": 9, "server.block_size": 16})
+    assert mine.differences(RunConfig()) == ["seed: 1 -> 0", "train.rank: 8 -> 16"]
+    assert mine.differences(mine) == []
+    with_table = load_config(None, {"table.path": "a.csv"})
+    assert with_table.differences(RunConfig()) == ["table.path: 'a.csv' -> None"]
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().rounds = 4  # type: ignore[misc]

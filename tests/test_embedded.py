@@ -1,0 +1,79 @@
+"""The embedded table; the model's conversion is left to the tests marked vllm."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfstudy_engine.data.embedded import cache_folder, embedded_table
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.molecules import Table
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return embedded_table()
+
+
+@pytest.fixture
+def cached(table: Table) -> Path:
+    """The newest file of the user's own cache: reading `table` made it."""
+    return max((cache_folder() / "tables").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def test_size_and_range(table: Table) -> None:
+    assert len(table.molecules) == 11_189
+    assert len({molecule.molecule_id for molecule in table.molecules}) == 11_189
+    values = [molecule.value for molecule in table.molecules]
+    assert -273.15 < min(values) < -180
+    assert 400 < max(values) < 1000
+    assert sum(not molecule.name for molecule in table.molecules) < 20
+
+
+def test_known_molecules_have_their_names_and_values(table: Table) -> None:
+    by_smiles = {molecule.smiles: molecule for molecule in table.molecules}
+    assert by_smiles["CCO"].name == "ethanol"
+    assert by_smiles["c1ccccc1"].value == pytest.approx(5.5, abs=0.5)
+    assert by_smiles["c1ccc2ccccc2c1"].value == pytest.approx(80, abs=2)
+
+
+def test_the_shipped_exemplars_say_what_the_table_says(table: Table) -> None:
+    values = {molecule.molecule_id: molecule.value for molecule in table.molecules}
+    for exemplar in load_exemplars():
+        expected = pytest.approx(values[exemplar.molecule.molecule_id], abs=0.06)
+        assert exemplar.molecule.value == expected, exemplar.molecule.name
+
+
+def test_the_cache_is_read_from_xdg_cache_home(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    target = cache_folder() / "tables" / cached.name
+    assert target.is_relative_to(tmp_path)
+    target.parent.mkdir(parents=True)
+    row = {"molecule_id": "KEY-A-N", "name": "planted", "smiles": "C", "value": 1.5}
+    pq.write_table(pa.Table.from_pylist([row]), target)
+    [molecule] = embedded_table().molecules
+    assert (molecule.name, molecule.value) == ("planted", 1.5)
+
+
+def test_the_cached_table_is_the_same_table(
+    table: Table, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    target = cache_folder() / "tables" / cached.name
+    target.parent.mkdir(parents=True)
+    shutil.copyfile(cached, target)
+    assert embedded_table().molecules == table.molecules
+
+
+def test_without_xdg_cache_home_the_cache_lies_in_the_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "selfstudy-engine"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == tmp_path / ".cache" / "selfstudy-engine"

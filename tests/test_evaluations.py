@@ -1,0 +1,120 @@
+"""Metrics against values worked out by hand, and the bootstrap's intervals."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import make_evaluated
+
+from selfstudy_engine.data.evaluations import (
+    Metrics,
+    bootstrap,
+    compute_metrics,
+    errors_of,
+    load_evaluation,
+    paired_difference,
+    save_evaluation,
+)
+
+ANSWERS = [
+    make_evaluated("D", 30.0, 26.0),
+    make_evaluated("A", 0.0, 3.0),
+    make_evaluated("C", 20.0, 20.0),
+    make_evaluated("B", 10.0, None),
+]
+
+
+def metrics_of(tolerance: float = 4.0) -> Metrics:
+    metrics = compute_metrics(ANSWERS, "test", fallback=15.0, tolerance=tolerance)
+    assert metrics is not None
+    return metrics
+
+
+def test_errors_stand_by_molecule_and_no_answer_counts_as_the_fallback() -> None:
+    assert errors_of(ANSWERS, "test", 15.0).tolist() == [3.0, 5.0, 0.0, -4.0]
+    assert errors_of(ANSWERS, "train", 15.0).tolist() == []
+
+
+def test_metrics_by_hand() -> None:
+    metrics = metrics_of()
+    assert (metrics.num_molecules, metrics.answered) == (4, 0.75)
+    assert metrics.mae.value == 3.0
+    assert metrics.mse == 12.5
+    assert metrics.rmse.value == pytest.approx(math.sqrt(12.5))
+    assert metrics.median_error == 3.5
+    assert metrics.r2 == pytest.approx(1 - 50 / 500)
+    assert metrics.within_tolerance == 0.75
+    assert metrics_of(tolerance=3.9).within_tolerance == 0.5
+
+
+def test_intervals_hold_the_estimate_and_come_out_the_same() -> None:
+    metrics = metrics_of()
+    for interval in (metrics.mae, metrics.rmse):
+        assert interval.low < interval.value < interval.high
+    assert metrics == metrics_of()
+
+
+def test_splits_are_apart_and_an_empty_one_is_none() -> None:
+    trained = replace(ANSWERS[0], split="train", predicted=30.0)
+    both = [*ANSWERS, trained]
+    metrics = compute_metrics(both, "train", 15.0, 4.0)
+    assert metrics is not None
+    assert (metrics.num_molecules, metrics.mae.value) == (1, 0.0)
+    assert metrics.r2 is None
+    assert compute_metrics(ANSWERS, "train", 15.0, 4.0) is None
+    assert compute_metrics(both, "test", 15.0, 4.0) == metrics_of()
+
+
+def test_a_model_that_never_answers_has_the_medians_error() -> None:
+    silent = [replace(answer, predicted=None) for answer in ANSWERS]
+    metrics = compute_metrics(silent, "test", 15.0, 4.0)
+    assert metrics is not None
+    assert (metrics.answered, metrics.mae.value, metrics.r2) == (0.0, 10.0, 0.0)
+
+
+def test_a_paired_difference_is_negative_where_the_later_one_is_better() -> None:
+    better = [replace(answer, predicted=answer.measured + 1) for answer in reversed(ANSWERS)]
+    change = paired_difference(ANSWERS, better, 15.0)
+    assert change.value == 1.0 - 3.0
+    back = paired_difference(better, ANSWERS, 15.0)
+    assert (back.value, back.low, back.high) == (2.0, -change.high, -change.low)
+    none = paired_difference(ANSWERS, ANSWERS, 15.0)
+    assert (none.value, none.low, none.high) == (0.0, 0.0, 0.0)
+
+
+def test_pairing_is_narrower_than_two_intervals() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 50, 100)
+    before = [make_evaluated(f"{i:03d}", 0.0, abs(x) + 10) for i, x in enumerate(noise)]
+    after = [make_evaluated(f"{i:03d}", 0.0, abs(x) + 5) for i, x in enumerate(noise)]
+    change = paired_difference(before, after, 0.0)
+    assert change.value == pytest.approx(-5)
+    assert change.high - change.low < 1e-6
+
+
+def test_other_molecules_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="different test molecules"):
+        paired_difference(ANSWERS, ANSWERS[:3], 15.0)
+    # Trained-on molecules differ from round to round and don't matter.
+    trained = replace(ANSWERS[0], split="train", molecule_id="Z")
+    assert paired_difference(ANSWERS, [*ANSWERS, trained], 15.0).value == 0.0
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    intervals = [bootstrap(generator.normal(3.0, 2.0, 60), seed=trial) for trial in range(150)]
+    covered = np.mean([interval.low <= 3.0 <= interval.high for interval in intervals])
+    assert 0.88 <= covered <= 0.99
+    width = np.mean([interval.high - interval.low for interval in intervals])
+    assert width == pytest.approx(2 * 1.96 * 2.0 / math.sqrt(60), rel=0.1)
+
+
+def test_answers_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "round-0000.parquet"
+    save_evaluation(path, ANSWERS)
+    assert load_evaluation(path) == ANSWERS
+    save_evaluation(path, [])
+    assert load_evaluation(path) == []
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

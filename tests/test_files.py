@@ -1,0 +1,83 @@
+"""Files and folders that appear whole or not at all."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfstudy_engine.data.files import publish_folder, sha256_of, write_atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_keeps_the_old_content(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"old")
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from selfstudy_engine.data.files import write_atomic\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "write_atomic(Path(sys.argv[1]), bytes(1000))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "a.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "File too large" in result.stderr
+    assert (tmp_path / "a.json").read_bytes() == b"old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_target_that_is_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "a", b"content")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_appears_at_the_end_with_all_that_it_holds(tmp_path: Path) -> None:
+    target = tmp_path / "models" / "m"
+    with publish_folder(target) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("x")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+    assert (target / "sub" / "a").read_text() == "x"
+    assert names(target.parent) == ["m"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("kind", ["full", "empty", "file"])
+def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "m"
+
+    def publish() -> None:
+        with publish_folder(target) as temporary:
+            (temporary / "mine").write_text("x")
+            if kind == "file":
+                target.write_text("theirs")
+            else:
+                target.mkdir()
+            if kind == "full":
+                (target / "theirs").write_text("y")
+
+    with pytest.raises(OSError, match=r"not empty|exists|Not a directory"):
+        publish()
+    assert names(tmp_path) == ["m"]
+    assert not (target / "mine").exists()
+
+
+def test_sha256(tmp_path: Path) -> None:
+    content = os.urandom(300_000)
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,377 @@
+"""Whole runs against the fake server, with the tiny model and the real training process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import MakeConfig, QuietReporter, loop
+from fake_vllm import FakeVllm
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import RunFolderError, SelfStudyError, ServerError, SwapError
+from selfstudy_engine.data.run_folder import RunFolder, open_run
+from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.rounds import load_records
+
+BATCH, ROUNDS, TEST_SIZE = 8, 2, 6
+
+
+def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
+    """All samples by key; the same key twice is an error."""
+    samples = list(SampleStore(folder.samples).samples())
+    by_key = {sample.key: sample for sample in samples}
+    assert len(by_key) == len(samples)
+    return by_key
+
+
+def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, bool]]:
+    return {key: (s.completion, s.accepted) for key, s in stored(folder).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Work in an empty folder: a run must leave nothing where it was called."""
+    before, folder = Path.cwd(), tmp_path_factory.mktemp("elsewhere")
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+@pytest.fixture
+def before_generating(copied: RunFolder) -> RunFolder:
+    """The run as it was when round 1 began to generate; its last adapter is there already."""
+    shutil.rmtree(SampleStore(copied.samples).round_folder(1))
+    copied.evaluation(2).unlink()
+    lines = copied.metrics.read_bytes().splitlines(keepends=True)
+    copied.metrics.write_bytes(lines[0])
+    return copied
+
+
+def test_every_round_is_recorded(finished: RunFolder) -> None:
+    records = load_records(finished)
+    assert [record.adapter for record in records] == ["round-0000", "round-0001", "round-0002"]
+    assert [record.num_completions for record in records] == [BATCH, BATCH, 0]
+    for record in records:
+        assert record.adapter_sha256 == read_adapter(finished.adapter(record.round)).sha256
+        assert 0 <= record.answered <= 1
+        assert record.test_mae.low <= record.test_mae.value <= record.test_mae.high
+    assert records[0].num_trained_samples == 0
+    assert records[1].num_trained_samples == records[0].num_accepted > 0
+    assert records[2].num_trained_samples == sum(r.num_accepted for r in records)
+    assert records[0].test_change.value == 0
+    assert records[1].train_mae is not None
+
+
+def test_metrics_are_one_json_line_a_round(finished: RunFolder) -> None:
+    lines = [orjson.loads(line) for line in finished.metrics.read_bytes().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    for line in lines[:2]:
+        assert line["acceptance"] == line["num_accepted"] / line["num_completions"]
+        assert line["timing"]["num_generated"] == BATCH
+
+
+def test_the_last_record_reads_back_as_it_was_written(finished: RunFolder) -> None:
+    """It has no samples; the command line formats its lift all the same."""
+    last = load_records(finished)[-1]
+    assert last.lift is None
+    assert last.acceptance is None
+
+
+def test_samples_cite_the_adapter_that_answered(finished: RunFolder) -> None:
+    samples = stored(finished).values()
+    assert len(samples) == ROUNDS * BATCH
+    hashes = {read_adapter(finished.adapter(i)).sha256 for i in range(ROUNDS)}
+    assert len(hashes) == ROUNDS
+    for sample in samples:
+        adapter = read_adapter(finished.adapter(sample.round))
+        assert (sample.adapter, sample.adapter_sha256) == (adapter.name, adapter.sha256)
+        assert sample.accepted == (not sample.rejections)
+        if sample.accepted:
+            assert sample.error is not None
+            assert abs(sample.error) <= 30
+
+
+def test_rounds_ask_about_other_molecules_and_never_the_test_set(finished: RunFolder) -> None:
+    import pyarrow.parquet as pq
+
+    asked = [
+        {s.molecule_id for s in stored(finished).values() if s.round == index} for index in (0, 1)
+    ]
+    rows = pq.read_table(finished.evaluation(0)).to_pylist()
+    test = {row["molecule_id"] for row in rows if row["split"] == "test"}
+    assert len(test) == TEST_SIZE
+    assert not asked[0] & asked[1]
+    assert not (asked[0] | asked[1]) & test
+
+
+def test_nothing_is_left_outside_the_run(finished: RunFolder, elsewhere: Path) -> None:
+    assert list(elsewhere.iterdir()) == []
+    assert [path.name for path in finished.path.parent.iterdir()] == ["test"]
+    assert not list(finished.path.rglob("*.tmp"))
+
+
+def test_a_finished_run_does_nothing_again(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copied.path.rglob("*.*") if p.is_file()}
+    records, reporter = loop(small_config(), copied.path.parent, fake)
+    assert records == load_records(copied)
+    assert (fake.requests, reporter.phases) == ([], [])
+    unchanged = {p: p.stat().st_mtime_ns for p in before if p.name not in ("run.toml", ".lock")}
+    assert all(before[path] == time_ns for path, time_ns in unchanged.items())
+
+
+def test_more_rounds_continue_a_finished_run(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    before = content_of(copied)
+    records, reporter = loop(small_config(rounds=3), copied.path.parent, fake)
+    assert [record.num_completions for record in records] == [BATCH, BATCH, BATCH, 0]
+    assert reporter.rounds == [2, 3]
+    after = content_of(copied)
+    assert before.items() <= after.items()
+    assert len(after) == 3 * BATCH
+    evaluated = [name for name in reporter.phases if "evaluate" in name]
+    assert evaluated == ["round 3: evaluate"]  # round 2 was measured before
+
+
+def test_fewer_rounds_or_another_batch_are_refused(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    runs = copied.path.parent
+    with pytest.raises(RunFolderError, match="made with 2 rounds, more than the 1 asked"):
+        loop(small_config(rounds=1), runs, fake)
+    with pytest.raises(RunFolderError, match=r"generation.batch: 8 -> 16"):
+        loop(small_config(generation__batch=16), runs, fake)
+    assert fake.requests == []
+
+
+def test_a_changed_table_is_refused_with_a_message(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm, table: Path
+) -> None:
+    """Other test molecules: no comparison with round 0 is possible any more."""
+    original = table.read_text("utf-8")
+    more = "".join(f"C1CCCCC1{'C' * i}O,{20 + i}\n" for i in range(60))
+    try:
+        table.write_text(original + more, "utf-8")
+        with pytest.raises(SelfStudyError, match=r"table|molecules"):
+            loop(small_config(rounds=3), copied.path.parent, fake)
+    finally:
+        table.write_text(original, "utf-8")
+
+
+def test_an_interrupted_round_is_completed_with_the_same_samples(
+    before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    _, reporter = loop(small_config(), before_generating.path.parent, fake)
+    assert content_of(before_generating) == content_of(finished)
+    assert not [name for name in reporter.phases if "train" in name]
+
+
+def test_a_failed_canary_accepts_no_sample(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    fake.keeps_old_adapter = True
+    before = stored(before_generating).keys()
+    with pytest.raises(SwapError, match="doesn't answer from adapter round-0001"):
+        loop(small_config(), before_generating.path.parent, fake)
+    assert stored(before_generating).keys() == before
+    assert fake.generations == []
+
+
+def test_a_damaged_adapter_is_never_served(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    with (before_generating.adapter(1) / "adapter_model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SelfStudyError, match="isn't what was published"):
+        loop(small_config(), before_generating.path.parent, fake)
+    assert fake.requests == []
+
+
+def test_a_server_that_fails_in_the_middle_leaves_the_samples_before(
+    before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    runs = before_generating.path.parent
+    config = small_config(generation__concurrency=2)  # one request at a time
+    last_prompt = list(stored(finished).values())[-1].prompt
+    fake.fail_next(
+        "/v1/completions", status=400, matching=lambda body: body["prompt"] == last_prompt
+    )
+    with pytest.raises(RunFolderError, match=r"generation.concurrency"):
+        loop(config, runs, fake)  # decides what a run computes, as the configuration has it
+    with pytest.raises(ServerError, match="failed on command"):
+        loop(small_config(), runs, fake)
+    kept = content_of(before_generating)
+    assert BATCH <= len(kept) < 2 * BATCH
+    loop(small_config(), runs, fake)
+    assert content_of(before_generating) == content_of(finished)
+
+
+def test_an_answer_of_another_model_accepts_nothing_of_it(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    fake.fail_next(
+        "/v1/completions",
+        times=100,
+        edit=lambda answer: answer | {"model": "other"},
+        matching=lambda body: body.get("n") == 2,
+    )
+    before = stored(before_generating).keys()
+    with pytest.raises(ServerError, match="as model 'other'"):
+        loop(small_config(), before_generating.path.parent, fake)
+    assert stored(before_generating).keys() == before
+
+
+def test_a_run_in_use_is_refused(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    before = copied.config.read_bytes()
+    with copied.locked(), pytest.raises(RunFolderError, match=f"in use by process {os.getpid()}"):
+        loop(small_config(rounds=3), copied.path.parent, fake)
+    assert copied.config.read_bytes() == before  # the other process's training reads it
+    loop(small_config(), copied.path.parent, fake)
+
+
+def test_a_server_that_isnt_there_is_named(
+    before_generating: RunFolder, small_config: MakeConfig
+) -> None:
+    config = small_config(server__url="http://127.0.0.1:1")
+    with pytest.raises(ServerError, match=r"no vLLM server answers at http://127.0.0.1:1 "):
+        run_loop(config, before_generating.path.parent, QuietReporter(), "key")
+
+
+def test_runtime_mode_goes_the_same_way(
+    before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    config = small_config(server__adapter_mode="runtime")
+    loop(config, before_generating.path.parent, fake)
+    assert content_of(before_generating) == content_of(finished)
+    asked = {request.body["model"] for request in fake.generations}
+    hashes = [read_adapter(finished.adapter(i)).sha256[:12] for i in (1, 2)]
+    assert asked == {f"round-000{i}-{sha}" for i, sha in zip((1, 2), hashes, strict=True)}
+
+
+class Command:
+    """`selfstudy-engine loop` as its own process."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, fake: FakeVllm) -> None:
+        path = folder.path.parent.parent / "loop.toml"
+        path.write_text(config.to_toml(), "utf-8")
+        code = "from selfstudy_engine.cli.main import cli; cli()"
+        self._command = [sys.executable, "-c", code, "loop", "--config", str(path)]
+        self._command += ["--runs", str(folder.path.parent), "--server", fake.url]
+        self._environment = os.environ | {"SELFSTUDY_SERVER_KEY": fake.api_key}
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command,
+            env=self._environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self) -> tuple[int, str, str]:
+        with self.start() as process:
+            out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.02)
+
+
+def stop_while_generating(
+    folder: RunFolder, fake: FakeVllm, config: RunConfig, number: signal.Signals
+) -> tuple[int, str, str]:
+    """Send a signal when some samples of round 1 are on the disk and others aren't."""
+    shards = SampleStore(folder.samples).round_folder(1)
+    fake.fail_next(
+        "/v1/completions", hang=True, times=2, matching=lambda body: _is_last(folder, fake, body)
+    )
+    with Command(folder, config, fake).start() as process:
+        wait_for(lambda: any(shards.glob("*.parquet")) or process.poll() is not None)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def _is_last(folder: RunFolder, fake: FakeVllm, body: dict[str, Any]) -> bool:
+    """All questions of round 1 after the first two."""
+    asked = [request for request in fake.generations if request.body.get("n") == 2]
+    return body.get("n") == 2 and len(asked) > 2
+
+
+def test_a_killed_loop_continues_without_loss_or_double(
+    before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    config = small_config()
+    code, _, _ = stop_while_generating(before_generating, fake, config, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    kept = content_of(before_generating)
+    assert BATCH < len(kept) < 2 * BATCH
+    num_before = len(fake.generations)
+    code, out, err = Command(before_generating, config, fake).run()
+    assert (code, err) == (0, ""), out
+    assert content_of(before_generating) == content_of(finished)
+    assert kept.items() <= content_of(before_generating).items()
+    asked = [r for r in fake.generations[num_before:] if r.body["n"] == 2]
+    assert len(asked) == (2 * BATCH - len(kept)) / 2  # nothing is asked again that is stored
+
+
+def test_a_terminated_loop_keeps_what_it_has(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    code, _, err = stop_while_generating(before_generating, fake, small_config(), signal.SIGTERM)
+    assert code == 130
+    assert err == "Stopped; what was finished is kept.\n"
+    assert len(stored(before_generating)) > BATCH
+
+
+def test_the_command_ends_with_1_and_one_message_when_the_server_fails(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    fake.latency_seconds = 0.1
+    fake.fail_next(
+        "/v1/completions",
+        times=100,
+        status=400,
+        matching=lambda body: _is_last(before_generating, fake, body),
+    )
+    code, _, err = Command(before_generating, small_config(), fake).run()
+    assert code == 1
+    [line] = err.splitlines()
+    assert line.startswith(f"Error: the server at {fake.url}")
+    assert "failed on command" in line
+    assert len(stored(before_generating)) >= BATCH + 2  # answers before the first failure
+
+
+def test_the_command_shows_all_rounds(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    code, out, err = Command(copied, small_config(), fake).run()
+    assert (code, err) == (0, "")
+    assert "Run test: melting point" in out
+    assert str(copied.path) in out
+
+
+def test_a_new_run_with_a_taken_name_is_refused(small_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match="isn't empty and isn't a run"):
+        open_run(tmp_path, small_config())

@@ -1,0 +1,257 @@
+"""Tables -> canonical molecules -> pool and test set."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from samples import make_pool
+
+from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.errors import TableError, UsageError
+from selfstudy_engine.data.molecules import (
+    Row,
+    canonicalize,
+    is_small_organic,
+    read_rows,
+    split,
+    to_molecule,
+)
+from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.schema import Molecule
+
+MELTING_POINT = find_property("melting_point")
+NAMED = TableConfig(name_column="name")
+
+
+def write(tmp_path: Path, content: str | bytes, name: str = "table.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+ROWS = [Row(2, "ethanol", "OCC", -114.1), Row(3, "", "c1ccccc1", 5.5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "name,smiles,value,other\nethanol,OCC,-114.1,x\n, c1ccccc1 ,5.5,\n"),
+        ("a.csv", "name,smiles,value\r\nethanol,OCC,-114.1\r\n,c1ccccc1, 5.5 \r\n"),
+        ("a.csv", "\ufeffname,smiles,value\nethanol,OCC,-1.141e2\n,c1ccccc1,5.5"),
+        ("a.CSV", 'value,smiles,name\n"-114.1","OCC","ethanol"\n5.5,c1ccccc1,""\n'),
+        ("a.tsv", "name\tsmiles\tvalue\nethanol\tOCC\t-114.1\n\tc1ccccc1\t5.5\n"),
+    ],
+)
+def test_text_tables(tmp_path: Path, name: str, content: str) -> None:
+    assert read_rows(write(tmp_path, content, name), NAMED, MELTING_POINT) == ROWS
+
+
+def test_parquet_table(tmp_path: Path) -> None:
+    columns = {"name": ["ethanol", None], "smiles": ["OCC", "c1ccccc1"], "value": [-114.1, 5.5]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read_rows(tmp_path / "a.parquet", NAMED, MELTING_POINT) == ROWS
+
+
+def test_other_column_names_and_units(tmp_path: Path) -> None:
+    path = write(tmp_path, "S,Tm\nCCO,159.05\n")
+    table = TableConfig(smiles_column="S", value_column="Tm", value_unit="K")
+    [row] = read_rows(path, table, MELTING_POINT)
+    assert (row.name, row.value) == ("", pytest.approx(-114.1))
+    with pytest.raises(UsageError, match="can't convert unit 'Pa'"):
+        read_rows(path, table.model_copy(update={"value_unit": "Pa"}), MELTING_POINT)
+
+
+@pytest.mark.parametrize("missing", ["smiles", "value", "name"])
+def test_a_missing_column_is_named_beside_those_that_are_there(
+    tmp_path: Path, missing: str
+) -> None:
+    header = ",".join("other" if name == missing else name for name in ("name", "smiles", "value"))
+    path = write(tmp_path, f"{header}\nx,CCO,1\n")
+    with pytest.raises(TableError, match=f"no column '{missing}'.*other.*--{missing}-column"):
+        read_rows(path, NAMED, MELTING_POINT)
+
+
+def test_values_that_are_no_numbers_are_listed_by_line_up_to_five(tmp_path: Path) -> None:
+    values = ["1", "nan", "", "inf", "80-82", "1,5", "-inf", "x"]
+    lines = "".join(f'CCO,"{value}"\n' for value in values)
+    with pytest.raises(TableError) as caught:
+        read_rows(write(tmp_path, "smiles,value\n" + lines), TableConfig(), MELTING_POINT)
+    message = str(caught.value)
+    assert "'value' has 7 values" in message
+    assert "line 3: 'nan'; line 4: ''; line 5: 'inf'; line 6: '80-82'; line 7: '1,5', and 2" in (
+        message
+    )
+    assert "line 8" not in message
+
+
+def test_missing_values_of_a_parquet_table_are_refused(tmp_path: Path) -> None:
+    columns = {"smiles": ["C", "CC", "CCC"], "value": [1.0, None, float("nan")]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(TableError, match="has 2 values"):
+        read_rows(tmp_path / "a.parquet", TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize("value", ["1_000", "\uff11\uff12"])
+def test_a_number_that_only_python_reads_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(TableError, match="line 2"):
+        read_rows(write(tmp_path, f"smiles,value\nCCO,{value}\n"), TableConfig(), MELTING_POINT)
+
+
+def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
+    path = write(tmp_path, "smiles,value\n\nCCO,1\n\nCC,x\n")
+    with pytest.raises(TableError, match="line 5: 'x'"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "smiles,value,value\nCCO,1,2\n")
+    with pytest.raises(TableError, match="value"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "Empty CSV"),
+        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "UTF8"),
+        ("a.csv", "smiles,value,caf\xe9\nCCO,1,x\n".encode("latin-1"), "UTF-8"),
+        ("a.csv", "smiles,value\nCCO,1\n".encode("utf-16"), "UTF-8"),
+        ("a.csv", b"smiles,value\nCCO,1\nCC\n", "Expected 2 columns, got 1"),
+        ("a.parquet", b"smiles,value\nCCO,1\n", "Parquet"),
+        ("a.csv/", b"", "directory"),
+    ],
+)
+def test_an_unreadable_table_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name.rstrip("/")
+    path.mkdir() if name.endswith("/") else path.write_bytes(content)
+    with pytest.raises(TableError, match=message) as caught:
+        read_rows(path, TableConfig(), MELTING_POINT)
+    assert str(path) in str(caught.value)
+    assert "UTF-8, with a header line" in str(caught.value)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"no\.csv.*No such file"):
+        read_rows(tmp_path / "no.csv", TableConfig(), MELTING_POINT)
+
+
+def test_to_molecule_is_canonical() -> None:
+    assert to_molecule("OCC", "ethanol", 1.0) == to_molecule("C(C)O", "ethanol", 1.0)
+    molecule = to_molecule("C[C@H](O)F")
+    mirrored = to_molecule("C[C@@H](O)F")
+    assert molecule is not None
+    assert mirrored is not None
+    assert molecule.skeleton == mirrored.skeleton
+    assert molecule.molecule_id != mirrored.molecule_id
+    assert len(molecule.molecule_id) == 27
+
+
+@pytest.mark.parametrize("smiles", ["", " ", "xyz", "C(", "c1cccc1", "C(C)(C)(C)(C)C", "*"])
+def test_what_is_no_molecule_is_none_and_silent(
+    smiles: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert to_molecule(smiles) is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("smiles", "organic"),
+    [
+        ("CCO", True),
+        ("C", True),
+        ("FC(F)(F)C(F)(F)F", True),
+        ("O=C=O", False),
+        ("ClC(Cl)(Cl)Cl", False),
+        ("CCO.O", False),
+        ("C[NH3+]", False),
+        ("[2H]C", False),
+        ("C[CH2]", False),
+        ("C[Fe]", False),
+        ("C" * 70, True),
+        ("C" * 71, False),
+        ("nonsense", False),
+        ("", False),
+    ],
+)
+def test_small_organic(smiles: str, organic: bool) -> None:
+    assert is_small_organic(smiles) is organic
+
+
+def test_unparsable_smiles_are_counted_and_listed() -> None:
+    rows = [Row(2, "", "CCO", 1.0), Row(3, "", "xyz", 2.0), Row(4, "", "", 3.0)]
+    table = canonicalize(rows, MELTING_POINT, "refuse", "t.csv")
+    assert [molecule.smiles for molecule in table.molecules] == ["CCO"]
+    assert table.dropped == {"unparsable SMILES": ["line 3: 'xyz'", "line 4: ''"]}
+
+
+def test_duplicates_become_their_median_and_the_first_name() -> None:
+    rows = [Row(2, "", "OCC", 1.0), Row(3, "ethanol", "CCO", 2.0), Row(4, "alcohol", "CCO", 9.0)]
+    [molecule] = canonicalize(rows, MELTING_POINT, "refuse", "t.csv").molecules
+    assert (molecule.name, molecule.smiles, molecule.value) == ("ethanol", "CCO", 2.0)
+
+
+def test_conflicts_are_refused_or_dropped() -> None:
+    rows = [Row(2, "", "OCC", 0.0), Row(3, "", "CCO", 30.5), Row(4, "", "CC", 1.0)]
+    with pytest.raises(TableError, match=r"CCO \(lines 2, 3: 0.0 to 30.5\).*--conflicts drop"):
+        canonicalize(rows, MELTING_POINT, "refuse", "t.csv")
+    table = canonicalize(rows, MELTING_POINT, "drop", "t.csv")
+    assert [molecule.smiles for molecule in table.molecules] == ["CC"]
+    assert table.dropped == {"conflicting values": ["CCO (lines 2, 3: 0.0 to 30.5)"]}
+    at_the_limit = [rows[0], Row(3, "", "CCO", 30.0)]
+    assert len(canonicalize(at_the_limit, MELTING_POINT, "refuse", "t.csv").molecules) == 1
+
+
+def test_an_empty_table_is_refused() -> None:
+    with pytest.raises(TableError, match="no usable row \\(empty\\)"):
+        canonicalize([], MELTING_POINT, "refuse", "t.csv")
+    with pytest.raises(TableError, match="line 2: 'xyz'"):
+        canonicalize([Row(2, "", "xyz", 1.0)], MELTING_POINT, "refuse", "t.csv")
+
+
+def test_split_is_deterministic_and_complete() -> None:
+    pool = make_pool(50)
+    parts = split(pool, set(), 10, seed=3)
+    assert parts == split(pool, set(), 10, seed=3)
+    assert parts.test != split(pool, set(), 10, seed=4).test
+    assert len(parts.test) == 10
+    assert {m.molecule_id for m in parts.test + parts.pool} == {m.molecule_id for m in pool}
+
+
+def test_split_does_not_depend_on_the_order_of_rows() -> None:
+    pool = make_pool(50)
+    assert split(pool, set(), 10, 0) == split(pool[::-1], set(), 10, 0)
+
+
+def test_split_is_disjoint_by_skeleton() -> None:
+    stereo = [Molecule(f"{i % 20:014d}-{i // 20:010d}-N", "", "C", 0.0) for i in range(60)]
+    parts = split(stereo, set(), 8, seed=0)
+    tested = {molecule.skeleton for molecule in parts.test}
+    assert len(tested) == len(parts.test) == 8
+    assert not tested & {molecule.skeleton for molecule in parts.pool}
+    assert len(parts.pool) == 36
+
+
+def test_split_moves_few_molecules_when_rows_are_added() -> None:
+    before = split(make_pool(100), set(), 20, 0)
+    after = split(make_pool(110), set(), 20, 0)
+    kept = {m.skeleton for m in before.test} & {m.skeleton for m in after.test}
+    assert len(kept) >= 15
+    displaced = {m.skeleton for m in before.pool} & {m.skeleton for m in after.test}
+    assert not displaced
+
+
+def test_exemplars_are_in_neither_part() -> None:
+    pool = make_pool(10)
+    parts = split(pool, {pool[3].skeleton, "ABSENT"}, 4, 0)
+    assert pool[3] not in parts.pool + parts.test
+    assert len(parts.pool) + len(parts.test) == 9
+
+
+def test_a_test_set_as_large_as_the_table_is_refused() -> None:
+    pool = make_pool(10)
+    assert len(split(pool, {pool[0].skeleton}, 8, 0).pool) == 1
+    with pytest.raises(TableError, match=r"test size 9 .* 9 distinct .*--test-size"):
+        split(pool, {pool[0].skeleton}, 9, 0)

@@ -1,0 +1,185 @@
+"""The template, and the strict grammar of answers."""
+
+import pytest
+
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.prompts import (
+    STOP,
+    parse_completion,
+    read_number,
+    render_answer,
+    render_prompt,
+    render_question,
+)
+from selfstudy_engine.data.properties import Property, find_property
+from selfstudy_engine.data.schema import Molecule
+
+MELTING_POINT = find_property("melting_point")
+VANILLIN = Molecule("K", "vanillin", "COc1cc(C=O)ccc1O", 81.75)
+
+
+def test_question_with_and_without_a_name() -> None:
+    assert render_question(VANILLIN) == "Name: vanillin\nSMILES: COc1cc(C=O)ccc1O\nReason:"
+    assert render_question(Molecule("K", " ", "C", 0.0)) == "SMILES: C\nReason:"
+    broken = Molecule("K", "two\nlines\t x", "C", 0.0)
+    assert render_question(broken) == "Name: two lines x\nSMILES: C\nReason:"
+
+
+def test_answer() -> None:
+    answer = render_answer("One ring.", 81.75, MELTING_POINT)
+    assert answer == " One ring.\nMelting point (°C): 82"
+    assert STOP not in answer
+
+
+def test_prompt_shows_exemplars_in_order_and_shares_its_prefix() -> None:
+    exemplars = load_exemplars()[:2]
+    prompt = render_prompt(VANILLIN, MELTING_POINT, exemplars)
+    parts = prompt.split(STOP)
+    assert len(parts) == 3
+    assert parts[2] == render_question(VANILLIN)
+    assert parts[0].startswith(f"Name: {exemplars[0].molecule.name}\n")
+    first_value = MELTING_POINT.format(exemplars[0].molecule.value)
+    assert parts[0].endswith(f"{exemplars[0].reason}\nMelting point (°C): {first_value}")
+    other = render_prompt(Molecule("L", "", "C", 0.0), MELTING_POINT, exemplars)
+    assert other.split(STOP)[:2] == parts[:2]
+    assert render_prompt(VANILLIN, MELTING_POINT) == render_question(VANILLIN)
+
+
+@pytest.mark.parametrize("value", [-152.5, -0.4, 0.0, 81.75, 1999.4])
+@pytest.mark.parametrize("decimals", [0, 1, 3])
+def test_an_answer_reads_back(value: float, decimals: int) -> None:
+    prop = MELTING_POINT.model_copy(update={"decimals": decimals})
+    answer = parse_completion(render_answer("A: b, 12 (c)?", value, prop), prop)
+    assert answer.reason == "A: b, 12 (c)?"
+    assert answer.value == float(f"{value:.{decimals}f}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("82", 82.0),
+        (" 82 ", 82.0),
+        ("+82", 82.0),
+        ("-82", -82.0),
+        ("\u221282", -82.0),
+        ("82.5", 82.5),
+        ("-0", 0.0),
+        ("007", 7.0),
+        ("82.", 82.0),
+        ("82 °C", 82.0),
+        ("82°C.", 82.0),
+        ("82\nSMILES: CC", 82.0),
+        ("82\r\n", 82.0),
+        ("-273.15", -273.15),
+        ("2000", 2000.0),
+    ],
+)
+def test_one_number_is_read(text: str, value: float) -> None:
+    assert read_number(text, MELTING_POINT) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "°C",
+        "-",
+        ".",
+        ".5",
+        "5..",
+        "80-82",
+        "80\u201382",
+        "80 - 82",
+        "80 to 82",
+        "80 ± 2",
+        "80/82",
+        "1,000",
+        "1 000",
+        "1_000",
+        "1'000",
+        "1e3",
+        "1E3",
+        "1.2.3",
+        "--5",
+        "+-5",
+        "- 5",
+        "\u20135",
+        "~82",
+        "about 82",
+        "<82",
+        "82 K",
+        "82 °F",
+        "82 C",
+        "82 °C °C",
+        "82°C (dec.)",
+        "82 degrees",
+        "82 because",
+        "(82)",
+        "0x52",
+        "inf",
+        "-inf",
+        "nan",
+        "None",
+        "high",
+        "\uff18\uff12",
+        "\u0668\u0662",
+        "8²",
+        "½",
+        "9" * 400,
+        "-273.16",
+        "2000.01",
+        "99999",
+    ],
+)
+def test_anything_else_is_no_number(text: str) -> None:
+    assert read_number(text, MELTING_POINT) is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "value"),
+    [
+        ("1", "11", 11.0),
+        ("1", "2.1", 2.1),
+        ("a.u.", "5 a.u.", 5.0),
+        ("a.u.", "5", 5.0),
+        ("%", "5%", 5.0),
+        ("g/mL", "0.79 g/mL.", 0.79),
+        ("(mol/L)^2", "5 (mol/L)^2", 5.0),
+    ],
+)
+def test_units_of_other_properties(unit: str, text: str, value: float) -> None:
+    prop = Property(name="x", unit=unit, tolerance=1)
+    assert read_number(text, prop) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "value"),
+    [
+        (" It is flat.\nMelting point (°C): 82", "It is flat.", 82.0),
+        (" It is  flat.\n\tYes.\nMelting point (°C):82\n", "It is flat. Yes.", 82.0),
+        ("\nMelting point (°C): 82", "", 82.0),
+        ("Melting point (°C): 82", "Melting point (°C): 82", None),
+        (" It is flat.", "It is flat.", None),
+        (" It is flat. Melting point (°C): 82", "It is flat. Melting point (°C): 82", None),
+        (" It is flat.\nmelting point (°C): 82", "It is flat. melting point (°C): 82", None),
+        (" It is flat.\nMelting point (K): 82", "It is flat. Melting point (K): 82", None),
+        (" It is flat.\nMelting point (°C):", "It is flat.", None),
+        (" It is flat.\nMelting point (°C): high", "It is flat.", None),
+        ("", "", None),
+        ("\n\n\n", "", None),
+    ],
+)
+def test_completions(text: str, reason: str, value: float | None) -> None:
+    answer = parse_completion(text, MELTING_POINT)
+    assert (answer.reason, answer.value) == (reason, value)
+
+
+def test_an_answer_about_a_further_molecule_is_no_answer() -> None:
+    text = " Flat.\nName: other\nSMILES: CC\nReason: Small.\nMelting point (°C): 82"
+    assert parse_completion(text, MELTING_POINT).value is None
+
+
+def test_parsing_takes_linear_time() -> None:
+    text = " a\n" * 50_000 + "Melting point (°C): " + "1" * 50_000 + "x"
+    assert parse_completion(text, MELTING_POINT).value is None

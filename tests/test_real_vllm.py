@@ -1,0 +1,195 @@
+"""Real vLLM, embedded model: swaps proven, a killed loop continued, nothing left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from selfstudy_engine.data.adapters import Adapter, read_adapter
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.embedded import embedded_model
+from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.canary import Served, check_canary
+from selfstudy_engine.engine.client import GenerationClient, SamplingParams
+from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.server import VllmServer, served_model
+from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
+from selfstudy_engine.engine.training import run_training
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+QUESTION = "Name: phenol\nSMILES: Oc1ccccc1\nReason:"
+GREEDY = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
+    """Two adapters of the embedded model that a few real training steps made, with two seeds."""
+    folder = tmp_path_factory.mktemp("adapters")
+    found = []
+    for seed in (0, 1):
+        config = folder / f"{seed}.toml"
+        settings = "epochs = 0.01\nmin_steps = 4\ntokens_per_step = 128\nlearning_rate = 1e-3\n"
+        config.write_text(f"seed = {seed}\n[train]\nrank = 8\n{settings}")
+        output = folder / f"round-{seed:04d}"
+        run_training(
+            {"config": config, "model": embedded_model(), "output": output},
+            folder / "train.log",
+            timeout_seconds=300,
+        )
+        found.append(read_adapter(output))
+    return found[0], found[1]
+
+
+def server_config(mode: str) -> RunConfig:
+    return load_config(
+        None, {"server.adapter_mode": mode, "server.max_model_len": 512, "train.rank": 8}
+    )
+
+
+@pytest.fixture(scope="module", params=["merged", "runtime"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[VllmServer, RunConfig]]:
+    config = server_config(request.param)
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    started = VllmServer(config, str(embedded_model()), log)
+    with started.running():
+        yield started, config
+
+
+async def answer(client: GenerationClient, served: Served) -> str:
+    [generated] = [g async for g in client.generate(served.model, [(0, QUESTION)], GREEDY)]
+    return generated.completions[0].text
+
+
+def test_swaps_are_proven_and_the_base_comes_back(
+    server: tuple[VllmServer, RunConfig], adapters: tuple[Adapter, Adapter]
+) -> None:
+    process, config = server
+    first, second = adapters
+
+    async def story() -> None:
+        admin = AdminApi(process.endpoint)
+        model = str(served_model(process.endpoint)["id"])
+        swapper = make_swapper(config.server.adapter_mode, admin, model)
+        async with GenerationClient(process.endpoint, 8, 300) as client:
+            base = Served(model)
+            with pytest.raises(SwapError, match="doesn't answer from adapter round-0000"):
+                await check_canary(client, base, first, "float32")
+            before = await answer(client, base)
+
+            served_first, canary, _ = await swap_and_prove(swapper, client, first, "float32")
+            assert canary.distance < 0.01 < canary.distance_to_base
+            with_first = await answer(client, served_first)
+            assert with_first != before
+
+            served_second, _, _ = await swap_and_prove(swapper, client, second, "float32")
+            assert served_second.adapter_sha256 == second.sha256 != first.sha256
+            with pytest.raises(SwapError):
+                await check_canary(client, served_second, first, "float32")
+            assert await answer(client, served_second) != before
+
+            again, _, _ = await swap_and_prove(swapper, client, first, "float32")
+            assert await answer(client, again) == with_first
+            assert await answer(client, await swapper.swap(None)) == before
+        await admin.close()
+
+    asyncio.run(story())
+    process.check_alive()
+
+
+@pytest.mark.parametrize(
+    "path", ["/collective_rpc", "/pause", "/reset_prefix_cache", "/v1/load_lora_adapter"]
+)
+def test_admin_routes_need_the_key(server: tuple[VllmServer, RunConfig], path: str) -> None:
+    process, _ = server
+    assert httpx.post(process.endpoint.url + path, json={}).status_code == 401
+    assert httpx.get(process.endpoint.url + "/health").status_code == 200
+
+
+def test_a_server_that_dies_says_so_with_its_log(server: tuple[VllmServer, RunConfig]) -> None:
+    process, _ = server
+    group = process.process_group
+    os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while process.alive and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with pytest.raises(ServerError, match="ended with exit code -9; the last lines of"):
+        process.check_alive()
+
+
+def loop_command(runs: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "selfstudy_engine.cli", "loop", "--runs", str(runs)),
+        *("--run", "killed", "--batch", "16", "--rounds", "2", "--test-size", "6"),
+        *("--samples-per-molecule", "2", "--tolerance", "200", "--max-tokens", "48"),
+        # One request at a time, so that the kill comes between two of them.
+        *("--concurrency", "2", "--train-evaluation-size", "2"),
+        *("--min-steps", "12", "--epochs", "0.5", "--max-model-len", "512"),
+    ]
+
+
+def processes_of(folder: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(folder).encode() in path.read_bytes():
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_loop_continues_and_loses_nothing(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    folder = RunFolder(runs / "killed")
+    store = SampleStore(folder.samples)
+    environment = os.environ | {"SELFSTUDY_TEST": str(tmp_path)}
+    with (tmp_path / "first.log").open("wb") as log:
+        process = subprocess.Popen(
+            loop_command(runs), stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        deadline = time.monotonic() + 500
+        while not list(store.round_folder(1).glob("*.parquet")):
+            assert process.poll() is None, (tmp_path / "first.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    before = {sample.key: sample for sample in store.samples()}
+    assert 16 < len(before) < 32, "the kill came in the middle of round 1"
+    adapter = read_adapter(folder.adapter(1))
+
+    deadline = time.monotonic() + 60
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(tmp_path) == [], "the kernel ends server and workers with the loop"
+
+    result = subprocess.run(
+        loop_command(runs), capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    after = list(store.samples())
+    assert len(after) == len({sample.key for sample in after}) == 32
+    assert {key: sample for sample in after if (key := sample.key) in before} == before
+    assert read_adapter(folder.adapter(1)) == adapter, "a finished adapter isn't made again"
+    assert {s.adapter_sha256 for s in after if s.round == 1} == {adapter.sha256}
+    records = load_records(folder)
+    assert [record.round for record in records] == [0, 1, 2]
+    assert sum(record.num_completions for record in records) == 32
+    assert "Results:" in result.stdout
+    assert processes_of(tmp_path) == []
+
+    started = time.monotonic()
+    again = subprocess.run(loop_command(runs), capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert time.monotonic() - started < 30, "a finished run starts no server"

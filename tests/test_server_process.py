@@ -1,0 +1,215 @@
+"""The server's command, environment and process; vLLM never gets further than its imports."""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import ServerError, UsageError
+from selfstudy_engine.data.hardware import device
+from selfstudy_engine.engine.server import (
+    VllmServer,
+    check_port,
+    free_port,
+    server_command,
+    server_environment,
+)
+
+KEY = "a-secret-key"
+
+
+def config(**values: Any) -> RunConfig:
+    overrides = {key.replace("__", "."): value for key, value in values.items()}
+    return load_config(None, {"model.dtype": "float32"} | overrides)
+
+
+def after(command: list[str], flag: str) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_a_free_port_can_be_used() -> None:
+    check_port(free_port())
+
+
+def test_a_taken_port_is_refused_by_number() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} on 127.0.0.1 can't be used .*--port"):
+            check_port(port)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_number_that_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(UsageError, match=str(port)):
+        check_port(port)
+
+
+@pytest.mark.parametrize("mode", ["merged", "runtime"])
+def test_the_command_listens_on_loopback_and_holds_no_key(mode: str) -> None:
+    command = server_command(config(server__adapter_mode=mode), "/models/tiny", 8123)
+    assert command[:3] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    assert after(command, "--host") == "127.0.0.1"
+    assert after(command, "--port") == "8123"
+    assert after(command, "--model") == "/models/tiny"
+    assert after(command, "--api-server-count") == "1"
+    assert after(command, "--dtype") == "float32"
+    assert "--api-key" not in command
+
+
+def test_a_merged_server_needs_no_lora() -> None:
+    """So it stays compiled, and at the base model's speed."""
+    command = server_command(config(), "tiny", 8000)
+    assert after(command, "--worker-extension-cls").endswith("merge_worker.MergeWorker")
+    assert "--enable-lora" not in command
+
+
+def test_the_worker_extension_can_be_imported() -> None:
+    path = after(server_command(config(), "tiny", 1), "--worker-extension-cls")
+    module, _, name = path.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name).serve_merged)
+
+
+@pytest.mark.parametrize(("rank", "limit"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
+def test_a_runtime_server_takes_the_ranks_that_vllm_allows(rank: int, limit: int) -> None:
+    values = config(server__adapter_mode="runtime", train__rank=rank)
+    command = server_command(values, "tiny", 8000)
+    assert "--enable-lora" in command
+    assert after(command, "--max-lora-rank") == str(limit)
+    assert int(after(command, "--max-loras")) >= 2  # the one that answers, the one that takes over
+    assert "--worker-extension-cls" not in command
+
+
+@pytest.mark.parametrize(("mode", "eager"), [("on", False), ("off", True)])
+def test_compilation_is_a_choice(mode: str, eager: bool) -> None:
+    command = server_command(config(server__compilation=mode), "tiny", 8000)
+    assert ("--enforce-eager" in command) == eager
+
+
+def test_extra_arguments_come_last_so_that_they_win() -> None:
+    extra = ["--max-num-seqs", "7"]
+    assert server_command(config(server__extra_args=extra), "tiny", 8000)[-2:] == extra
+
+
+def test_the_key_goes_through_the_environment() -> None:
+    assert server_environment(config(), "tiny", KEY)["VLLM_API_KEY"] == KEY
+
+
+@pytest.mark.parametrize(("mode", "allowed"), [("merged", None), ("runtime", "1")])
+def test_adapters_can_be_loaded_in_runtime_mode_only(mode: str, allowed: str | None) -> None:
+    environment = server_environment(config(server__adapter_mode=mode), "tiny", KEY)
+    assert environment.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == allowed
+    assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "VLLM_SKIP_MODEL_NAME_VALIDATION" not in environment
+
+
+@pytest.mark.skipif(device() != "cpu", reason="a GPU sizes its cache by itself")
+def test_the_cache_of_a_cpu_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    values = config(server__kv_cache_gib=1.5)
+    assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")  # the user's own
+    assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+def test_a_local_model_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert server_environment(config(), str(tmp_path), KEY)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in server_environment(config(), "owner/name", KEY)
+
+
+def test_two_servers_have_two_random_keys(tmp_path: Path) -> None:
+    first, second = (VllmServer(config(), "tiny", tmp_path / "log") for _ in range(2))
+    assert first.endpoint.api_key != second.endpoint.api_key
+    assert len(first.endpoint.api_key) >= 32
+    assert first.endpoint.api_key not in repr(first.endpoint)
+
+
+def test_a_server_that_wasnt_started_isnt_alive(tmp_path: Path) -> None:
+    server = VllmServer(config(), "tiny", tmp_path / "log")
+    assert not server.alive
+    with pytest.raises(ServerError, match=r"ended with exit code None.*\n  \(no log\)"):
+        server.check_alive()
+    server.stop()
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_server_that_isnt_ready_in_time_is_ended(tmp_path: Path) -> None:
+    """It is still importing; the error names the limit and the log, whose head is the command."""
+    log = tmp_path / "logs" / "server.log"
+    server = VllmServer(config(server__startup_timeout_seconds=0.5), "tiny", log, api_key=KEY)
+    started = time.monotonic()
+    with (
+        pytest.raises(ServerError, match=rf"isn't ready after 0\.5 s; raise .*{log}"),
+        server.running(),
+    ):
+        pytest.fail("it can't be ready")
+    assert time.monotonic() - started < 10
+    assert not server.alive
+    first = log.read_text("utf-8").splitlines()[0]
+    assert first.startswith("$ ")
+    assert "vllm.entrypoints.openai.api_server" in first
+    assert KEY not in log.read_text("utf-8")
+
+
+def test_a_killed_parent_takes_the_server_along(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.engine.server import VllmServer
+
+config = load_config(None, {{"model.dtype": "float32"}})
+server = VllmServer(config, "tiny", Path({str(tmp_path)!r}, "log"))
+server.start()
+print(server.process_group, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.send_signal(signal.SIGKILL)
+    wait_for(lambda: gone(pid))
+
+
+@pytest.mark.vllm
+def test_an_argument_that_vllm_refuses_is_shown(tmp_path: Path) -> None:
+    """About 30 s, in which vLLM imports itself."""
+    pytest.importorskip("vllm")
+    log = tmp_path / "server.log"
+    server = VllmServer(config(server__extra_args=["--no-such-flag"]), "tiny", log)
+    with (
+        pytest.raises(
+            ServerError, match=r"(?s)ended with exit code 2; the last lines of .*no-such-flag"
+        ),
+        server.running(),
+    ):
+        pytest.fail("it can't be ready")

@@ -1,0 +1,391 @@
+"""Samples are durable soon, there once, and never lost without a word."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_type_hints
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from samples import make_rejected, make_sample
+
+from selfstudy_engine.data.errors import StoreError
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.store import FLUSH_SECONDS, SampleStore
+
+
+def fill(store: SampleStore, *shards: list[Sample], round_index: int = 0) -> None:
+    """Write each list as a shard of its own."""
+    with store.writer(round_index) as writer:
+        for samples in shards:
+            assert writer.add(samples) == len(samples)
+            writer.flush()
+
+
+def wait_until(condition: object, seconds: float) -> bool:
+    limit = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SampleStore:
+    return SampleStore(tmp_path / "samples")
+
+
+def test_schema_and_dataclass_agree() -> None:
+    kinds = {str: pa.string(), int: pa.int32(), float: pa.float64(), bool: pa.bool_()}
+    hints = get_type_hints(Sample)
+    assert SAMPLE_SCHEMA.names == [field.name for field in fields(Sample)]
+    for column in SAMPLE_SCHEMA:
+        hint = hints[column.name]
+        optional = isinstance(hint, UnionType)
+        if hint == tuple[str, ...]:
+            assert column.type.value_type == pa.string()
+            continue
+        assert column.type == kinds[get_args(hint)[0] if optional else hint], column.name
+        assert column.nullable is optional, column.name
+    for name in ("measured", "predicted", "error", "num_output_tokens", "created_at"):
+        assert b"unit" in SAMPLE_SCHEMA.field(name).metadata
+
+
+def test_rows_read_back_as_they_were(store: SampleStore) -> None:
+    samples = [
+        make_sample("A"),
+        make_rejected("B", rejections=("no value", "no reason")),
+        make_sample("C", name="", completion="\n\x00 µ€😀", predicted=1e-300, sample_index=7),
+    ]
+    fill(store, samples)
+    assert list(store.samples()) == samples
+    assert Sample.from_row(samples[1].to_row() | {"later": 3}) == samples[1]
+    assert samples[2].key == ("default", 0, "C", 7)
+
+
+def test_an_empty_store_has_nothing(store: SampleStore) -> None:
+    assert (store.rounds(), store.shards(), list(store.samples()), store.count()) == ([], [], [], 0)
+    assert store.molecule_indices(0) == set()
+    assert list(store.accepted(before_round=3)) == []
+
+
+def test_a_sample_is_durable_within_two_seconds_without_closing(store: SampleStore) -> None:
+    assert FLUSH_SECONDS <= 1.5
+    with store.writer(0) as writer:
+        writer.add([make_sample("A"), make_rejected("B")])
+        assert wait_until(lambda: store.count() == 2, 2.0)
+        assert wait_until(lambda: writer.num_durable == 2, 1.0)
+        assert writer.num_durable_accepted == 1
+
+
+def test_a_killed_process_keeps_what_was_durable(store: SampleStore) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from samples import make_sample\n"
+        "from selfstudy_engine.data.store import SampleStore\n"
+        "with SampleStore(Path(sys.argv[1])).writer(0) as writer:\n"
+        "    writer.add([make_sample('A')]); print('added', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(store.folder)]
+    here = Path(__file__).parent
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=here) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"added\n"
+        time.sleep(2.0)
+        process.kill()
+    assert [sample.molecule_id for sample in store.samples()] == ["A"]
+
+
+def test_a_key_is_stored_once(store: SampleStore) -> None:
+    with store.writer(0) as writer:
+        first = make_sample("A", completion="first")
+        assert writer.add([first, make_sample("A", completion="again")]) == 1
+        assert writer.add([make_sample("A"), make_sample("A", sample_index=1)]) == 1
+        assert ("A", 1) in writer
+        assert ("A", 2) not in writer
+    assert next(store.samples()).completion == "first"
+    assert store.count() == 2
+
+
+def test_a_reopened_round_goes_on(store: SampleStore) -> None:
+    fill(store, [make_sample("A")], [make_sample("B")])
+    with store.writer(0) as writer:
+        assert ("B", 0) in writer
+        assert writer.add([make_sample("A"), make_sample("B"), make_sample("C")]) == 1
+    assert [sample.molecule_id for sample in store.samples()] == ["A", "B", "C"]
+    assert len(store.shards()) == 3
+    assert store.molecule_indices(0) == {("A", 0), ("B", 0), ("C", 0)}
+
+
+def test_rounds_and_filters(store: SampleStore) -> None:
+    fill(store, [make_sample("A"), make_rejected("B")])
+    fill(store, [make_sample("A", round=2)], round_index=2)
+    assert store.rounds() == [0, 2]
+    assert (store.count(), store.count(0), store.count(2), store.count(1)) == (3, 2, 1, 0)
+    assert [s.round for s in store.accepted()] == [0, 2]
+    assert [s.round for s in store.accepted(before_round=2)] == [0]
+    assert store.count(where=~pc.field("accepted")) == 1
+    [batch] = store.batches(2, ["molecule_id", "round"])
+    assert batch.to_pylist() == [{"molecule_id": "A", "round": 2}]
+
+
+def test_a_sample_of_another_round_is_refused_and_takes_nothing_with_it(
+    store: SampleStore,
+) -> None:
+    with store.writer(0) as writer:
+        with pytest.raises(StoreError, match="round 1 given to round 0"):
+            writer.add([make_sample("A"), make_sample("B", round=1)])
+        assert writer.add([make_sample("A")]) == 1
+    assert store.count() == 1
+
+
+def test_reading_streams(store: SampleStore) -> None:
+    text = "x" * 1000
+    shards = [[make_sample(f"{i}-{j}", completion=text) for j in range(50)] for i in range(40)]
+    fill(store, *shards)
+    before = pa.total_allocated_bytes()
+    stream = store.samples()
+    assert next(stream).molecule_id == "0-0"
+    assert pa.total_allocated_bytes() - before < 1_000_000
+    assert [sample.molecule_id for sample in stream][-1] == "39-49"
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    table = pq.read_table(path)
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("hello\n")
+    elif how == "one column less":
+        pq.write_table(table.drop_columns(["reason"]), path)
+    elif how == "another type":
+        texts = pa.array(["x"] * len(table))
+        pq.write_table(table.set_column(1, "round", texts), path)
+    elif how == "no round":
+        nulls = pa.array([None] * len(table), pa.int32())
+        pq.write_table(table.set_column(1, "round", nulls), path)
+    elif how == "flipped bytes":
+        middle = content.index(b"default") - 8
+        path.write_bytes(content[:middle] + b"\xff" * 24 + content[middle + 24 :])
+
+
+HOW = ["truncated", "empty", "text", "one column less", "another type", "no round", "flipped bytes"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_damaged_shard_is_set_aside_by_name_and_the_others_read(
+    store: SampleStore, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(store, [make_sample("A")], [make_sample("B")], [make_sample("C")])
+    damaged = store.shards()[1]
+    damage(damaged, how)
+    with caplog.at_level(logging.WARNING):
+        assert [sample.molecule_id for sample in store.samples()] == ["A", "C"]
+    assert str(damaged) in caplog.text
+    assert not damaged.exists()
+    assert [path.name for path in damaged.parent.glob("*.damaged*")] != []
+    with store.writer(0) as writer:
+        assert writer.add([make_sample("B", completion="anew"), make_sample("D")]) == 2
+    assert [sample.molecule_id for sample in store.samples()] == ["A", "C", "B", "D"]
+
+
+@pytest.mark.parametrize("offset", range(4, 3000, 450))
+def test_a_flipped_byte_never_changes_what_is_read_without_a_word(
+    store: SampleStore, offset: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = [make_sample(f"KEY-{index}", completion=f"{index} " * 20) for index in range(100)]
+    fill(store, samples)
+    [path] = store.shards()
+    content = bytearray(path.read_bytes())
+    assert len(content) > 3000
+    content[offset] ^= 0xFF
+    path.write_bytes(content)
+    with suppress(StoreError):
+        read = list(store.samples())
+        assert read == samples or str(path) in caplog.text
+
+
+def test_two_damaged_shards_of_one_name_are_both_kept(store: SampleStore) -> None:
+    fill(store, [make_sample("A")])
+    [path] = store.shards()
+    for text in ("first", "second"):
+        path.write_text(text)
+        assert list(store.samples()) == []
+    kept = {file.read_text() for file in path.parent.iterdir()}
+    assert kept == {"first", "second"}
+
+
+def test_alien_names_do_no_harm(store: SampleStore) -> None:
+    fill(store, [make_sample("A")])
+    folder = store.round_folder(0)
+    shutil.copyfile(store.shards()[0], folder / "part-0.parquet")
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".part-000001.parquet.99.tmp").write_text("left by a killed process")
+    (store.folder / "round-0000.bak").mkdir()
+    (store.folder / "README").write_text("mine")
+    assert store.rounds() == [0]
+    with store.writer(0) as writer:
+        assert writer.add([make_sample("B")]) == 1
+    assert {sample.molecule_id for sample in store.samples()} == {"A", "B"}
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@contextmanager
+def gone(folder: Path) -> Iterator[None]:
+    """Make writing into a folder fail for real, until the block ends."""
+    aside = folder.rename(folder.with_name("aside"))
+    try:
+        yield
+    finally:
+        aside.rename(folder)
+
+
+def test_a_folder_that_cannot_be_written_costs_no_sample(store: SampleStore) -> None:
+    with store.writer(0) as writer:
+        with gone(store.round_folder(0)):
+            writer.add([make_sample("A"), make_sample("B")])
+            message = r"can't write 2 samples .*part-000000"
+            with pytest.raises(StoreError, match=message) as caught:
+                writer.flush()
+            assert isinstance(caught.value, OSError)
+        assert writer.num_durable == 0
+        writer.flush()
+        assert writer.num_durable == 2
+    assert [sample.molecule_id for sample in store.samples()] == ["A", "B"]
+    assert [path.name for path in store.round_folder(0).iterdir()] == ["part-000000.parquet"]
+
+
+def test_a_failure_of_the_writer_surfaces_at_the_next_add(store: SampleStore) -> None:
+    with store.writer(0) as writer, gone(store.round_folder(0)):
+        writer.add([make_sample("A")])
+        time.sleep(FLUSH_SECONDS + 0.5)
+        with pytest.raises(StoreError, match="free disk space or make the folder writable"):
+            writer.add([make_sample("B")])
+    assert "A" in [sample.molecule_id for sample in store.samples()]
+
+
+def test_a_sample_that_cannot_be_written_is_an_error_and_not_a_loss(store: SampleStore) -> None:
+    def write_one_bad() -> None:
+        with store.writer(0) as writer:
+            writer.add([make_sample("A")])
+            writer.add([make_sample("B", completion="\ud800")])
+            time.sleep(FLUSH_SECONDS + 0.5)
+            writer.add([make_sample("C")])
+
+    with pytest.raises((StoreError, UnicodeEncodeError)):
+        write_one_bad()
+
+
+HEADER = """
+import logging, resource, sys
+from pathlib import Path
+from samples import make_sample
+from selfstudy_engine.data.errors import StoreError
+from selfstudy_engine.data.store import SampleStore
+
+logging.basicConfig()
+store = SampleStore(Path(sys.argv[1]))
+folder = store.round_folder(0)
+"""
+FULL_DISK = """
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+with store.writer(0) as writer:
+    writer.add([make_sample("A")])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        writer.flush()
+    except StoreError as error:
+        print(error)
+    print([path.name for path in folder.iterdir()])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+print(store.count())
+"""
+READ_ONLY = """
+with store.writer(0) as writer:
+    writer.add([make_sample("A")])
+    folder.chmod(0o555)
+    try:
+        writer.flush()
+    except StoreError as error:
+        print(error)
+    print([path.name for path in folder.iterdir()])
+    folder.chmod(0o755)
+print(store.count())
+"""
+UNREADABLE = """
+with store.writer(0) as writer:
+    writer.add([make_sample("A")])
+[shard] = store.shards()
+shard.chmod(0)
+try:
+    print(store.count())
+except (StoreError, OSError) as error:
+    print(error)
+shard.chmod(0o644)
+print(shard.exists(), store.count())
+"""
+needs_modes = pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None,
+    reason="root ignores modes, and setpriv isn't there to take that right away",
+)
+
+
+def run_apart(script: str, folder: Path) -> list[str]:
+    """Run a script in a process of its own that obeys modes, and return its lines."""
+    command = [sys.executable, "-c", HEADER + script, str(folder)]
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}", *command]
+    here = Path(__file__).parent
+    result = subprocess.run(command, capture_output=True, text=True, cwd=here, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (FULL_DISK, "File too large"),
+        pytest.param(READ_ONLY, "Permission denied", marks=needs_modes),
+    ],
+    ids=["full disk", "read-only"],
+)
+def test_a_write_that_fails_leaves_no_half_shard_and_costs_no_sample(
+    store: SampleStore, script: str, reason: str
+) -> None:
+    message, left, count = run_apart(script, store.folder)
+    assert "can't write 1 samples" in message
+    assert reason in message
+    assert (left, count) == ("[]", "1")
+
+
+@needs_modes
+def test_a_shard_that_cannot_be_opened_now_is_not_taken_for_damaged(store: SampleStore) -> None:
+    *_, last = run_apart(UNREADABLE, store.folder)
+    assert last == "True 1"
+
+
+def test_a_shard_is_never_written_over(store: SampleStore) -> None:
+    with store.writer(0) as writer:
+        alien = store.round_folder(0) / "part-000000.parquet"
+        alien.write_bytes(b"from elsewhere")
+        writer.add([make_sample("A")])
+        with pytest.raises(StoreError, match="exists already"):
+            writer.flush()
+        assert alien.read_bytes() == b"from elsewhere"
+        alien.unlink()
+    assert store.count() == 1

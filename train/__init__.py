@@ -1,0 +1,1 @@
+"""Samples in, one adapter out; always its own process."""

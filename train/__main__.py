@@ -1,0 +1,46 @@
+"""The training process: `python -m selfstudy_engine.train` with a configuration and paths.
+
+Writes JSON lines to stdout; the last is {"event": "done", ...} or {"event": "error", ...}.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.errors import SelfStudyError
+
+
+def main(arguments: list[str]) -> int:
+    """Train one adapter as the arguments say; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m selfstudy_engine.train")
+    parser.add_argument("--config", type=Path, required=True, help="run.toml")
+    parser.add_argument("--model", required=True, help="folder or hub id of the base model")
+    parser.add_argument("--exemplars", type=Path, help="JSONL file [default: the shipped ones]")
+    parser.add_argument("--samples", type=Path, help="folder of a store")
+    parser.add_argument("--before-round", type=int, help="only samples of earlier rounds")
+    parser.add_argument("--previous", type=Path, help="adapter to continue from")
+    parser.add_argument("--output", type=Path, required=True, help="the adapter's new folder")
+    values = vars(parser.parse_args(arguments))
+    try:
+        from selfstudy_engine.train.trainer import TrainingJob, train_adapter
+
+        config = load_config(values.pop("config"))
+        training = train_adapter(TrainingJob(config=config, **values))
+    except SelfStudyError as error:
+        _write({"event": "error", "message": str(error), "exit_code": error.exit_code})
+        return error.exit_code
+    _write({"event": "done", **training})
+    return 0
+
+
+def _write(record: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(record).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
