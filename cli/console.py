@@ -32,12 +32,15 @@ def make_reporter(config: RunConfig) -> "PlainReporter | TerminalReporter":
     return TerminalReporter(config) if sys.stdout.isatty() else PlainReporter(config)
 
 
+def plain_console() -> Console:
+    """Return a console as wide as the terminal; in a log, wide enough for any table."""
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
 class _Reporter:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._console = Console(
-            width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False
-        )
+        self._console = plain_console()
 
     def print_summary(self, records: list[RoundRecord]) -> None:
         """Print a table of all rounds, and what they come to."""

@@ -40,6 +40,7 @@ _MAX_SHOWN = 5
     ("teacher.num_exemplars", "--teacher-exemplars"),
     ("name", "--run"),
     "seed",
+    "overlap",
     ("server.url", "--server"),
 )
 @SERVER_OPTIONS

@@ -19,7 +19,8 @@ _COMMANDS = {
     "loop": "Run the self-study loop, or continue it.",
     "train": "Train one adapter from a run's samples, or from files.",
     "predict": "Predict molecules with a run's best adapter.",
-    "store": "List, show and export the samples of a run.",
+    "bench": "Measure throughput side by side: original, transformers, vLLM, this engine.",
+    "store": "List, show, export and re-score the samples of a run.",
     "doctor": "Say whether this machine can run it, and what to do if not.",
 }
 

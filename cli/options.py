@@ -154,6 +154,7 @@ SERVER_OPTIONS = config_options(
     "server.adapter_mode",
     "server.max_model_len",
     "server.block_size",
+    "server.max_num_seqs",
     "server.kv_cache_gib",
     "server.gpu_memory_utilization",
     "server.compilation",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="Port on 127.0.0.1.",
 )
 @SERVER_OPTIONS
-@config_options(("train.rank", "--max-lora-rank"), "generation.concurrency")
+@config_options(("train.rank", "--max-lora-rank"))
 @click.option(
     "--config",
     "config_path",

@@ -1,4 +1,4 @@
-"""`selfstudy-engine store ls|show|export`."""
+"""`selfstudy-engine store ls|show|export|rescore`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ _FORMATS = ("jsonl", "parquet", "chat", "original")
 
 @click.group()
 def store() -> None:
-    """List, show and export the samples of a run."""
+    """List, show, export and re-score the samples of a run."""
 
 
 def _run_arguments(function: Callable[..., None]) -> Callable[..., None]:
@@ -125,6 +125,41 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
     finally:
         temporary.unlink(missing_ok=True)
     click.echo(f"{count} samples: {out}")
+
+
+@store.command()
+@_run_arguments
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest error that is accepted, in the property's unit [default: the run's].",
+)
+def rescore(run_name: str, runs: Path, tolerance: float | None) -> None:
+    """Judge all samples anew, and show what would change; writes nothing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.engine.rescore import rescore as rescore_store
+
+    prop = read_config(find_run(runs, run_name)).property
+    if tolerance is not None:
+        prop = prop.model_copy(update={"tolerance": tolerance})
+    result = rescore_store(_open(runs, run_name), prop)
+    table = Table()
+    for column in ("verdict", "before", "after", "gained", "lost"):
+        table.add_column(column, justify="left" if column == "verdict" else "right")
+    accepted = (result.num_accepted_before, result.num_accepted_after)
+    changes = (result.num_newly_accepted, result.num_newly_rejected)
+    table.add_row("accepted", *map(str, (*accepted, *changes)))
+    for name, change in result.reasons.items():
+        counts = (change.before, change.after, change.gained, change.lost)
+        table.add_row(name, *map(str, counts))
+    Console(width=80).print(table)
+    click.echo(
+        f"{result.num_changed} of {result.num_samples} verdicts would change at a tolerance of "
+        f"{prop.tolerance:g} {prop.unit}"
+    )
 
 
 def _open(runs: Path, run_name: str) -> Any:

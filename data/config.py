@@ -81,8 +81,8 @@ class GenerationConfig(_Section):
     """Longest completion, in tokens."""
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt; the adapter knows the form without them."""
-    concurrency: int = Field(default=128, ge=1)
-    """Completions in flight at once."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Completions in flight at once [default: as many as the server's metrics allow]."""
     request_timeout_seconds: float = Field(default=600, gt=0)
     """Longest wait for one answer, in seconds."""
 
@@ -143,6 +143,8 @@ class ServerConfig(_Section):
     """Longest prompt plus completion, in tokens."""
     block_size: int = Field(default=32, ge=1)
     """Tokens per KV-cache block; smaller blocks share more of a prompt's prefix."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Completions in one batch [default: a fixed --concurrency; 128 on a CPU, vLLM's on a GPU]."""
     kv_cache_gib: float = Field(default=2.0, gt=0)
     """KV cache on a CPU host, in GiB."""
     compilation: Literal["auto", "on", "off"] = "auto"
@@ -164,6 +166,8 @@ class RunConfig(_Section):
     """Rounds of generate, evaluate, train and swap."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the split, the sampler and the training."""
+    overlap: bool = False
+    """Train the next adapter while its predecessor generates; pays on a second device."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
     """What is predicted."""
     train_evaluation_size: int = Field(default=50, ge=0)
@@ -182,9 +186,10 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How the server runs may change between two calls, and `rounds` may grow.
+        How the server runs and is asked may change between two calls, and `rounds` may grow.
         """
-        mine, theirs = (_flatten(c.model_dump(exclude={"server", "rounds"})) for c in (self, other))
+        free: dict[str, Any] = {"server": True, "rounds": True, "generation": {"concurrency"}}
+        mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [
             f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
             for key in sorted(mine.keys() | theirs.keys())

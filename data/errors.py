@@ -9,6 +9,7 @@
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
     +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
     +- TrainingError          a training process that failed (RuntimeError)
+    +- BenchmarkError         a contender of a benchmark that failed (RuntimeError)
 
 Each message names the value, the limit and the remedy.
 """
@@ -56,3 +57,7 @@ class SwapError(SelfStudyError, RuntimeError):
 
 class TrainingError(SelfStudyError, RuntimeError):
     """The training process failed or made an adapter that can't be used."""
+
+
+class BenchmarkError(SelfStudyError, RuntimeError):
+    """A contender of a benchmark failed or answered something else than what it was asked."""

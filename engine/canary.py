@@ -95,8 +95,8 @@ async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> 
     One request at a time: two that score prompts in one batch end vLLM 0.32's CPU engine when it
     runs with LoRA (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
     """
-    choice = await _ask(client, model, token_ids, extra_body={"prompt_logprobs": 0})
-    entries: Any = (choice.model_extra or {}).get("prompt_logprobs")
+    choice = await _ask(client, model, token_ids, prompt_logprobs=0)
+    entries = choice.get("prompt_logprobs")
     try:
         pairs = zip(token_ids[1:], entries[1:], strict=True)
         return [float(entry[str(token)]["logprob"]) for token, entry in pairs]
@@ -107,21 +107,23 @@ async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> 
 async def _next_logprob(client: GenerationClient, model: str, token_ids: list[int]) -> float:
     """Return the log-probability of the likeliest token after a text."""
     choice = await _ask(client, model, token_ids, logprobs=1)
-    if choice.logprobs is None or not choice.logprobs.token_logprobs:
-        raise SwapError("the server gave no log-probability for the canary's next token")
-    return float(choice.logprobs.token_logprobs[0])
+    try:
+        return float(choice["logprobs"]["token_logprobs"][0])
+    except (KeyError, TypeError, IndexError) as error:
+        raise SwapError("the server gave no log-probability for the canary's next token") from error
 
 
 async def _ask(client: GenerationClient, model: str, token_ids: list[int], **extra: Any) -> Any:
     answer = await client.complete(
         model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
     )
-    if answer.model != model or not answer.choices:
+    choices = answer.get("choices") or []
+    if answer.get("model") != model or not choices:
         raise SwapError(
-            f"the server answered the canary as model {answer.model!r} with "
-            f"{len(answer.choices or [])} choices, asked was {model!r}"
+            f"the server answered the canary as model {answer.get('model')!r} with "
+            f"{len(choices)} choices, asked was {model!r}"
         )
-    return answer.choices[0]
+    return choices[0]
 
 
 async def warm_up(client: GenerationClient, model: str) -> None:

@@ -1,26 +1,28 @@
-"""Prompts -> completions through a server's OpenAI API: bounded concurrency, retries, checks.
-
-An answer that can't be trusted (another model's name, an aborted request, too few choices) is an
-error of the server, never a wrong answer.
-"""
+"""Prompts -> completions through a server's OpenAI API, as many at once as the server can use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import logging
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import openai
-from openai.types import Completion as ApiCompletion
-
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.data.schema import Completion
+from selfstudy_engine.engine.admission import Admission
+from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
+from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
 from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.transport import Transport
 
-MAX_RETRIES = 5
-"""Further tries after a transport error, 429 or 5xx, with exponential backoff and jitter."""
-_FINISHED = ("stop", "length")
+LOOK_SECONDS = 0.5
+"""Time between two looks at the server's metrics."""
+MAX_UNREAD = 1024
+"""Answered requests that wait for a slow reader before no new ones are asked."""
+_ROUTE = "/v1/completions"
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,15 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationRequest(Generic[Item_co]):
+    """A prompt, how to sample from it, and what comes back with the answer."""
+
+    item: Item_co
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
 class Generated(Generic[Item]):
     """The n completions of one prompt, with what the caller sent along."""
 
@@ -49,19 +60,26 @@ class GenerationClient:
 
     Args:
         endpoint: the server.
-        concurrency: completions (not requests) in flight at most.
+        concurrency: completions (not requests) in flight at most, in each call of `generate`; None
+            follows the server's metrics.
         timeout_seconds: for each attempt of a request.
+        look_seconds: time between two looks at the metrics.
     """
 
-    def __init__(self, endpoint: Endpoint, concurrency: int, timeout_seconds: float) -> None:
-        self._concurrency = concurrency
-        self._api = openai.AsyncOpenAI(
-            base_url=f"{endpoint.url}/v1",
-            api_key=endpoint.api_key or "none",
-            max_retries=MAX_RETRIES,
-            timeout=timeout_seconds,
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=endpoint.may_use_proxy),
-        )
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        concurrency: int | None,
+        timeout_seconds: float,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._fixed = concurrency
+        self._controller = ConcurrencyController()
+        self._look_seconds = look_seconds
+        self._has_metrics = True
+        # One more: the metrics are asked for however many requests are in flight.
+        self._transport = Transport(endpoint, (concurrency or MAXIMUM) + 1, timeout_seconds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,112 +94,104 @@ class GenerationClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._transport.close()
+
+    @property
+    def concurrency(self) -> int:
+        """Completions that may be in flight now."""
+        return self._fixed or self._controller.limit
 
     async def generate(
-        self, model: str, prompts: Iterable[tuple[Item, str]], params: SamplingParams
+        self,
+        model: str,
+        requests: Iterable[GenerationRequest[Item]],
+        *,
+        max_unread: int = MAX_UNREAD,
     ) -> AsyncIterator[Generated[Item]]:
         """Yield each prompt's completions as they arrive, in no particular order.
 
         Args:
             model: the served name; every answer must name it.
-            prompts: pairs of what comes back with the answer, and the prompt. Drawn from lazily:
-                a finished prompt makes room for the next.
-            params: the same for all.
+            requests: asked in their order, and drawn lazily: only when there is room for one more.
+            max_unread: answers that may wait for the reader before nothing more is asked.
 
         Raises:
-            ServerError: an answer that can't be used, or no answer after all retries.
+            ServerError: an answer that can't be used, or no answer after all retries. What was in
+                flight is yielded first.
         """
-        max_requests = max(1, self._concurrency // params.n)
-        waiting = iter(prompts)
-        running: set[asyncio.Task[Generated[Item]]] = set()
-        failure: BaseException | None = None
-        try:
-            while True:
-                # After a failure nothing new is asked, but what is being answered isn't lost.
-                while not failure and len(running) < max_requests:
-                    pair = next(waiting, None)
-                    if pair is None:
-                        break
-                    running.add(asyncio.create_task(self._request(model, *pair, params)))
-                if not running:
-                    break
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    failed = task.exception()
-                    failure = failure or failed
-                    if not failed:
-                        yield task.result()
-            if failure:
-                raise failure
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
 
-    async def _request(
-        self, model: str, item: Item, prompt: str, params: SamplingParams
-    ) -> Generated[Item]:
+        async def ask(request: GenerationRequest[Item]) -> Generated[Item]:
+            return await self._request(model, request)
+
+        admission = Admission(
+            ask,
+            requests,
+            size=lambda request: request.params.n,
+            limit=lambda: self.concurrency,
+            max_unread=max_unread,
+        )
+        steering = asyncio.create_task(self._steer(admission))
         try:
-            answer = await self._ask(model, prompt, params)
-        except ServerError as error:
-            if not _is_too_long(error.__cause__):
-                raise
+            async for generated in admission.results():
+                yield generated
+        finally:
+            steering.cancel()
+            await admission.close()
+            [outcome] = await asyncio.gather(steering, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _steer(self, admission: Admission[Any, Any]) -> None:
+        """Follow the server's metrics for as long as one call of `generate` lasts."""
+        while self._fixed is None and self._has_metrics:
+            await asyncio.sleep(self._look_seconds)
+            try:
+                answer = await self._transport.get("/metrics")
+            except ServerError:
+                continue  # the requests themselves find out whether the server is gone
+            if answer.is_passing:
+                continue
+            page = answer.body.decode("utf-8", errors="replace")
+            load = parse_load(page) if answer.status == 200 else None
+            if load is None:
+                self._has_metrics = False
+                logger.warning(
+                    "the server at %s shows no vLLM metrics (status %d): %d completions are kept "
+                    "in flight; set --concurrency to change that",
+                    *(self._transport.url, answer.status, self.concurrency),
+                )
+                return
+            self._controller.update(load, held_back=admission.held_back)
+            admission.admit()
+
+    async def _request(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:
+        params = request.params
+        body = {
+            "model": model,
+            "prompt": request.prompt,
+            "n": params.n,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "max_tokens": params.max_tokens,
+            "stop": params.stop or None,
+            "stream": False,
+        }
+        if params.ignore_eos:
+            body["ignore_eos"] = True
+        answer = await self._transport.post(_ROUTE, body)
+        if is_too_long(answer):
             # A property of the molecule, not of the server: data, as an unparsable answer is.
             too_long = Completion("", "length", num_prompt_tokens=0, num_output_tokens=0)
-            return Generated(item, [too_long] * params.n)
-        return Generated(item, _to_completions(answer, model, params.n))
-
-    async def _ask(self, model: str, prompt: str, params: SamplingParams) -> ApiCompletion:
-        return await self.complete(
-            model=model,
-            prompt=prompt,
-            n=params.n,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            max_tokens=params.max_tokens,
-            stop=list(params.stop) or None,
-            extra_body={"ignore_eos": True} if params.ignore_eos else None,
+            return Generated(request.item, [too_long] * params.n)
+        return Generated(
+            request.item, to_completions(decode(answer, self._transport.url), model, params.n)
         )
 
-    async def complete(self, **request: Any) -> ApiCompletion:
-        """Send one request to /v1/completions.
+    async def complete(self, **body: Any) -> dict[str, Any]:
+        """Send one request to /v1/completions and return the answer's JSON as it is.
 
         Raises:
             ServerError: no usable answer after all retries.
         """
-        try:
-            answer = await self._api.completions.create(stream=False, **request)
-        except (openai.APIError, ValueError) as error:  # ValueError: a body that isn't JSON
-            raise ServerError(f"the server at {self._api.base_url} failed: {error}") from error
-        if not isinstance(answer, ApiCompletion):
-            raise ServerError(f"the server at {self._api.base_url} answered {str(answer)[:100]!r}")
-        return answer
-
-
-def _is_too_long(error: BaseException | None) -> bool:
-    return isinstance(error, openai.BadRequestError) and "context length" in str(error)
-
-
-def _to_completions(answer: ApiCompletion, model: str, n: int) -> list[Completion]:
-    if answer.model != model:
-        raise ServerError(f"the server answered as model {answer.model!r}, asked was {model!r}")
-    choices: Sequence[Any] = sorted(answer.choices or [], key=lambda choice: choice.index)
-    if [choice.index for choice in choices] != list(range(n)):
-        raise ServerError(f"the server gave {len(choices)} choices, asked were {n}")
-    bad = [choice.finish_reason for choice in choices if choice.finish_reason not in _FINISHED]
-    if bad:
-        raise ServerError(f"the server ended a completion with {bad[0]!r}, not one of {_FINISHED}")
-    usage = answer.usage
-    if usage is None:
-        raise ServerError("the server's answer has no token counts (usage)")
-    per_choice, rest = divmod(usage.completion_tokens, n)
-    return [
-        Completion(
-            text=choice.text,
-            finish_reason=choice.finish_reason,
-            num_prompt_tokens=usage.prompt_tokens,
-            num_output_tokens=per_choice + (choice.index < rest),
-        )
-        for choice in choices
-    ]
+        answer = await self._transport.post(_ROUTE, {"stream": False, **body})
+        return decode(answer, self._transport.url)

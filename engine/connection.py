@@ -48,6 +48,7 @@ class Connection:
         self._runner = asyncio.Runner()
         self._cleanup = ExitStack()
         self._swapper: Swapper | None = None
+        self._admin: AdminApi | None = None
         self.client: GenerationClient
         self.served: Served
 
@@ -75,7 +76,7 @@ class Connection:
             self._server.wait_ready()
         model = str(served_model(self.endpoint)["id"])
         generation = self._config.generation
-        admin = AdminApi(self.endpoint)
+        admin = self._admin = AdminApi(self.endpoint)
         self._cleanup.callback(lambda: self._runner.run(admin.close()))
         self.client = GenerationClient(
             self.endpoint, generation.concurrency, generation.request_timeout_seconds
@@ -86,6 +87,10 @@ class Connection:
         self._swapper = make_swapper(self._config.server.adapter_mode, admin, model)
 
     def swap_to(self, adapter: Adapter) -> float:
+        """Make an adapter the one that answers, and prove it; see `swap`."""
+        return self.run(self.swap(adapter))
+
+    async def swap(self, adapter: Adapter) -> float:
         """Make an adapter the one that answers, and prove it.
 
         Returns:
@@ -98,11 +103,30 @@ class Connection:
         assert self._swapper, "connect() comes first"
         check_servable(adapter, self._config, self._model)
         dtype = resolve_dtype(self._config.model.dtype)
-        self.served, canary, seconds = self.run(
-            swap_and_prove(self._swapper, self.client, adapter, dtype)
+        self.served, canary, seconds = await swap_and_prove(
+            self._swapper, self.client, adapter, dtype
         )
         logger.info("swapped to %s in %.2f s, %s", adapter.name, seconds, canary)
         return seconds
+
+    def swap_to_base(self) -> None:
+        """Make the base model the one that answers, because a benchmark asks for it."""
+        assert self._swapper, "connect() comes first"
+        self.served = self.run(self._swapper.swap(None))
+
+    def use_fast_lora(self, enabled: bool) -> None:
+        """Choose between our way to compute runtime adapters and vLLM's, for a benchmark.
+
+        Raises:
+            ServerError: the server didn't do it.
+        """
+        assert self._admin, "connect() comes first"
+        found = self.run(self._admin.call_workers("use_fast_lora", enabled=enabled))
+        if not found or any(one is not enabled for one in found):
+            raise ServerError(
+                f"the server's workers answered {found} when asked to turn fast LoRA "
+                f"{'on' if enabled else 'off'}; its log says why"
+            )
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine; if it fails because an own server died, say that, with its log's end."""

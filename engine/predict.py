@@ -13,7 +13,7 @@ from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.task import resolve_model
-from selfstudy_engine.engine.client import SamplingParams
+from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.connection import Connection, open_connection
 from selfstudy_engine.engine.rounds import load_records
 
@@ -105,13 +105,13 @@ def predict(
     )
 
     async def ask(connection: Connection) -> list[Prediction]:
-        prompts = (
-            (index, render_prompt(molecule, config.property, shown))
+        requests = (
+            GenerationRequest(index, render_prompt(molecule, config.property, shown), params)
             for index, molecule in enumerate(molecules)
         )
         found: dict[int, Prediction] = {}
         model = connection.served.model
-        async for generated in connection.client.generate(model, prompts, params):
+        async for generated in connection.client.generate(model, requests):
             texts = [completion.text for completion in generated.completions]
             answers = [parse_completion(text, config.property) for text in texts]
             found[generated.item] = summarize(molecules[generated.item], answers)

@@ -1,7 +1,7 @@
 """A round's figures, derived from its artefacts: what metrics.jsonl holds and the CLI shows."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Self
 
 import orjson
@@ -27,14 +27,21 @@ class Timing:
     """Where the time of a round went, in seconds; of a continued round, the last call's."""
 
     train: float = 0.0
+    """Waiting for the adapter: what generating hid (--overlap) isn't in it."""
     swap: float = 0.0
     evaluate: float = 0.0
+    """Evaluating and generating share a queue; its time is shared out by output tokens."""
     generate: float = 0.0
     wait: float = 0.0
     """Waiting for the server to start."""
     num_generated: int = 0
     """Completions behind `generate`."""
     num_generated_tokens: int = 0
+
+    def __add__(self, other: "Timing") -> "Timing":
+        """Add up two parts of one round."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Timing(*(mine + theirs for mine, theirs in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,8 @@ class RoundRecord:
     adapter_sha256: str
     num_trained_samples: int
     train_loss: float
+    sampled_from: str
+    """Adapter that the samples came from: with --overlap the one before `adapter`."""
     num_completions: int
     num_accepted: int
     num_distinct_accepted: int
@@ -110,10 +119,12 @@ def derive_record(
     rejections: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     num_completions = 0
-    columns = ["molecule_id", "accepted", "rejections"]
+    sampled_from: set[str] = set()
+    columns = ["molecule_id", "adapter", "accepted", "rejections"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
             num_completions += 1
+            sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
             accepted[row["molecule_id"]] += row["accepted"]
     answers = load_evaluation(folder.evaluation(round_index))
@@ -129,6 +140,7 @@ def derive_record(
         adapter_sha256=adapter.sha256,
         num_trained_samples=adapter.training["num_samples"],
         train_loss=adapter.training["loss"],
+        sampled_from=", ".join(sorted(sampled_from)),
         num_completions=num_completions,
         num_accepted=num_accepted,
         num_distinct_accepted=sum(count > 0 for count in accepted.values()),

@@ -29,6 +29,7 @@ from selfstudy_engine.data.hardware import device, resolve_dtype
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _LOG_LINES = 12
+_CPU_MAX_NUM_SEQS = 128
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _WORKER_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
 logger = logging.getLogger(__name__)
@@ -87,12 +88,13 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         *("--dtype", resolve_dtype(config.model.dtype)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
-        *("--max-num-seqs", str(config.generation.concurrency)),
         # Several API servers and a runtime change of adapters exclude each other.
         *("--api-server-count", "1"),
         *("--middleware", _GUARD),
         "--disable-uvicorn-access-log",
     ]
+    if (batch := max_num_seqs(config)) is not None:
+        command += ["--max-num-seqs", str(batch)]
     if device() == "cuda":
         command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
     if not compiled(config):
@@ -106,6 +108,12 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
         command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
     return command + server.extra_args
+
+
+def max_num_seqs(config: RunConfig) -> int | None:
+    """Return the largest batch, in completions; None leaves it to vLLM, which goes by the GPU."""
+    chosen = config.server.max_num_seqs or config.generation.concurrency
+    return chosen or (_CPU_MAX_NUM_SEQS if device() == "cpu" else None)
 
 
 def compiled(config: RunConfig) -> bool:

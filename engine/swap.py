@@ -60,6 +60,12 @@ class AdminApi:
             raise SwapError(f"{path} failed with {response.status_code}: {response.text[:500]}")
         return response
 
+    async def call_workers(self, method: str, **arguments: Any) -> list[Any]:
+        """Call a method on every worker of the server; return what each answered."""
+        call = {"method": method, "kwargs": arguments}
+        response = await self.post("/collective_rpc", json=call)
+        return _results_of(response)
+
     async def drain(self) -> None:
         """Hold new requests back until those in flight have finished."""
         await self.post("/pause", mode="wait", clear_cache="false")
@@ -112,9 +118,7 @@ class MergedSwapper:
         folder = str(adapter.folder.resolve()) if adapter else None
         expected = adapter.sha256 if adapter else ""
         await self._admin.drain()
-        call = {"method": "serve_merged", "kwargs": {"adapter_folder": folder}}
-        response = await self._admin.post("/collective_rpc", json=call)
-        results = _results_of(response)
+        results = await self._admin.call_workers("serve_merged", adapter_folder=folder)
         if not results or any(result != expected for result in results):
             raise SwapError(
                 f"the server's workers merged {results}, wanted was {expected!r}; the server stays "

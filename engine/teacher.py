@@ -18,7 +18,7 @@ from selfstudy_engine.data.prompts import read_number
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import load_table
-from selfstudy_engine.engine.client import MAX_RETRIES
+from selfstudy_engine.engine.transport import MAX_RETRIES
 
 _CANDIDATES_PER_EXEMPLAR = 4
 """Molecules that are tried for each exemplar before the teacher counts as unable."""

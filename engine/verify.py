@@ -16,10 +16,15 @@ def verify(completion: Completion, molecule: Molecule, prop: Property) -> Verdic
     Returns:
         A verdict with every reason for a rejection; accepted only if there is none.
     """
-    answer = parse_completion(completion.text, prop)
-    error = None if answer.value is None else answer.value - molecule.value
+    return judge(completion.text, completion.finish_reason, molecule.value, prop)
+
+
+def judge(text: str, finish_reason: str, measured: float, prop: Property) -> Verdict:
+    """Do what `verify` does, from the columns of a store that a verdict depends on."""
+    answer = parse_completion(text, prop)
+    error = None if answer.value is None else answer.value - measured
     checks = {
-        TRUNCATED: completion.finish_reason == "length",
+        TRUNCATED: finish_reason == "length",
         NO_VALUE: answer.value is None,
         NO_REASON: not answer.reason,
         OUT_OF_TOLERANCE: error is not None and abs(error) > prop.tolerance,

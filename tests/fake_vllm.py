@@ -63,6 +63,7 @@ class FakeVllm:
         requests: everything asked, in order.
         max_in_flight: most completions (requests times n) at once.
         latency_seconds: of every generation.
+        max_num_seqs: completions in a batch, as /metrics has it; the others wait.
         malformed: share of the texts that can't be parsed.
         missing_routes: answered with 404, as a server without development mode does.
         keeps_old_adapter: a swap answers 200 and changes nothing.
@@ -76,6 +77,7 @@ class FakeVllm:
         self.requests: list[Request] = []
         self.max_in_flight = 0
         self.latency_seconds = 0.0
+        self.max_num_seqs = 128
         self.malformed = 0.2
         self.missing_routes: set[str] = set()
         self.keeps_old_adapter = False
@@ -148,6 +150,7 @@ class FakeVllm:
         """Return status and content of the right answer."""
         routes: dict[str, Callable[[dict[str, str], Body], tuple[int, Body | str]]] = {
             "/health": lambda *_: (200, ""),
+            "/metrics": self._metrics,
             "/v1/models": self._models,
             "/v1/completions": self._completions,
             "/pause": self._pause,
@@ -160,6 +163,20 @@ class FakeVllm:
         if path not in routes or path in self.missing_routes:
             return 404, {"detail": "Not Found"}
         return routes[path](params, body)
+
+    def _metrics(self, params: dict[str, str], body: Body) -> tuple[int, str]:
+        running = min(self._in_flight, self.max_num_seqs)
+        labels = f'{{engine="0",model_name="{self.model}"}}'
+        lines = [
+            "# HELP vllm:num_requests_running Number of requests in model execution batches.",
+            "# TYPE vllm:num_requests_running gauge",
+            f"vllm:num_requests_running{labels} {float(running)}",
+            f"vllm:num_requests_waiting{labels} {float(self._in_flight - running)}",
+            'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 99.0',
+            f"vllm:kv_cache_usage_perc{labels} {running / self.max_num_seqs / 2}",
+            f"vllm:num_preemptions_total{labels} 0.0",
+        ]
+        return 200, "\n".join(lines) + "\n"
 
     def _models(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
         base = {"id": self.model, "object": "model", "parent": None}
@@ -353,7 +370,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(data)))
-        # openai's client waits that long before the next try, not up to 8 s.
+        # The client waits that long before the next try, not up to 8 s.
         self.send_header("retry-after-ms", "10")
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if cut else data)

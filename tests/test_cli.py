@@ -215,6 +215,24 @@ def test_store_show(runs: Path) -> None:
     refuse("store", "show", "--run", "mine", "--runs", runs, "--limit", -1)
 
 
+def test_store_rescore_shows_what_would_change_and_writes_nothing(runs: Path) -> None:
+    """B was stored as without a value, which its text has; C is 4.5 °C off."""
+    before = {path: path.read_bytes() for path in runs.rglob("*.parquet")}
+    result = call("store", "rescore", "--run", "mine", "--runs", runs)
+    assert result.exit_code == 0, result.exception
+    cells = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    assert ["accepted", "2", "3", "1", "0"] in cells
+    assert ["no", "value", "1", "0", "0", "1"] in cells
+    assert "1 of 3 verdicts would change at a tolerance of 30 °C" in result.output
+    strict = call("store", "rescore", "--run", "mine", "--runs", runs, "--tolerance", 4).output
+    cells = [line.replace("│", " ").split() for line in strict.splitlines()]
+    assert ["accepted", "2", "0", "0", "2"] in cells
+    assert ["out", "of", "tolerance", "0", "3", "3", "0"] in cells
+    assert {path: path.read_bytes() for path in runs.rglob("*.parquet")} == before
+    refuse("store", "rescore", "--run", "mine", "--runs", runs, "--tolerance", 0)
+    refuse("store", "rescore", "--run", "other", "--runs", runs)
+
+
 def export(runs: Path, form: str, out: Path, *more: str) -> Result:
     common = ("store", "export", "--run", "mine", "--runs", runs, "--out", out, "--format", form)
     result = call(*common, *more)

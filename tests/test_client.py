@@ -11,7 +11,13 @@ import pytest
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 
 from selfstudy_engine.data.errors import ServerError
-from selfstudy_engine.engine.client import Generated, GenerationClient, SamplingParams
+from selfstudy_engine.engine.client import (
+    Generated,
+    GenerationClient,
+    GenerationRequest,
+    SamplingParams,
+)
+from selfstudy_engine.engine.concurrency import START
 from selfstudy_engine.engine.server import Endpoint, served_model
 
 ROUTE = "/v1/completions"
@@ -21,21 +27,26 @@ def params(n: int = 2) -> SamplingParams:
     return SamplingParams(n=n, temperature=0.8, top_p=1.0, max_tokens=32, stop=("\n\n",))
 
 
+def ask_for(num_prompts: int, n: int = 2) -> list[GenerationRequest[int]]:
+    return [
+        GenerationRequest(index, f"SMILES: {'C' * (index + 1)}\nReason:", params(n))
+        for index in range(num_prompts)
+    ]
+
+
 async def collect(
     endpoint: Endpoint,
-    prompts: Any,
-    n: int = 2,
-    concurrency: int = 8,
+    requests: Any,
+    concurrency: int | None = 8,
     timeout_seconds: float = 10,
     model: str = "tiny",
 ) -> list[Generated[int]]:
     async with GenerationClient(endpoint, concurrency, timeout_seconds) as client:
-        return [item async for item in client.generate(model, prompts, params(n))]
+        return [item async for item in client.generate(model, requests)]
 
 
-def generate(fake: FakeVllm, num_prompts: int = 1, **how: Any) -> list[Generated[int]]:
-    prompts = [(index, f"SMILES: {'C' * (index + 1)}\nReason:") for index in range(num_prompts)]
-    return asyncio.run(collect(fake.endpoint, prompts, **how))
+def generate(fake: FakeVllm, num_prompts: int = 1, n: int = 2, **how: Any) -> list[Generated[int]]:
+    return asyncio.run(collect(fake.endpoint, ask_for(num_prompts, n), **how))
 
 
 def texts(found: list[Generated[int]]) -> dict[int, list[str]]:
@@ -85,20 +96,117 @@ def test_the_concurrency_limit_holds(fake: FakeVllm, concurrency: int, n: int, l
 def test_prompts_are_drawn_lazily(fake: FakeVllm) -> None:
     drawn: list[int] = []
 
-    def prompts() -> Iterator[tuple[int, str]]:
-        for index in range(50):
-            drawn.append(index)
-            yield index, f"prompt {index}"
+    def requests() -> Iterator[GenerationRequest[int]]:
+        for request in ask_for(50):
+            drawn.append(request.item)
+            yield request
 
     async def take_three() -> None:
         async with GenerationClient(fake.endpoint, 4, 10) as client:
-            answers = client.generate("tiny", prompts(), params(2))
+            answers = client.generate("tiny", requests(), max_unread=2)
             for _ in range(3):
                 await anext(answers)
+            await asyncio.sleep(0.2)  # the reader is slow, and nothing more is drawn
             await answers.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(take_three())
-    assert len(drawn) <= 3 + 2 + 1
+    read, unread, in_flight = 3, 2, 2
+    assert len(drawn) <= read + unread + in_flight
+
+
+def test_greedy_questions_and_samples_share_one_queue(fake: FakeVllm) -> None:
+    greedy = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=8)
+    requests = [
+        GenerationRequest(index, f"prompt {index}", greedy if index % 2 else params(n=3))
+        for index in range(8)
+    ]
+    found = asyncio.run(collect(fake.endpoint, requests, concurrency=4))
+    assert {g.item: len(g.completions) for g in found} == {i: 1 if i % 2 else 3 for i in range(8)}
+    asked = {request.body["prompt"]: request.body for request in fake.requests}
+    assert [asked[f"prompt {i}"]["temperature"] for i in range(4)] == [0.8, 0, 0.8, 0]
+    assert [asked[f"prompt {i}"]["max_tokens"] for i in range(2)] == [32, 8]
+    assert fake.max_in_flight <= 4
+
+
+def test_a_reader_that_stores_for_long_keeps_the_server_busy(fake: FakeVllm) -> None:
+    """All is answered while the first answer is being stored."""
+
+    async def read() -> int:
+        async with GenerationClient(fake.endpoint, 4, 10) as client:
+            answers = client.generate("tiny", ask_for(12))
+            await anext(answers)
+            while len(fake.requests) < 12:
+                await asyncio.sleep(0.01)
+            return 1 + len([generated async for generated in answers])
+
+    assert asyncio.run(read()) == 12
+
+
+@pytest.mark.parametrize("concurrency", [8, None])
+def test_a_cancelled_call_leaves_no_task_behind(fake: FakeVllm, concurrency: int | None) -> None:
+    fake.latency_seconds = 0.3
+
+    async def run() -> None:
+        async with GenerationClient(fake.endpoint, concurrency, 10, look_seconds=0.01) as client:
+
+            async def generate() -> None:
+                async for _ in client.generate("tiny", ask_for(6)):
+                    pass
+
+            task = asyncio.create_task(generate())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())
+
+
+async def follow(fake: FakeVllm, num_prompts: int, concurrency: int | None = None) -> int:
+    """Generate with two looks for each answer's time; return the concurrency at the end."""
+    async with GenerationClient(fake.endpoint, concurrency, 10, look_seconds=0.02) as client:
+        answers = [item async for item in client.generate("tiny", ask_for(num_prompts, n=2))]
+        assert len(answers) == num_prompts
+        return client.concurrency
+
+
+def test_concurrency_follows_the_servers_queue(fake: FakeVllm) -> None:
+    fake.max_num_seqs, fake.latency_seconds = 100, 0.04
+    in_flight = asyncio.run(follow(fake, 400))
+    assert 100 < in_flight <= 250
+    assert fake.max_in_flight > START
+
+
+def test_a_fixed_concurrency_asks_for_no_metrics(fake: FakeVllm) -> None:
+    fake.latency_seconds = 0.05
+    assert asyncio.run(follow(fake, 20, concurrency=10)) == 10
+    assert "/metrics" not in fake.paths
+
+
+def test_a_server_without_metrics_gets_the_starting_number_and_is_named_once(
+    fake: FakeVllm, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.missing_routes, fake.latency_seconds = {"/metrics"}, 0.05
+
+    async def run() -> int:
+        async with GenerationClient(fake.endpoint, None, 10, look_seconds=0.01) as client:
+            for _ in range(2):
+                async for _ in client.generate("tiny", ask_for(100)):
+                    pass
+            return client.concurrency
+
+    assert asyncio.run(run()) == START == fake.max_in_flight
+    assert fake.paths.count("/metrics") == 1
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"{fake.url} shows no vLLM metrics (status 404): 64 completions" in warning
+
+
+def test_metrics_that_fail_for_once_are_asked_for_again(fake: FakeVllm) -> None:
+    fake.max_num_seqs, fake.latency_seconds = 100, 0.04
+    fake.fail_next("/metrics", refuse=True, times=2)
+    fake.fail_next("/metrics", status=503)
+    assert asyncio.run(follow(fake, 400)) > START
 
 
 def test_no_prompts_are_no_requests(fake: FakeVllm) -> None:
@@ -150,7 +258,7 @@ def test_a_prompt_over_the_context_length_is_data(fake: FakeVllm) -> None:
 @pytest.mark.parametrize("key", ["", "wrong"])
 def test_a_missing_or_wrong_key_is_named(fake: FakeVllm, key: str) -> None:
     with pytest.raises(ServerError, match="401"):
-        asyncio.run(collect(Endpoint(fake.url, key), [(0, "prompt")]))
+        asyncio.run(collect(Endpoint(fake.url, key), ask_for(1)))
 
 
 def test_a_server_without_a_key_needs_none() -> None:
@@ -169,6 +277,14 @@ def with_finish_reason(value: str | None) -> Edit:
     return edit
 
 
+def with_text(value: str | None) -> Edit:
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        answer["choices"][0]["text"] = value
+        return answer
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -180,8 +296,16 @@ def with_finish_reason(value: str | None) -> Edit:
         (with_finish_reason(None), "ended a completion with None"),
         (lambda a: a | {"usage": None}, "no token counts"),
         (lambda a: {k: v for k, v in a.items() if k != "usage"}, "no token counts"),
+        (lambda a: a | {"usage": {"prompt_tokens": 3}}, "isn't a completion.*completion_tokens"),
+        (lambda a: a | {"choices": None}, "isn't a completion"),
+        (lambda a: a | {"choices": ["text", "text"]}, "isn't a completion"),
+        (lambda a: a | {"choices": [{"index": 0}, {"index": 1}]}, "isn't a completion.*text"),
+        (with_text(None), "isn't a completion.*text"),
     ],
-    ids=["model", "no choices", "one choice", "same index", "abort", "unfinished", "null", "usage"],
+    ids=[
+        *("model", "no choices", "one choice", "same index", "abort", "unfinished", "null"),
+        *("usage", "half usage", "null choices", "bare texts", "bare choices", "no text"),
+    ],
 )
 def test_an_answer_that_cant_be_trusted_is_an_error(
     fake: FakeVllm, edit: Edit, message: str
@@ -212,13 +336,12 @@ def test_many_failures_at_once_are_one_error(
         ROUTE,
         times=100,
         edit=lambda answer: answer | {"model": "other"},
-        matching=lambda body: body["prompt"] != "prompt 0",
+        matching=lambda body: body["prompt"] != "SMILES: C\nReason:",
     )
 
     async def run() -> None:
-        prompts = [(index, f"prompt {index}") for index in range(8)]
         async with GenerationClient(fake.endpoint, 16, 10) as client:
-            async for _ in client.generate("tiny", prompts, params(2)):
+            async for _ in client.generate("tiny", ask_for(8)):
                 await asyncio.sleep(0.5)  # all others have failed when this comes back
 
     with caplog.at_level(logging.ERROR), pytest.raises(ServerError, match="other"):
@@ -236,9 +359,8 @@ def test_answers_that_came_before_a_failure_arent_lost(fake: FakeVllm) -> None:
     found = []
 
     async def run() -> None:
-        prompts = [(index, f"SMILES: {'C' * (index + 1)}\nReason:") for index in range(4)]
         async with GenerationClient(fake.endpoint, 8, 10) as client:
-            async for generated in client.generate("tiny", prompts, params(2)):
+            async for generated in client.generate("tiny", ask_for(4)):
                 await asyncio.sleep(0.3)  # the others are all there when this comes back
                 found.append(generated.item)
 

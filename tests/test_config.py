@@ -119,9 +119,9 @@ EVERYTHING = {
         "model": "m",
         "num_exemplars": 3,
     },
-    "generation": {"batch": 9, "samples_per_molecule": 3, "temperature": 0.0},
+    "generation": {"batch": 9, "samples_per_molecule": 3, "temperature": 0.0, "concurrency": 5},
     "train": {"target_modules": ["q_proj", "v_proj"], "epochs": 0.5, "learning_rate": 1e-6},
-    "server": {"url": "http://[::1]:8000", "extra_args": ["--x", "a b", '"']},
+    "server": {"url": "http://[::1]:8000", "max_num_seqs": 64, "extra_args": ["--x", "a b", '"']},
 }
 
 
@@ -134,7 +134,9 @@ def test_to_toml_reads_back_the_same(tmp_path: Path, values: dict[str, object]) 
 
 def test_every_optional_of_the_example_above_is_set() -> None:
     config = RunConfig.model_validate(EVERYTHING)
-    for section in (config.table, config.model, config.teacher, config.server):
+    for section in (
+        *(config.table, config.model, config.teacher, config.generation, config.server),
+    ):
         assert None not in section.model_dump().values()
 
 
@@ -157,8 +159,9 @@ def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
     assert (both.property.decimals, both.property.tolerance) == (0, 1.0)
 
 
-def test_differences_name_both_values_and_leave_the_server_out() -> None:
-    mine = load_config(None, {"train.rank": 8, "seed": 1, "rounds": 9, "server.block_size": 16})
+def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:
+    free = {"rounds": 9, "server.block_size": 16, "generation.concurrency": 7}
+    mine = load_config(None, {"train.rank": 8, "seed": 1} | free)
     assert mine.differences(RunConfig()) == ["seed: 1 -> 0", "train.rank: 8 -> 16"]
     assert mine.differences(mine) == []
     with_table = load_config(None, {"table.path": "a.csv"})

@@ -204,15 +204,15 @@ def test_a_server_that_fails_in_the_middle_leaves_the_samples_before(
     before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
 ) -> None:
     runs = before_generating.path.parent
-    config = small_config(generation__concurrency=2)  # one request at a time
+    config = small_config(generation__concurrency=2)  # one request at a time; may change
     last_prompt = list(stored(finished).values())[-1].prompt
     fake.fail_next(
         "/v1/completions", status=400, matching=lambda body: body["prompt"] == last_prompt
     )
-    with pytest.raises(RunFolderError, match=r"generation.concurrency"):
-        loop(config, runs, fake)  # decides what a run computes, as the configuration has it
+    with pytest.raises(RunFolderError, match=r"generation.temperature"):
+        loop(small_config(generation__temperature=0.1), runs, fake)
     with pytest.raises(ServerError, match="failed on command"):
-        loop(small_config(), runs, fake)
+        loop(config, runs, fake)
     kept = content_of(before_generating)
     assert BATCH <= len(kept) < 2 * BATCH
     loop(small_config(), runs, fake)

@@ -16,10 +16,11 @@ from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.canary import Served, check_canary
-from selfstudy_engine.engine.client import GenerationClient, SamplingParams
+from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer, served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
@@ -27,6 +28,7 @@ from selfstudy_engine.engine.training import run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = "Name: phenol\nSMILES: Oc1ccccc1\nReason:"
+DTYPE = resolve_dtype("auto")
 GREEDY = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=12)
 
 
@@ -67,7 +69,8 @@ def server(
 
 
 async def answer(client: GenerationClient, served: Served) -> str:
-    [generated] = [g async for g in client.generate(served.model, [(0, QUESTION)], GREEDY)]
+    requests = [GenerationRequest(0, QUESTION, GREEDY)]
+    [generated] = [g async for g in client.generate(served.model, requests)]
     return generated.completions[0].text
 
 
@@ -84,21 +87,21 @@ def test_swaps_are_proven_and_the_base_comes_back(
         async with GenerationClient(process.endpoint, 8, 300) as client:
             base = Served(model)
             with pytest.raises(SwapError, match="doesn't answer from adapter round-0000"):
-                await check_canary(client, base, first, "float32")
+                await check_canary(client, base, first, DTYPE)
             before = await answer(client, base)
 
-            served_first, canary, _ = await swap_and_prove(swapper, client, first, "float32")
-            assert canary.distance < 0.01 < canary.distance_to_base
+            served_first, canary, _ = await swap_and_prove(swapper, client, first, DTYPE)
+            assert canary.distance < canary.distance_to_base / 5
             with_first = await answer(client, served_first)
             assert with_first != before
 
-            served_second, _, _ = await swap_and_prove(swapper, client, second, "float32")
+            served_second, _, _ = await swap_and_prove(swapper, client, second, DTYPE)
             assert served_second.adapter_sha256 == second.sha256 != first.sha256
             with pytest.raises(SwapError):
-                await check_canary(client, served_second, first, "float32")
+                await check_canary(client, served_second, first, DTYPE)
             assert await answer(client, served_second) != before
 
-            again, _, _ = await swap_and_prove(swapper, client, first, "float32")
+            again, _, _ = await swap_and_prove(swapper, client, first, DTYPE)
             assert await answer(client, again) == with_first
             assert await answer(client, await swapper.swap(None)) == before
         await admin.close()

@@ -101,6 +101,21 @@ def test_extra_arguments_come_last_so_that_they_win() -> None:
     assert server_command(config(server__extra_args=extra), "tiny", 8000)[-2:] == extra
 
 
+def test_the_batch_is_as_large_as_asked_for() -> None:
+    fixed = config(generation__concurrency=48)
+    assert after(server_command(fixed, "tiny", 8000), "--max-num-seqs") == "48"
+    both = config(generation__concurrency=48, server__max_num_seqs=16)
+    assert after(server_command(both, "tiny", 8000), "--max-num-seqs") == "16"
+
+
+def test_the_batch_is_the_devices_own_if_nobody_asks() -> None:
+    command = server_command(config(), "tiny", 8000)
+    if device() == "cpu":
+        assert after(command, "--max-num-seqs") == "128"
+    else:  # vLLM goes by the GPU
+        assert "--max-num-seqs" not in command
+
+
 def test_the_key_goes_through_the_environment() -> None:
     assert server_environment(config(), "tiny", KEY)["VLLM_API_KEY"] == KEY
 

@@ -1,0 +1,182 @@
+"""`selfstudy-engine bench`."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfstudy_engine.cli.options import (
+    BASE_OPTIONS,
+    SERVER_OPTIONS,
+    config_options,
+    resolve,
+    vllm_arguments,
+)
+
+if TYPE_CHECKING:
+    from selfstudy_engine.engine.bench_results import Results
+
+
+@click.command()
+@click.option(
+    "--quick", is_flag=True, help="Less of everything: under 5 minutes on 2 cores, and noisier."
+)
+@click.option(
+    "--only",
+    metavar="LIST",
+    help="Contenders and parts to measure, e.g. 3,5,swap. [default: all; --quick leaves out 3d]",
+)
+@click.option("--repeats", type=click.IntRange(min=1), help="Turns of each contender. [default: 3]")
+@click.option(
+    "--prompts",
+    "num_prompts",
+    type=click.IntRange(min=1),
+    help="Completions of a turn. [default: 64]",
+)
+@click.option(
+    "--tokens",
+    "max_tokens",
+    type=click.IntRange(min=1),
+    help="Output tokens of each fixed-length completion. [default: 64]",
+)
+@click.option(
+    "--adapter",
+    "adapter_folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Adapter to serve. [default: one is trained on the exemplars first]",
+)
+@click.option(
+    "--load-format",
+    type=click.Choice(["auto", "dummy"]),
+    default="auto",
+    show_default=True,
+    help="dummy makes random weights: --model is a folder with config.json and tokenizer only.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench"),
+    show_default=True,
+    help="Folder for bench.json, bench.svg, bench.png and the logs.",
+)
+@BASE_OPTIONS
+@SERVER_OPTIONS
+@config_options(
+    "generation.samples_per_molecule", "generation.max_tokens", "generation.concurrency"
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="TOML file with any of the loop's options.",
+)
+@vllm_arguments
+def bench(
+    quick: bool,
+    only: str | None,
+    out: Path,
+    adapter_folder: Path | None,
+    load_format: str,
+    config_path: Path | None,
+    vllm_arguments: tuple[str, ...],
+    **values: Any,
+) -> None:
+    """Measure generation side by side: the original's method, transformers, vLLM, and this engine.
+
+    Contenders: 1 the original's method, 2 transformers, 3 vLLM offline (3d with its own defaults),
+    4 our server with the base model, 5 with a merged adapter, 6 with vLLM's stock runtime LoRA,
+    7 with the fast one. Parts: swap, overlap, client, rescore, training, and, when named,
+    yield (which way of asking gives the most accepted samples).
+    """
+    from dataclasses import replace
+
+    from selfstudy_engine.engine.bench import FULL, QUICK, parse_wanted, run_benchmark
+    from selfstudy_engine.engine.bench_chart import save_chart
+    from selfstudy_engine.engine.bench_results import save_results
+
+    size = QUICK if quick else FULL
+    asked = {key: values.pop(key) for key in ("repeats", "num_prompts", "max_tokens")}
+    size = replace(size, **{key: value for key, value in asked.items() if value is not None})
+    if vllm_arguments:
+        values["server__extra_args"] = list(vllm_arguments)
+    config = resolve(config_path, values)
+    wanted = parse_wanted(only, quick)
+    started = time.monotonic()
+
+    def show(phase: str) -> None:
+        click.echo(f"[{time.monotonic() - started:4.0f} s] {phase}", err=True)
+
+    results = run_benchmark(
+        config,
+        size,
+        wanted,
+        adapter_folder=adapter_folder,
+        dummy=load_format == "dummy",
+        logs=out / "logs",
+        on_phase=show,
+    )
+    save_results(results, out / "bench.json")
+    if results.contenders:
+        save_chart(results, out / "bench")
+    _print_tables(results)
+    click.echo(f"Results: {out.resolve()} ({time.monotonic() - started:.0f} s)")
+
+
+def _print_tables(results: "Results") -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from selfstudy_engine.cli.console import plain_console
+
+    console = plain_console()
+    content = results.to_json()
+    if content["contenders"]:
+        table = Table(title="Medians (lowest-highest) over the turns", box=SIMPLE)
+        table.add_column("")
+        for name in ("tokens/s", "of 3", "of the first", "compl./s", "accepted/s"):
+            table.add_column(name, justify="right")
+        for name in ("first token, s", "start, s", "memory, GiB", "prefix hits", "idle"):
+            table.add_column(name, justify="right")
+        for key, facts in content["contenders"].items():
+            table.add_row(*_cells(key, facts, content["contenders"]))
+        console.print(table)
+        console.print("tokens/s: fixed length. compl./s and accepted/s: the loop's own workload.")
+        console.print("first token: of a prompt of about 900 tokens, alone.")
+    for part, figures in content["extras"].items():
+        shown = ", ".join(f"{key} {_short(value)}" for key, value in figures.items())
+        console.print(f"{part}: {shown}")
+    for name, value in content["ratios"].items():
+        console.print(f"{name}: {_short(value)}")
+
+
+def _cells(key: str, facts: dict[str, Any], contenders: dict[str, Any]) -> list[str]:
+    def median(of: dict[str, Any] | None, workload: str, rate: str) -> float | None:
+        found = (of or {}).get("workloads", {}).get(workload, {}).get(rate)
+        return found["median"] if found else None
+
+    speed = median(facts, "fixed", "output_tokens_per_second")
+    fixed = facts["workloads"].get("fixed", {}).get("output_tokens_per_second")
+    reference = median(contenders.get("3"), "fixed", "output_tokens_per_second")
+    first = median(next(iter(contenders.values())), "fixed", "output_tokens_per_second")
+    return [
+        f"{key} {facts['label']}",
+        f"{fixed['median']:.0f} ({fixed['low']:.0f}-{fixed['high']:.0f})" if fixed else "-",
+        f"{speed / reference:.2f}" if speed and reference else "-",
+        f"{speed / first:.1f}" if speed and first else "-",
+        _short(median(facts, "real", "completions_per_second")),
+        _short(median(facts, "real", "accepted_distinct_per_second")),
+        _short(median(facts, "long", "seconds_per_prompt")),
+        _short(facts.get("startup_seconds")),
+        _short(facts.get("peak_memory_gib")),
+        _short(median(facts, "real", "prefix_hit_share")),
+        _short(median(facts, "real", "idle_share")),
+    ]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return "[" + ", ".join(_short(item) for item in value) + "]"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,80 @@
+"""What a completion server answered -> completions, or an error that says why not.
+
+An answer that can't be trusted (another model's name, an aborted request, too few choices) is an
+error of the server, never a wrong answer.
+"""
+
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import Any
+
+import orjson
+
+from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.data.schema import Completion
+from selfstudy_engine.engine.transport import Answer
+
+_FINISHED = ("stop", "length")
+
+
+def decode(answer: Answer, url: str) -> dict[str, Any]:
+    """Return the JSON object of an answer.
+
+    Raises:
+        ServerError: another status than 200, or another body.
+    """
+    if answer.status != 200:
+        raise ServerError(f"the server at {url} failed with {answer.status}: {answer.text}")
+    try:
+        content = orjson.loads(answer.body)  # refuses NaN, as JSON does
+    except ValueError as error:
+        raise ServerError(
+            f"the server at {url} answered {answer.text[:100]!r}, which isn't JSON: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ServerError(f"the server at {url} answered {answer.text[:100]!r}")
+    return content
+
+
+def is_too_long(answer: Answer) -> bool:
+    """Tell whether the server refused a prompt because it is over its context length."""
+    return answer.status == 400 and b"context length" in answer.body
+
+
+def to_completions(answer: Mapping[str, Any], model: str, n: int) -> list[Completion]:
+    """Return the n completions of a decoded answer, in the order of their index.
+
+    Raises:
+        ServerError: they aren't n, aren't finished, or are another model's.
+    """
+    if answer.get("model") != model:
+        raise ServerError(
+            f"the server answered as model {answer.get('model')!r}, asked was {model!r}"
+        )
+    try:
+        choices = sorted(answer["choices"], key=itemgetter("index"))
+        if [choice["index"] for choice in choices] != list(range(n)):
+            raise ServerError(f"the server gave {len(choices)} choices, asked were {n}")
+        if not all(isinstance(choice["text"], str) for choice in choices):
+            raise TypeError("a text is missing")
+        bad = [c["finish_reason"] for c in choices if c["finish_reason"] not in _FINISHED]
+        if bad:
+            raise ServerError(
+                f"the server ended a completion with {bad[0]!r}, not one of {_FINISHED}"
+            )
+        usage = answer.get("usage")
+        if usage is None:
+            raise ServerError("the server's answer has no token counts (usage)")
+        num_prompt_tokens = int(usage["prompt_tokens"])
+        per_choice, rest = divmod(int(usage["completion_tokens"]), n)
+        return [
+            Completion(
+                choice["text"],
+                choice["finish_reason"],
+                num_prompt_tokens,
+                per_choice + (index < rest),
+            )
+            for index, choice in enumerate(choices)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerError(f"the server's answer isn't a completion: {error!r}") from error

@@ -1,0 +1,62 @@
+"""Watches a server from outside: for how much of the time did nothing run in it?"""
+
+import threading
+import time
+from typing import Self
+
+import httpx
+
+from selfstudy_engine.engine.metrics import parse_metrics
+from selfstudy_engine.engine.server import Endpoint
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+class IdleWatch:
+    """Looks at a server's metrics ten times a second; use it as a context manager.
+
+    What counts is the time from the first look that finds something running to the last.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._looks: list[tuple[float, bool]] = []
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="idle", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to look."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop looking."""
+        self._closed.set()
+        self._thread.join()
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the looks that found nothing running, 0 to 1."""
+        busy = self._between_first_and_last()
+        return 1 - sum(busy) / len(busy) if busy else 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that `idle_share` speaks of."""
+        times = [when for when, running in self._looks if running]
+        return times[-1] - times[0] if times else 0.0
+
+    def _between_first_and_last(self) -> list[bool]:
+        states = [running for _, running in self._looks]
+        if not any(states):
+            return []
+        return states[states.index(True) : len(states) - states[::-1].index(True)]
+
+    def _watch(self) -> None:
+        with httpx.Client(
+            base_url=self._endpoint.url, headers=self._endpoint.headers, trust_env=False
+        ) as http:
+            while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
+                metrics = parse_metrics(http.get("/metrics").text)
+                running = sum(metrics["num_requests_running"])
+                self._looks.append((time.monotonic(), running > 0))

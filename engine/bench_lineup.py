@@ -1,0 +1,207 @@
+"""Who takes part in a benchmark: starts the references and servers that are wanted, ends them all.
+
+Servers are shared: the base model and the merged adapter are one server's, both ways of runtime
+LoRA another's.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import RunConfig, override
+from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.engine.bench_contenders import (
+    Contender,
+    ReferenceContender,
+    ServerContender,
+    peak_memory_gib,
+)
+from selfstudy_engine.engine.bench_reference import ReferenceSettings
+from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.server import (
+    VllmServer,
+    compiled,
+    max_num_seqs,
+    server_environment,
+)
+
+LABELS = {
+    "1": "original: one prompt, no KV cache",
+    "2": "transformers generate, padded batches",
+    "3": "vLLM offline, base model",
+    "3d": "vLLM offline, vLLM's defaults",
+    "4": "our server, base model",
+    "5": "our server, merged adapter",
+    "6": "our server, stock runtime LoRA",
+    "7": "our server, fast runtime LoRA",
+}
+"""The contenders, by their key on the command line."""
+ADAPTED = frozenset("12567")
+"""Those that answer with an adapter."""
+_ENGINES = ({"3"}, {"3d"}, {"4", "5"}, {"6", "7"})
+_GPU_SHARE = 0.85
+
+
+class Lineup:
+    """The contenders of one benchmark; use it as a context manager.
+
+    Args:
+        config: of a loop.
+        model: folder or hub id of the base model.
+        adapter: what the adapted contenders serve; None where none is wanted.
+        wanted: keys of LABELS.
+        original_prompts: prompts that the original's method is asked at most.
+        logs: folder for what they print.
+        on_phase: told what is being started.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: str,
+        adapter: Adapter | None,
+        *,
+        wanted: Iterable[str],
+        original_prompts: int,
+        logs: Path,
+        on_phase: Callable[[str], None],
+    ) -> None:
+        self._wanted = set(wanted)
+        self._config = _with_shared_gpu(config, self._wanted)
+        self._model = model
+        self._adapter = adapter
+        self._original_prompts = original_prompts
+        self._logs = logs
+        self._on_phase = on_phase
+        self._stack = ExitStack()
+        self._processes: dict[str, int] = {}
+        self.contenders: list[Contender] = []
+        self.facts: dict[str, dict[str, Any]] = {}
+        """Contender -> label and startup_seconds."""
+        self.merged: Connection | None = None
+        """The server whose weights are swapped."""
+
+    def __enter__(self) -> Self:
+        """Start everything, one after the other; a failure ends what was started."""
+        with self._stack:
+            self._start_references()
+            if self._wanted & {"4", "5"}:
+                self._start_merged()
+            if self._wanted & {"6", "7"}:
+                self._start_runtime()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End everything."""
+        self._stack.close()
+
+    def peak_memory_gib(self) -> dict[str, float]:
+        """Return what each contender's processes have held at most so far."""
+        return {key: peak_memory_gib(process) for key, process in self._processes.items()}
+
+    def _start_references(self) -> None:
+        base_environment = dict(os.environ)
+        ours = server_environment(self._config, self._model, api_key="")
+        folder = str(self._adapter.folder) if self._adapter else None
+        same = {
+            "block_size": self._config.server.block_size,
+            "max_model_len": self._config.server.max_model_len,
+            "enforce_eager": not compiled(self._config),
+        }
+        limit = max_num_seqs(self._config)
+        same |= {"max_num_seqs": limit} if limit else {}
+        memory: dict[str, Any] = {}
+        if device() == "cuda":
+            memory = {"gpu_memory_utilization": self._config.server.gpu_memory_utilization}
+        else:
+            base_environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.server.kv_cache_gib:g}"
+        self._start_reference("1", "original", base_environment, folder, {})
+        self._start_reference("2", "transformers", base_environment, folder, {})
+        self._start_reference("3", "offline", ours, None, same | memory)
+        self._start_reference("3d", "offline", base_environment, None, memory)
+
+    def _start_reference(
+        self,
+        key: str,
+        kind: str,
+        environment: dict[str, str],
+        adapter: str | None,
+        llm_arguments: dict[str, Any],
+    ) -> None:
+        if key not in self._wanted:
+            return
+        self._on_phase(f"start {LABELS[key]}")
+        contender = ReferenceContender(
+            key,
+            LABELS[key],
+            kind=kind,
+            settings=ReferenceSettings(
+                self._model, resolve_dtype(self._config.model.dtype), adapter, llm_arguments
+            ),
+            environment=environment,
+            log=self._logs / f"contender-{key}.log",
+            max_prompts=self._original_prompts if kind == "original" else None,
+            one_by_one=kind == "offline",
+        )
+        started = time.monotonic()
+        self._stack.enter_context(contender)
+        self._add(contender, contender.process, time.monotonic() - started)
+
+    def _start_merged(self) -> None:
+        connection, process, seconds = self._start_server("merged", "4", "5")
+        self.merged = connection
+        if "4" in self._wanted:
+            base = ServerContender("4", LABELS["4"], connection, connection.swap_to_base)
+            self._add(base, process, seconds)
+        if "5" in self._wanted:
+            adapter = self._required_adapter()
+            merged = ServerContender(
+                "5", LABELS["5"], connection, lambda: connection.swap_to(adapter)
+            )
+            self._add(merged, process, seconds)
+
+    def _start_runtime(self) -> None:
+        connection, process, seconds = self._start_server("runtime", "6", "7")
+        adapter = self._required_adapter()
+
+        def serve(fast: bool) -> None:
+            connection.use_fast_lora(fast)
+            connection.swap_to(adapter)
+
+        for key, fast in (("6", False), ("7", True)):
+            if key in self._wanted:
+                contender = ServerContender(key, LABELS[key], connection, partial(serve, fast))
+                self._add(contender, process, seconds)
+
+    def _start_server(self, mode: str, *keys: str) -> tuple[Connection, int, float]:
+        self._on_phase("start " + ", ".join(LABELS[key] for key in keys if key in self._wanted))
+        config = override(self._config, {"server.adapter_mode": mode})
+        server = VllmServer(config, self._model, self._logs / f"server-{mode}.log")
+        started = time.monotonic()
+        connection = self._stack.enter_context(Connection(config, self._model, server))
+        connection.connect()
+        return connection, server.process_group, time.monotonic() - started
+
+    def _required_adapter(self) -> Adapter:
+        assert self._adapter, "contenders of ADAPTED come with an adapter"
+        return self._adapter
+
+    def _add(self, contender: Contender, process: int, startup_seconds: float) -> None:
+        self.contenders.append(contender)
+        self._processes[contender.key] = process
+        self.facts[contender.key] = {"label": contender.label, "startup_seconds": startup_seconds}
+
+
+def _with_shared_gpu(config: RunConfig, wanted: set[str]) -> RunConfig:
+    """Give each engine its part of one GPU."""
+    if device() != "cuda":
+        return config
+    num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
+    share = _GPU_SHARE / max(num_engines, 1)
+    return override(config, {"server.gpu_memory_utilization": round(share, 3)})

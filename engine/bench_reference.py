@@ -1,0 +1,200 @@
+"""The contenders that aren't a server, each in a process of its own:
+`python -m selfstudy_engine.engine.bench_reference KIND SETTINGS`.
+
+Reads one workload a line from stdin, writes one pass a line to stdout; both JSON. Whatever its
+libraries print goes to stderr.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSettings:
+    """What all references need."""
+
+    model: str
+    dtype: str
+    adapter: str | None
+    """PEFT folder, merged into the weights; None is the base model."""
+    llm_arguments: dict[str, Any]
+    """Keyword arguments of vllm.LLM."""
+
+
+class Reference(Protocol):
+    """Something that completes prompts."""
+
+    def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        """Return, for each prompt, its n completions as fields of `Completion`."""
+
+
+class TransformersReference:
+    """`generate` of transformers.
+
+    Args:
+        settings: the model.
+        cached: keep keys and values; without, the whole sequence is run again for each token.
+    """
+
+    def __init__(self, settings: ReferenceSettings, *, cached: bool) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, padding_side="left")
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            settings.model, dtype=getattr(torch, settings.dtype)
+        )
+        if settings.adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, settings.adapter).merge_and_unload()
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._cached = cached
+        self._batch_size = 0 if cached else 1
+
+    def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        """See `Reference`; the first call finds the best batch size, so it isn't to be timed."""
+        if not self._batch_size:
+            self._batch_size = self._best_batch_size(prompts, params)
+        repeated = [prompt for prompt in prompts for _ in range(params["n"])]
+        flat: list[dict[str, Any]] = []
+        for start in range(0, len(repeated), self._batch_size):
+            flat += self._batch(repeated[start : start + self._batch_size], params)
+        n = params["n"]
+        return [flat[index : index + n] for index in range(0, len(flat), n)]
+
+    def _best_batch_size(self, prompts: list[str], params: dict[str, Any]) -> int:
+        """Return the number of sequences that gives the most tokens per second."""
+        best, best_rate = 1, 0.0
+        short = params | {"max_tokens": min(12, params["max_tokens"]), "ignore_eos": True}
+        size = 8
+        while size <= 2 * len(prompts):
+            batch = (prompts * (size // len(prompts) + 1))[:size]
+            started = time.perf_counter()
+            self._batch(batch, short)
+            rate = size / (time.perf_counter() - started)
+            if rate < best_rate:
+                break
+            best, best_rate = size, rate
+            size *= 2
+        sys.stderr.write(f"transformers: batches of {best}\n")
+        return best
+
+    def _batch(self, prompts: list[str], params: dict[str, Any]) -> list[dict[str, Any]]:
+        import torch
+
+        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
+        greedy = params["temperature"] == 0
+        sampling = (
+            {} if greedy else {"temperature": params["temperature"], "top_p": params["top_p"]}
+        )
+        stops = params["stop"]
+        minimum = params["max_tokens"] if params["ignore_eos"] else None
+        with torch.inference_mode():
+            output = self._model.generate(
+                **inputs,
+                do_sample=not greedy,
+                max_new_tokens=params["max_tokens"],
+                min_new_tokens=minimum,
+                use_cache=self._cached,
+                pad_token_id=self._tokenizer.pad_token_id,
+                stop_strings=stops or None,
+                tokenizer=self._tokenizer if stops else None,
+                **sampling,
+            )
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        return [
+            self._to_completion(ids, length, params)
+            for ids, length in zip(new, lengths, strict=True)
+        ]
+
+    def _to_completion(
+        self, ids: list[int], num_prompt_tokens: int, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
+        length = len(ids)
+        if not params["ignore_eos"]:
+            length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
+        text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
+        stopped = length < len(ids)
+        for stop in params["stop"]:
+            text, found, _ = text.partition(stop)
+            stopped = stopped or bool(found)
+        num_tokens = min(length + (length < len(ids)), len(ids))  # the end-of-text token counts
+        reason = "stop" if stopped or length < params["max_tokens"] else "length"
+        return _completion(text, reason, num_prompt_tokens, num_tokens)
+
+
+class OfflineReference:
+    """`LLM.generate` of vLLM, base model."""
+
+    def __init__(self, settings: ReferenceSettings) -> None:
+        from vllm import LLM
+
+        self._llm = LLM(model=settings.model, dtype=settings.dtype, **settings.llm_arguments)
+
+    def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        """See `Reference`."""
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(prompts, SamplingParams(**params), use_tqdm=False)
+        return [
+            [
+                _completion(
+                    choice.text,
+                    choice.finish_reason,
+                    len(output.prompt_token_ids or []),
+                    len(choice.token_ids),
+                )
+                for choice in output.outputs
+            ]
+            for output in outputs
+        ]
+
+
+def _completion(text: str, finish_reason: Any, prompt: int, output: int) -> dict[str, Any]:
+    return {
+        "text": text,
+        "finish_reason": finish_reason,
+        "num_prompt_tokens": prompt,
+        "num_output_tokens": output,
+    }
+
+
+def _make(kind: str, settings: ReferenceSettings) -> Reference:
+    if kind == "offline":
+        return OfflineReference(settings)
+    return TransformersReference(settings, cached=kind == "transformers")
+
+
+def main(kind: str, settings: str) -> None:
+    """Load a reference, say so, and answer workloads until stdin ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries print where the answers go
+    reference = _make(kind, ReferenceSettings(**orjson.loads(settings)))
+    answers.write(b'{"ready":true}\n')
+    answers.flush()
+    for line in sys.stdin.buffer:
+        asked = orjson.loads(line)
+        started = time.perf_counter()
+        if asked["one_by_one"]:
+            completions = [
+                reference.complete([prompt], asked["params"])[0] for prompt in asked["prompts"]
+            ]
+        else:
+            completions = reference.complete(asked["prompts"], asked["params"])
+        seconds = time.perf_counter() - started
+        answers.write(orjson.dumps({"seconds": seconds, "completions": completions}) + b"\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

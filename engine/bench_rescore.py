@@ -1,0 +1,128 @@
+"""How long it takes to judge a whole store anew, on one core, and how much memory.
+
+The store is made up, of answers about the embedded table's molecules; it is written through the
+store's own writer, in shards as large as a second of generating at the client's ceiling makes.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from selfstudy_engine.data.embedded import embedded_table
+from selfstudy_engine.data.prompts import render_answer, render_prompt
+from selfstudy_engine.data.properties import Property, find_property
+from selfstudy_engine.data.schema import Completion, Molecule, Sample
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
+from selfstudy_engine.engine.rescore import rescore
+from selfstudy_engine.engine.verify import verify
+
+NUM_SAMPLES = 1_000_000
+_SAMPLES_PER_SHARD = 2_000
+_SAMPLES_PER_ROUND = 100_000
+_TOLERANCE = 20.0
+"""Another one than the samples were made with, so that verdicts change."""
+_PARTS = (
+    "One benzene ring holds the molecule flat",
+    "A hydroxyl group and an aldehyde form hydrogen bonds",
+    "The long alkyl chain is flexible and packs badly",
+    "A carboxylic acid pairs up in the crystal",
+    "Chlorine atoms add weight and polarity",
+    "The molecule is small and symmetric",
+)
+
+
+def measure_rescore(num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
+    """Make a store in a temporary folder, re-score it in a child on one core, and return figures.
+
+    Returns:
+        num_samples, shard and verdict counts, seconds, seconds_per_million and peak_rss_mb.
+    """
+    with tempfile.TemporaryDirectory(prefix="rescore-") as folder:
+        _fill(SampleStore(Path(folder)), num_samples)
+        with children_on(min(os.sched_getaffinity(0))):
+            command = module_command("bench_rescore", folder)
+            result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    figures: dict[str, Any] = orjson.loads(result.stdout)
+    return figures
+
+
+def _fill(store: SampleStore, num_samples: int) -> None:
+    prop = find_property("melting_point")
+    molecules = embedded_table().molecules
+    made = 0
+    for round_index in range(-(-num_samples // _SAMPLES_PER_ROUND)):
+        with store.writer(round_index) as writer:
+            end = min(num_samples, made + _SAMPLES_PER_ROUND)
+            while made < end:
+                size = min(_SAMPLES_PER_SHARD, end - made)
+                writer.add(make_samples(molecules, prop, round_index, made, size))
+                writer.flush()
+                made += size
+
+
+def make_samples(
+    molecules: list[Molecule], prop: Property, round_index: int, first: int, size: int
+) -> Iterator[Sample]:
+    """Yield made-up samples number `first` to `first + size`; 1 in 16 has no value or no end."""
+    for number in range(first, first + size):
+        generator = random.Random(number)
+        index, molecule_number = divmod(number, len(molecules))
+        molecule = molecules[molecule_number]
+        reason = ", ".join(generator.sample(_PARTS, 2)) + "."
+        text = render_answer(reason, molecule.value + generator.gauss(0, 50), prop)
+        flaw = generator.randrange(32)
+        text = {0: text[: len(text) // 2], 1: text + "-ish"}.get(flaw, text)
+        completion = Completion(text, "length" if flaw == 0 else "stop", 40, 40)
+        verdict = verify(completion, molecule, prop)
+        yield Sample(
+            run="bench",
+            round=round_index,
+            molecule_id=molecule.molecule_id,
+            sample_index=index,
+            adapter="round-0001",
+            adapter_sha256="f" * 64,
+            name=molecule.name,
+            smiles=molecule.smiles,
+            measured=molecule.value,
+            prompt=render_prompt(molecule, prop),
+            completion=completion.text,
+            finish_reason=completion.finish_reason,
+            num_prompt_tokens=completion.num_prompt_tokens,
+            num_output_tokens=completion.num_output_tokens,
+            reason=verdict.reason,
+            predicted=verdict.predicted,
+            error=verdict.error,
+            accepted=verdict.accepted,
+            rejections=verdict.rejections,
+            created_at=1.7e9 + number,
+        )
+
+
+def run_rescore(folder: Path) -> dict[str, Any]:
+    """Re-score a store in this process, and say what it took."""
+    store = SampleStore(folder)
+    prop = find_property("melting_point").model_copy(update={"tolerance": _TOLERANCE})
+    started = time.perf_counter()
+    result = rescore(store, prop)
+    seconds = time.perf_counter() - started
+    return {
+        "num_samples": result.num_samples,
+        "num_shards": len(store.shards()),
+        "num_changed": result.num_changed,
+        "seconds": round(seconds, 3),
+        "seconds_per_million": round(seconds / result.num_samples * 1e6, 2),
+        "peak_rss_mb": round(peak_resident_mb(), 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(orjson.dumps(run_rescore(Path(sys.argv[1]))))

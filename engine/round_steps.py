@@ -1,0 +1,297 @@
+"""The steps that a round is made of: train an adapter, ask it (evaluate and sample), record.
+
+Each step looks into the run folder first and does only what is missing; none knows their order.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Protocol
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.store import SampleStore, SampleWriter
+from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.client import GenerationRequest
+from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
+from selfstudy_engine.engine.rounds import (
+    RoundRecord,
+    Timing,
+    derive_record,
+    load_records,
+    save_record,
+)
+from selfstudy_engine.engine.sampler import molecules_of_round
+from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
+from selfstudy_engine.engine.training import StartTraining
+
+
+class Reporter(Protocol):
+    """Where a loop says what it does."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A phase begins, with so many things to do."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """So many of them are done."""
+
+    def finish_round(self, record: RoundRecord) -> None:
+        """A round is done."""
+
+
+class RoundSteps:
+    """One process's work on a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        task: Task,
+        *,
+        model: str,
+        connection: Connection,
+        reporter: Reporter,
+        start_training: StartTraining,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._task = task
+        self._model = model
+        self._connection = connection
+        self._reporter = reporter
+        self._start_training = start_training
+        self._store = SampleStore(folder.samples)
+        self._shown = task.exemplars[: config.generation.prompt_exemplars]
+        self._timings: defaultdict[int, Timing] = defaultdict(Timing)
+
+    def is_finished(self) -> bool:
+        """Tell whether nothing is left to do."""
+        return all(self.is_recorded(index) for index in range(self._config.rounds + 1))
+
+    def is_recorded(self, round_index: int) -> bool:
+        """Tell whether a round is recorded with all the samples that are planned for it now."""
+        planned = self._num_planned(round_index)
+        records = {record.round: record for record in load_records(self._folder)}
+        recorded = records.get(round_index)
+        return (
+            recorded is not None
+            and recorded.num_completions >= planned
+            and self._store.count(round_index) >= planned
+        )
+
+    @contextmanager
+    def training(self, round_index: int) -> Iterator[Callable[[], None]]:
+        """Start a round's training, unless its adapter exists; yields what waits for its end.
+
+        Only the waiting counts as the round's training time: what generating hid cost nothing.
+        """
+        output = self._folder.adapter(round_index)
+        if output.exists():
+            yield lambda: None
+            return
+        self._reporter.phase(f"round {round_index}: train")
+        started_from = None
+        if self._config.train.start_from == "previous" and round_index > 0:
+            started_from = self._folder.adapter(round_index - 1)
+        last_step = ""
+
+        def on_step(step: int, num_steps: int) -> None:
+            nonlocal last_step
+            last_step = f"of {num_steps} steps"
+            if waiting:
+                self._reporter.advance(step, last_step)
+
+        waiting = False
+        with self._start_training(
+            {
+                "config": self._folder.config,
+                "model": self._model,
+                "exemplars": self._folder.exemplars(),
+                "samples": self._folder.samples,
+                "before_round": round_index,
+                "previous": started_from,
+                "output": output,
+            },
+            self._folder.logs / f"train-{round_index:04d}.log",
+            self._config.train.timeout_seconds,
+            on_step,
+        ) as training:
+
+            def wait() -> None:
+                nonlocal waiting
+                waiting = True
+                started = time.monotonic()
+                training.result()
+                self._spend(round_index, train=time.monotonic() - started)
+
+            yield wait
+
+    def ask(self, *, adapter: int, samples_of: int) -> None:
+        """Have an adapter answer what is missing of its evaluation and of a round's samples.
+
+        All go through one queue, the evaluation first, so that the server is never left waiting.
+
+        Args:
+            adapter: round of the adapter that answers.
+            samples_of: round that the samples belong to; the last one has none.
+        """
+        molecules = [] if self._folder.evaluation(adapter).exists() else self._evaluated(adapter)
+        last = self._config.generation.samples_per_molecule - 1
+        planned = self._planned(samples_of)
+        stored = self._store.molecule_indices(samples_of) if planned else set()
+        pending = [m for m in planned if (m.molecule_id, last) not in stored]
+        if not molecules and not pending:
+            return
+        self._serve(adapter)
+        parts = (("evaluate", molecules), ("generate", pending))
+        work = " and ".join(part for part, wanted in parts if wanted)
+        num_asked = len(molecules) + len(pending) * (last + 1)
+        self._reporter.phase(f"round {samples_of}: {work}", num_asked)
+        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]] = chain(
+            evaluation_requests(molecules, self._config, self._shown),
+            sample_requests(pending, self._config, self._shown),
+        )
+        started = time.monotonic()
+        with self._store.writer(samples_of) if pending else nullcontext() as writer:
+            queue = _Queue(self._config, self._connection, self._reporter, samples_of, writer)
+            self._connection.run(
+                queue.run(
+                    requests,
+                    len(molecules),
+                    lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
+                )
+            )
+        self._account(adapter, samples_of, queue, time.monotonic() - started)
+
+    def record(self, round_index: int) -> None:
+        """Derive and save a round's record."""
+        if self.is_recorded(round_index):
+            return
+        record = derive_record(
+            self._folder,
+            self._config,
+            self._task,
+            adapter=read_adapter(self._folder.adapter(round_index)),
+            round_index=round_index,
+            timing=self._timings[round_index],
+        )
+        save_record(self._folder, record)
+        self._reporter.finish_round(record)
+
+    def _serve(self, adapter_round: int) -> None:
+        """Swap to an adapter, if it isn't the one that answers."""
+        adapter = read_adapter(self._folder.adapter(adapter_round))
+        started = time.monotonic()
+        self._reporter.phase("wait for the server")
+        self._connection.connect()
+        wait = time.monotonic() - started
+        served = self._connection.served
+        if (served.adapter, served.adapter_sha256) == (adapter.name, adapter.sha256):
+            return
+        self._reporter.phase(f"swap to {adapter.name}")
+        self._spend(adapter_round, wait=wait, swap=self._connection.swap_to(adapter))
+
+    def _planned(self, round_index: int) -> list[Molecule]:
+        if round_index >= self._config.rounds:  # the last adapter is only measured
+            return []
+        generation = self._config.generation
+        num_molecules = generation.batch // generation.samples_per_molecule
+        return molecules_of_round(
+            self._task.split.pool, round_index, num_molecules, self._config.seed
+        )
+
+    def _num_planned(self, round_index: int) -> int:
+        return len(self._planned(round_index)) * self._config.generation.samples_per_molecule
+
+    def _evaluated(self, adapter_round: int) -> list[tuple[str, Molecule]]:
+        """Return the test set, and a random part of what the adapter was trained on."""
+        accepted = {
+            sample.molecule_id: Molecule(
+                sample.molecule_id, sample.name, sample.smiles, sample.measured
+            )
+            for sample in self._store.accepted(adapter_round)
+        }
+        chosen = sorted(accepted)
+        size = min(self._config.train_evaluation_size, len(chosen))
+        generator = random.Random(f"{self._config.seed}:{adapter_round}")
+        trained = [accepted[key] for key in sorted(generator.sample(chosen, size))]
+        return [("test", molecule) for molecule in self._task.split.test] + [
+            ("train", molecule) for molecule in trained
+        ]
+
+    def _account(self, adapter: int, samples_of: int, queue: "_Queue", seconds: float) -> None:
+        """Share a queue's time between evaluating and generating, by output tokens."""
+        num_tokens = queue.num_evaluation_tokens + queue.num_sample_tokens
+        share = queue.num_sample_tokens / num_tokens if num_tokens else 0.0
+        self._spend(adapter, evaluate=seconds * (1 - share))
+        self._spend(
+            samples_of,
+            generate=seconds * share,
+            num_generated=queue.num_samples,
+            num_generated_tokens=queue.num_sample_tokens,
+        )
+
+    def _spend(self, round_index: int, **more: float) -> None:
+        self._timings[round_index] += Timing(**more)  # type: ignore[arg-type]
+
+
+class _Queue:
+    """One pass of questions through the server, and what came of it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        connection: Connection,
+        reporter: Reporter,
+        round_index: int,
+        writer: SampleWriter | None,
+    ) -> None:
+        self._config = config
+        self._connection = connection
+        self._reporter = reporter
+        self._round_index = round_index
+        self._writer = writer
+        self._answers: dict[int, Evaluated] = {}
+        self.num_evaluation_tokens = 0
+        self.num_sample_tokens = 0
+        self.num_samples = 0
+
+    async def run(
+        self,
+        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]],
+        num_evaluated: int,
+        on_evaluated: Callable[[list[Evaluated]], None],
+    ) -> None:
+        """Ask everything; samples are stored as they arrive, an evaluation when it is complete."""
+        served = self._connection.served
+        async for generated in self._connection.client.generate(served.model, requests):
+            question, completions = generated.item, generated.completions
+            num_tokens = sum(completion.num_output_tokens for completion in completions)
+            if isinstance(question, EvaluationQuestion):
+                answer = to_evaluated(question, completions[0], self._config)
+                self._answers[question.index] = answer
+                self.num_evaluation_tokens += num_tokens
+                if len(self._answers) == num_evaluated:
+                    on_evaluated([self._answers[index] for index in range(num_evaluated)])
+            else:
+                assert self._writer, "samples come with a writer"
+                samples = to_samples(
+                    question,
+                    completions,
+                    self._config,
+                    round_index=self._round_index,
+                    served=served,
+                )
+                self.num_samples += self._writer.add(list(samples))
+                self.num_sample_tokens += num_tokens
+            stored = self._writer.num_durable_accepted if self._writer else 0
+            self._reporter.advance(
+                len(self._answers) + self.num_samples, f"{stored} accepted and stored"
+            )

@@ -1,0 +1,165 @@
+"""JSON to one server and back over one pool of connections; tried again where that can help.
+
+It knows HTTP, not completions: a refusal comes back as an answer with its status.
+"""
+
+import asyncio
+import random
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+import aiohttp
+import orjson
+
+from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.engine.server import Endpoint
+
+MAX_RETRIES = 5
+"""Further tries after a transport error, 408, 409, 429 or 5xx, with exponential backoff."""
+_FIRST_DELAY_SECONDS = 0.5
+_MAX_DELAY_SECONDS = 8.0
+_MAX_RETRY_AFTER_SECONDS = 60.0
+"""Longest pause that a server may ask for."""
+_KEEP_ALIVE_SECONDS = 4.0
+"""Below vLLM's 5 s, so that no request meets a connection that is just being closed."""
+_OTHER_FILES = 256
+_RETRIED = frozenset({408, 409, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered after all retries."""
+
+    status: int
+    body: bytes
+    retry_after_seconds: float | None = None
+    """The pause that it asked for."""
+
+    @property
+    def text(self) -> str:
+        """The body's beginning, for an error message."""
+        return self.body[:500].decode("utf-8", errors="replace")
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may be answered another time."""
+        return self.status in _RETRIED or self.status >= 500
+
+
+class Transport:
+    """Use it inside one event loop; connections are opened by the first request.
+
+    Args:
+        endpoint: the server.
+        max_connections: requests in flight at most; further ones wait for a connection.
+        timeout_seconds: for each attempt of a request.
+    """
+
+    def __init__(self, endpoint: Endpoint, max_connections: int, timeout_seconds: float) -> None:
+        self.url = endpoint.url
+        self._endpoint = endpoint
+        self._max_connections = max_connections
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http:
+            await self._http.close()
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Send JSON to a route, again after a failure that may pass.
+
+        Returns:
+            The answer, whatever its status; after all retries the last one.
+
+        Raises:
+            ServerError: no answer at all.
+        """
+        data = orjson.dumps(body)
+        for retry in range(MAX_RETRIES + 1):
+            pause = None
+            try:
+                answer = await self._send("POST", path, data)
+                if retry == MAX_RETRIES or not answer.is_passing:
+                    return answer
+                pause = answer.retry_after_seconds
+            except ServerError:
+                if retry == MAX_RETRIES:
+                    raise
+            await asyncio.sleep(backoff_seconds(retry) if pause is None else pause)
+        raise AssertionError("the last try returns or raises")
+
+    async def get(self, path: str) -> Answer:
+        """Ask a route once.
+
+        Raises:
+            ServerError: no answer.
+        """
+        return await self._send("GET", path, None)
+
+    async def _send(self, method: str, path: str, data: bytes | None) -> Answer:
+        http = self._http = self._http or self._open()
+        try:
+            async with http.request(
+                method, self.url + path, data=data, allow_redirects=False
+            ) as response:
+                body = await response.read()
+                return Answer(response.status, body, retry_after_seconds(response.headers))
+        except (aiohttp.ClientError, OSError) as error:  # OSError: also the attempt's TimeoutError
+            raise ServerError(f"the server at {self.url} doesn't answer: {error!r}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        _allow_open_files(self._max_connections + _OTHER_FILES)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE_SECONDS
+            ),
+            headers=self._endpoint.headers | {"Content-Type": "application/json"},
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._endpoint.may_use_proxy,
+        )
+
+
+def backoff_seconds(retry: int) -> float:
+    """Return the pause before a further try: doubled each time, up to a quarter off at random."""
+    return min(_FIRST_DELAY_SECONDS * 2.0**retry, _MAX_DELAY_SECONDS) * (1 - random.random() / 4)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return the pause that a server asks for (RFC 9110, 10.2.3), capped; None if it doesn't.
+
+    >>> retry_after_seconds({"Retry-After": "2"}), retry_after_seconds({"Retry-After": "3600"})
+    (2.0, 60.0)
+    >>> retry_after_seconds({"retry-after-ms": "250", "Retry-After": "2"})
+    0.25
+    >>> retry_after_seconds({"Retry-After": "soon"}), retry_after_seconds({})
+    (None, None)
+    """
+    for name, factor in (("retry-after-ms", 1e-3), ("Retry-After", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * factor
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(value).timestamp() - time()
+            except ValueError:
+                continue
+        if seconds >= 0:  # not NaN either
+            return min(seconds, _MAX_RETRY_AFTER_SECONDS)
+    return None
+
+
+def _allow_open_files(num_wanted: int) -> None:
+    """Raise this process's soft limit of open files, as far as the hard one goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = num_wanted if hard == resource.RLIM_INFINITY else min(num_wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

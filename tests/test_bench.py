@@ -1,0 +1,235 @@
+"""The benchmark counts right; how fast anything is, no test says."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from conftest import MakeConfig
+from safetensors.torch import load_file
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import BenchmarkError, UsageError
+from selfstudy_engine.data.schema import Completion
+from selfstudy_engine.data.task import load_task
+from selfstudy_engine.engine.bench import EXTRAS, FULL, QUICK, parse_wanted
+from selfstudy_engine.engine.bench_chart import save_chart
+from selfstudy_engine.engine.bench_contenders import ReferenceContender, peak_memory_gib
+from selfstudy_engine.engine.bench_dummy import make_dummy_checkpoint
+from selfstudy_engine.engine.bench_lineup import LABELS
+from selfstudy_engine.engine.bench_reference import ReferenceSettings
+from selfstudy_engine.engine.bench_results import Results, save_results
+from selfstudy_engine.engine.bench_workloads import (
+    Measurement,
+    Pass,
+    Workload,
+    make_workloads,
+    measure,
+)
+
+
+@pytest.fixture(scope="module")
+def workloads(small_config: MakeConfig) -> dict[str, Workload]:
+    config = small_config(generation__samples_per_molecule=2)
+    return {w.name: w for w in make_workloads(config, load_task(config), 8, 6)}
+
+
+def answer(text: str, num_tokens: int = 6, reason: str = "stop") -> Completion:
+    return Completion(text, reason, num_prompt_tokens=10, num_output_tokens=num_tokens)
+
+
+def test_workloads_ask_for_as_many_completions(workloads: dict[str, Workload]) -> None:
+    assert workloads["fixed"].params.ignore_eos
+    assert [len(w.prompts) * w.params.n for w in workloads.values()] == [8, 8, 4]
+    assert len(set(workloads["fixed"].prompts)) == 8
+    long = workloads["long"]
+    assert long.one_by_one
+    assert long.params.max_tokens == 1
+    prefixes = {prompt[:200] for prompt in long.prompts}
+    assert len(prefixes) > 1, "they share no prefix that a cache could know"
+
+
+def test_a_subset_and_a_short_form_keep_the_rest(workloads: dict[str, Workload]) -> None:
+    fixed = workloads["fixed"]
+    assert fixed.first(3).prompts == fixed.prompts[:3]
+    assert fixed.first(None) == fixed
+    assert fixed.shortened(2).params.max_tokens == 2
+    assert fixed.shortened(2).prompts == fixed.prompts
+
+
+def test_tokens_and_distinct_accepted_texts_are_counted(
+    workloads: dict[str, Workload], small_config: MakeConfig
+) -> None:
+    asked = workloads["real"].first(2)
+    values = [molecule.value for molecule in asked.molecules]
+    right = f" It is.\nMelting point (°C): {values[0]:.0f}"
+    wrong = f" It is.\nMelting point (°C): {values[1] + 500:.0f}"
+    done = Pass(2.0, [[answer(right), answer(right)], [answer(wrong, 3), answer("babble", 1)]])
+    found = measure(asked, done, small_config())
+    assert found.num_completions == 4
+    assert found.num_output_tokens == 16
+    assert found.num_prompt_tokens == 20
+    assert found.num_accepted_distinct == 1, "the same text twice is one sample"
+    assert found.output_tokens_per_second == 8
+    assert found.completions_per_second == 2
+    assert found.accepted_distinct_per_second == 0.5
+
+
+@pytest.mark.parametrize(
+    ("completions", "message"),
+    [
+        ([[answer("x")]] * 7, "asked were 8 x 1 completions"),
+        ([[answer("x"), answer("x")]] * 8, "asked were 8 x 1 completions"),
+        ([[answer("x", 5)]] * 8, r"must have 6 tokens, given \[5\]"),
+    ],
+)
+def test_an_answer_to_something_else_is_refused(
+    workloads: dict[str, Workload],
+    small_config: MakeConfig,
+    completions: list[list[Completion]],
+    message: str,
+) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        measure(workloads["fixed"], Pass(1.0, completions), small_config())
+
+
+def test_only_names_contenders_and_parts() -> None:
+    assert parse_wanted(None, quick=False) == {*LABELS, *EXTRAS}
+    assert parse_wanted(None, quick=True) == {*LABELS, *EXTRAS} - {"3d"}
+    assert parse_wanted("5, swap", quick=False) == {"5", "swap"}
+    for wrong in ("8", "3,fast", ""):
+        with pytest.raises(UsageError, match="choose from 1, 2, 3"):
+            parse_wanted(wrong, quick=False)
+
+
+def test_the_quick_form_asks_less_of_everything() -> None:
+    for name in QUICK.__dataclass_fields__:
+        quick, full = getattr(QUICK, name), getattr(FULL, name)
+        assert full is None or quick <= full
+
+
+def measurement(seconds: float, num_tokens: int = 100) -> Measurement:
+    return Measurement(
+        seconds=seconds,
+        num_prompts=10,
+        num_completions=10,
+        num_output_tokens=num_tokens,
+        num_prompt_tokens=100,
+        num_accepted_distinct=3,
+        idle_share=None,
+        prefix_hit_share=None,
+    )
+
+
+@pytest.fixture
+def results(small_config: MakeConfig) -> Results:
+    found = Results({"host": {"processor": "test", "num_cpus": 2}}, small_config())
+    for key, factor in (("1", 100.0), ("3", 1.0), ("5", 1.25)):
+        found.contenders[key] = {"label": LABELS[key], "startup_seconds": 1.0}
+        for turn in (1.0, 2.0, 8.0):  # the machine slows down: the ratio within a turn stays
+            for workload in ("fixed", "real"):
+                found.measurements[workload][key].append(measurement(turn * factor))
+    return found
+
+
+def test_ratios_are_medians_of_those_within_a_turn(results: Results) -> None:
+    ratios = results.ratios()
+    assert ratios["merged_over_offline"] == pytest.approx(0.8)
+    assert ratios["engine_over_original"] == pytest.approx(80)
+    assert "fast_lora_over_stock" not in ratios, "what wasn't measured isn't there"
+    results.extras["swap"] = {"seconds_median": 0.5, "seconds_worst": 0.7}
+    assert results.ratios()["swap_seconds_worst"] == 0.7
+
+
+def test_the_document_has_every_turn(results: Results, tmp_path: Path) -> None:
+    save_results(results, tmp_path / "out" / "bench.json")
+    content: dict[str, Any] = orjson.loads((tmp_path / "out" / "bench.json").read_bytes())
+    fixed = content["contenders"]["3"]["workloads"]["fixed"]["output_tokens_per_second"]
+    assert fixed == {"median": 50, "low": 12.5, "high": 100, "turns": [100, 50, 12.5]}
+    assert content["ratios"] == pytest.approx(results.ratios())
+    assert content["command"].startswith("selfstudy-engine")
+    assert RunConfig.model_validate(content["config"]) == results.config
+
+
+def test_the_chart_names_host_and_contenders(results: Results, tmp_path: Path) -> None:
+    save_chart(results, tmp_path / "bench")
+    svg = (tmp_path / "bench.svg").read_text("utf-8")
+    assert "our server, merged adapter" in svg
+    assert "test, 2 CPUs" in svg
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["original", "transformers"])
+def test_a_reference_answers_as_asked(
+    kind: str, tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path, small_config: Any
+) -> None:
+    contender = ReferenceContender(
+        "1",
+        LABELS["1"],
+        kind=kind,
+        settings=ReferenceSettings(str(tiny_model), "float32", None, {}),
+        environment=os.environ,
+        log=tmp_path / "log",
+    )
+    with contender:
+        process = contender.process
+        fixed = measure(
+            workloads["fixed"].first(3), contender.run(workloads["fixed"].first(3)), small_config()
+        )
+        assert fixed.num_output_tokens == 18
+        real = workloads["real"].first(2)
+        done = contender.run(real)
+        assert measure(real, done, small_config()).num_completions == 4
+        assert all(
+            c.num_output_tokens <= real.params.max_tokens for one in done.completions for c in one
+        )
+        first_tokens = contender.run(workloads["long"])
+        assert measure(workloads["long"], first_tokens, small_config()).num_output_tokens == 4
+        assert peak_memory_gib(process) > 0.1
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_both_references_give_the_same_greedy_answers(
+    tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path
+) -> None:
+    texts = []
+    for kind in ("original", "transformers"):
+        settings = ReferenceSettings(str(tiny_model), "float32", None, {})
+        contender = ReferenceContender(
+            "1", "", kind=kind, settings=settings, environment=os.environ, log=tmp_path / "log"
+        )
+        with contender:
+            done = contender.run(workloads["fixed"].first(4))
+        texts.append([one[0].text for one in done.completions])
+    assert texts[0] == texts[1]
+
+
+def test_a_contender_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
+    contender = ReferenceContender(
+        "2",
+        LABELS["2"],
+        kind="transformers",
+        settings=ReferenceSettings(str(tmp_path), "float32", None, {}),
+        environment=os.environ,
+        log=tmp_path / "log",
+    )
+    with pytest.raises(BenchmarkError, match=r"contender 2 .* leave it out with --only"), contender:
+        pass
+
+
+def test_a_configuration_alone_becomes_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in tiny_model.iterdir():
+        if path.suffix != ".safetensors":
+            (bare / path.name).write_bytes(path.read_bytes())
+    make_dummy_checkpoint(bare, tmp_path / "model", "bfloat16")
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    expected = load_file(tiny_model / "model.safetensors")
+    assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in expected.items()}
+    with pytest.raises(UsageError, match=r"has no config.json"):
+        make_dummy_checkpoint(tmp_path, tmp_path / "other", "bfloat16")
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"needs a config.json that transformers knows"):
+        make_dummy_checkpoint(bare, tmp_path / "other", "bfloat16")

@@ -1,0 +1,109 @@
+"""One request: what is tried again, after which pause, and what comes back."""
+
+import asyncio
+import time
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from fake_vllm import FakeVllm
+
+from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.transport import (
+    MAX_RETRIES,
+    Answer,
+    Transport,
+    backoff_seconds,
+    retry_after_seconds,
+)
+
+ROUTE = "/v1/completions"
+BODY: dict[str, Any] = {"model": "tiny", "prompt": "SMILES: C\nReason:", "n": 1}
+
+
+def post(endpoint: Endpoint, path: str = ROUTE, num_times: int = 1) -> list[Answer]:
+    async def run() -> list[Answer]:
+        transport = Transport(endpoint, 4, timeout_seconds=5)
+        try:
+            return list(
+                await asyncio.gather(*(transport.post(path, BODY) for _ in range(num_times)))
+            )
+        finally:
+            await transport.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
+def test_a_status_that_may_pass_is_tried_again(fake: FakeVllm, status: int) -> None:
+    fake.fail_next(ROUTE, status=status, times=2)
+    [answer] = post(fake.endpoint)
+    assert answer.status == 200
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 422])
+def test_a_refusal_comes_back_with_its_text(fake: FakeVllm, status: int) -> None:
+    fake.fail_next(ROUTE, status=status, text="because")
+    [answer] = post(fake.endpoint)
+    assert (answer.status, answer.text) == (status, "because")
+    assert len(fake.requests) == 1
+
+
+def test_the_last_failure_comes_back(fake: FakeVllm) -> None:
+    fake.fail_next(ROUTE, status=503, text="still starting", times=100)
+    [answer] = post(fake.endpoint)
+    assert (answer.status, answer.text) == (503, "still starting")
+    assert len(fake.requests) == MAX_RETRIES + 1
+
+
+def test_no_answer_at_all_names_the_server() -> None:
+    async def run() -> None:
+        transport = Transport(Endpoint("http://127.0.0.1:1", ""), 4, timeout_seconds=5)
+        try:
+            await transport.get("/metrics")
+        finally:
+            await transport.close()
+
+    with pytest.raises(ServerError, match=r"http://127.0.0.1:1 doesn't answer: ClientConnector"):
+        asyncio.run(run())
+
+
+def test_more_requests_than_connections_wait_for_one(fake: FakeVllm) -> None:
+    fake.latency_seconds = 0.01
+    answers = post(fake.endpoint, num_times=20)
+    assert {answer.status for answer in answers} == {200}
+    assert fake.max_in_flight == 4
+
+
+def test_pauses_grow_and_differ() -> None:
+    for retry, longest in enumerate([0.5, 1, 2, 4, 8, 8]):
+        pauses = [backoff_seconds(retry) for _ in range(50)]
+        assert max(pauses) <= longest
+        assert min(pauses) >= 0.75 * longest
+        assert len(set(pauses)) > 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "10"}, 0.01),
+        ({"retry-after-ms": "soon", "Retry-After": "3"}, 3),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "1e9"}, 60),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "-5"}, None),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
+        ({"Retry-After": ""}, None),
+    ],
+)
+def test_a_server_may_say_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_seconds(headers) == seconds
+
+
+def test_a_server_may_say_until_when_to_wait() -> None:
+    headers = {"Retry-After": formatdate(time.time() + 30, usegmt=True)}
+    seconds = retry_after_seconds(headers)
+    assert seconds is not None
+    assert 25 < seconds <= 30
