@@ -19,6 +19,7 @@ _COMMANDS = {
     "loop": "Run the self-study loop, or continue it.",
     "train": "Train one adapter from a run's samples, or from files.",
     "predict": "Predict molecules with a run's best adapter.",
+    "claims": "Check what reasons claim about their molecules.",
     "store": "List, show and export the samples of a run.",
     "doctor": "Say whether this machine can run it, and what to do if not.",
 }
