@@ -3,7 +3,8 @@
 Words in, one mark for each word out; a claim under a mark can't be verified. Knows no chemistry.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from selfstudy_engine.engine.claim_words import word_set
 
@@ -14,7 +15,7 @@ _COMPARE = word_set("contexts", "compare")
 _COMPARE_PAIRS = frozenset(
     [("similar", "to"), ("analogous", "to"), ("instead", "of"), ("rather", "than"),
      ("place", "of"), ("loss", "of"), ("removal", "of"), ("hydrolysis", "of"),
-     ("oxidation", "of"), ("reduction", "of"), ("conversion", "of"), ("absence", "of")]
+     ("oxidation", "of"), ("reduction", "of"), ("conversion", "of")]
 )  # fmt: skip
 _CHANGES = ("replac", "remov", "eliminat", "convert", "exchang", "swap", "esterif")
 _HYPOTHESES = word_set("contexts", "hypotheses")
@@ -31,7 +32,7 @@ _NEGATION_ENDS = word_set("contexts", "negation_ends")
 _GENERAL = word_set("contexts", "general")
 _TRIGGERS = (
     _BASE_ADJECTIVES | _BASE_WORDS | _COMPARE | _HYPOTHESES | _PERHAPS | _MODALS | _OTHERS | _NOT
-    | _NONE | {first for first, _ in _COMPARE_PAIRS} | {"as", "such", "starting", "derived"}
+    | _NONE | {first for first, _ in _COMPARE_PAIRS} | {"as", "such", "free", "starting", "derived"}
 )  # fmt: skip
 
 COMPARISON, HYPOTHESIS = "comparison", "hypothesis"
@@ -40,36 +41,60 @@ GENERAL = "general statement"
 """There, a group that the molecule has is a true claim; one that it lacks isn't a false one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Words from a trigger on, up to one of the ends, and why they aren't judged."""
+
+    why: str
+    ends: frozenset[str]
+
+
+_COMPARISON_SCOPE = _Scope(COMPARISON, _CLAUSE_ENDS)
+_HYPOTHESIS_SCOPE = _Scope(HYPOTHESIS, _CLAUSE_ENDS)
+_OTHERS_SCOPE = _Scope(BASE, frozenset())
+_NOT_SCOPE = _Scope(NEGATION, _CLAUSE_ENDS | {"but"})
+_NONE_SCOPE = _Scope(NEGATION, _NEGATION_ENDS)
+_EXAMPLES_SCOPE = _Scope(GENERAL, _CLAUSE_ENDS - {","})
+
+
 def mark_contexts(words: Sequence[str]) -> list[str]:
     """Return for each word of a sentence why it isn't about the molecule; "" where it may be.
 
     >>> mark_contexts("it melts higher than an ester , with a ring".split())[3:7]
     ['', 'comparison', 'comparison', '']
     """
+    scopes: dict[_Scope, list[int]] = {}
+    for index, word in enumerate(words):
+        if word in _TRIGGERS or (len(word) > 3 and word.startswith(_CHANGES)):
+            if word in _HYPOTHESES:
+                return [HYPOTHESIS] * len(words)
+            following = words[index + 1] if index + 1 < len(words) else ""
+            if _is_base(words, index, word, following):
+                return [BASE] * len(words)
+            for scope in _opened(words, index, word, following):
+                scopes.setdefault(scope, []).append(index + 1)
     marks = [""] * len(words)
-    triggers = [
-        index
-        for index, word in enumerate(words)
-        if word in _TRIGGERS or (len(word) > 3 and word.startswith(_CHANGES))
-    ]
-    for index in triggers:
-        word = words[index]
-        following = words[index + 1] if index + 1 < len(words) else ""
-        if _is_base(words, index, word, following) or word in _HYPOTHESES:
-            return [BASE if word not in _HYPOTHESES else HYPOTHESIS] * len(words)
-        for condition, ends, why in (
-            (_compares(words, index, word, following), _CLAUSE_ENDS, COMPARISON),
-            (_supposes(words, index, word, following), _CLAUSE_ENDS, HYPOTHESIS),
-            (word in _OTHERS and following in _WHICH, frozenset[str](), BASE),
-            (word in _NOT, _CLAUSE_ENDS | {"but"}, NEGATION),
-            (word in _NONE, _NEGATION_ENDS, NEGATION),
-            ((word, following) == ("such", "as"), _CLAUSE_ENDS - {","}, GENERAL),
-        ):
-            if condition:
-                _mark(marks, words, index + 1, ends.__contains__, why)
+    for scope, starts in scopes.items():
+        _mark(marks, words, starts, scope)
     if not _GENERAL.isdisjoint(words):
-        _mark(marks, words, 0, lambda word: False, GENERAL)
+        marks = [mark or GENERAL for mark in marks]
     return marks
+
+
+def _opened(words: Sequence[str], index: int, word: str, following: str) -> Iterator[_Scope]:
+    """Yield the scopes that begin after a word."""
+    if _compares(words, index, word, following):
+        yield _COMPARISON_SCOPE
+    if _supposes(words, index, word, following):
+        yield _HYPOTHESIS_SCOPE
+    if word in _OTHERS and following in _WHICH:
+        yield _OTHERS_SCOPE
+    if word in _NOT:
+        yield _NOT_SCOPE
+    if word in _NONE or (word == "free" and following in ("of", "from")):
+        yield _NONE_SCOPE
+    if (word, following) == ("such", "as"):
+        yield _EXAMPLES_SCOPE
 
 
 def _is_base(words: Sequence[str], index: int, word: str, following: str) -> bool:
@@ -89,16 +114,17 @@ def _compares(words: Sequence[str], index: int, word: str, following: str) -> bo
 
 
 def _supposes(words: Sequence[str], index: int, word: str, following: str) -> bool:
-    if word in _PERHAPS:
+    if word in _PERHAPS or (word == "absence" and index > 1 and words[index - 2] == "in"):
         return True
     after = words[index + 2] if index + 2 < len(words) else ""
     return word in _MODALS and (following in _HAVING or after in _HAVING)
 
 
-def _mark(
-    marks: list[str], words: Sequence[str], start: int, ends: Callable[[str], bool], why: str
-) -> None:
-    for index in range(start, len(words)):
-        if ends(words[index]):
-            return
-        marks[index] = marks[index] or why
+def _mark(marks: list[str], words: Sequence[str], starts: Sequence[int], scope: _Scope) -> None:
+    done = 0  # each word is looked at once for a scope, however often it is opened
+    for start in starts:
+        for index in range(max(start, done), len(words)):
+            done = index
+            if words[index] in scope.ends:
+                break
+            marks[index] = marks[index] or scope.why

@@ -12,16 +12,16 @@ _HINT = re.compile(
     r"[0-9]{2} ?(?:g|u|amu|Da|dalton)|(?:weight|mass|MW|M\.W\.|Mr)\b[^0-9]{0,60}[0-9]"
 )
 _CHANGE = re.compile(
-    r"(?:increas|add|contribut|chang|differen|gain|higher|lower|ris|extra|per|each|\bby|than|"
+    r"(?:increas|add|contribut|chang|differen|gain|higher|lower|ris|extra|per|each|combin|added|fragment|substituent|\bby|than|"
     r"base|parent|compar)[a-z]*(?:\s+[a-z]+){0,3}\s*$",
     re.IGNORECASE,
 )
 _WEIGHT = re.compile(
-    r"\s*(?:\([a-z. ]{1,6}\)\s*)?(?:[:=]\s*)?(?:(?:of|is|at|the|molecule|compound|this|being|"
-    r"value|has|a)\s+){0,5}"
+    r"\s*(?:\([a-z. ]{1,6}\)\s*)?(?:[:=(]\s*)?(?:(?:of|is|at|the|molecule|compound|this|being|"
+    r"value|has|a|only|just)\s+){0,5}"
     r"(?P<relation>about|approximately|roughly|around|nearly|near|close\s+to|ca\.?|~|≈|over|above|"
     r"more\s+than|greater\s+than|exceeding|at\s+least|below|under|less\s+than|>|<)?\s*"
-    r"(?P<value>[0-9]{2,4}(?:\.[0-9]{1,5})?)(?![0-9,%]|\s*(?:°|%|degrees))"
+    r"(?P<value>[0-9]{2,4}(?:\.[0-9]{1,5})?)(?![0-9]|[.,][0-9]|\s*(?:°|%|degrees))"
     r"\s*(?P<unit>g/mol|g\s?mol|grams?\s+per\s+mole|u\b|amu|Da\b|daltons?)?",
     re.IGNORECASE,
 )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from selfstudy_engine.engine.claim_contexts import GENERAL
 from selfstudy_engine.engine.claim_lexicon import ACCEPTOR, AROMATIC, DONOR, RING
-from selfstudy_engine.engine.claim_mentions import Mention
+from selfstudy_engine.engine.claim_phrases import Mention
 from selfstudy_engine.engine.claim_rings import count_of_rings
 from selfstudy_engine.engine.claim_text import Text
 from selfstudy_engine.engine.claim_words import word_set
@@ -58,7 +58,8 @@ def _count(mention: Mention, facts: MoleculeFacts, text: Text) -> Range | None:
 
 def _judge_count(mention: Mention, counted: Range) -> Judgement:
     found = f"{counted.sure}" + (f" to {counted.most}" if counted.most > counted.sure else "")
-    found = f"{mention.term.name}: {found} in the molecule"
+    name = " ".join([*mention.modifiers, "ring"]) if mention.term is RING else mention.term.name
+    found = f"{name}: {found} in the molecule"
     if mention.denied:
         return Judgement(_truth_of_denial(mention, counted), f"{found}, reason says none")
     if mention.count is None:

@@ -4,8 +4,11 @@ import tomllib
 from functools import cache
 from importlib import resources
 
-_COUNTED = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NUMBERS = {word: number for number, word in enumerate((*_COUNTED, "eleven", "twelve"), start=1)}
+_COUNTED = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+)
+NUMBERS = {word: number for number, word in enumerate(_COUNTED.split(), start=1)}
 
 
 @cache

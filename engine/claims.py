@@ -87,13 +87,15 @@ def check_claims(
     text = read_text(reason)
     own_words = _words_of(name)
 
-    def is_other(words: Sequence[str], index: int) -> bool:
+    def is_other(words: Sequence[str], index: int) -> int:
         if words[index] in own_words:
-            return False
+            return 0
         found = known.find(words, index) if known else None
         if found is None:
-            return words[index] in COMMON_BASES
-        return found[0].name.lower() != name and found[0].smiles != facts.canonical_smiles
+            return int(words[index] in COMMON_BASES)
+        compound, length = found
+        own = compound.name == name or compound.smiles == facts.canonical_smiles
+        return 0 if own else length
 
     claims = [
         *_mentions(text, facts, is_other, reason),
