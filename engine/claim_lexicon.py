@@ -20,10 +20,13 @@ MULTIPLIERS = {"di": 2, "bis": 2, "tri": 3, "tris": 3, "tetra": 4, "penta": 5, "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
-    """SMARTS that are counted together: by matched ring, or by their first atom."""
+    """SMARTS that are counted together: by their first atom, unless a flag says otherwise."""
 
     queries: Sequence[Any]
-    rings: bool
+    rings: bool = False
+    """Count matched rings."""
+    hydrogens: bool = False
+    """Count the first atom's hydrogens: an NH2 has two N-H bonds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +82,9 @@ class Lexicon:
         found.sort(key=lambda entry: (-len(entry.rest), entry.multiplier))
 
 
-def _pattern(smarts: str | Sequence[str], rings: bool) -> Pattern:
+def _pattern(smarts: str | Sequence[str], rings: bool, hydrogens: bool = False) -> Pattern:
     texts = [smarts] if isinstance(smarts, str) else smarts
-    return Pattern([Chem.MolFromSmarts(text) for text in texts], rings)
+    return Pattern([Chem.MolFromSmarts(text) for text in texts], rings, hydrogens)
 
 
 @cache
@@ -94,7 +97,8 @@ def load_lexicon() -> Lexicon:
         for row in tomllib.loads(text)[table]:
             rings = kind == "ring" or row.get("rings", False)
             strict = _pattern(row["strict"], rings)
-            loose = _pattern(row["loose"], rings) if "loose" in row else strict
+            hydrogens = row.get("hydrogens", False)
+            loose = _pattern(row["loose"], rings, hydrogens) if "loose" in row else strict
             term = Term(row["name"], kind, row["form"], strict, loose)
             for words in row["words"]:
                 lexicon.add(words, term)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from selfstudy_engine.engine.claim_lexicon import Entry, Term
+from selfstudy_engine.engine.claim_lexicon import RING, Entry, Term
 from selfstudy_engine.engine.claim_words import read_number, word_set
 
 _VAGUE = {"several": 3, "many": 3, "numerous": 3, "multiple": 2}
@@ -18,6 +18,7 @@ _HAVE_NOT = word_set("phrases", "have_not")
 _NOTS = word_set("phrases", "nots")
 _OTHER = word_set("phrases", "other")
 _PLACES = word_set("phrases", "places")
+_NARROWING = word_set("phrases", "narrowing")
 STOPS = word_set("phrases", "stops")
 HEADS = word_set("phrases", "heads")
 RING_HEADS = word_set("phrases", "ring_heads")
@@ -52,7 +53,7 @@ class Mention:
     qualified: bool = False
     """Something narrows it ("no free hydroxyl group", "no chlorine on the ring")."""
     placed: bool = False
-    """The phrase says where ("para"): only presence and number can be checked."""
+    """It says where or of what sort ("para", "benzylic"): only presence and number are checked."""
     context: str = ""
     """Why the phrase isn't about the molecule as it is; "" where it is."""
     modifiers: list[str] = field(default_factory=list)
@@ -80,7 +81,7 @@ def read_left(words: Sequence[str], index: int, entry: Entry) -> Mention:
         elif word in _OTHER:
             mention.context = f'"{word}"'
             mention.determined = word == "another"
-        elif word in _PLACES:
+        elif word in _PLACES or (word in _NARROWING and entry.term is not RING):
             mention.placed = True
         mention.modifiers.insert(0, word)
         mention.first = at

@@ -69,7 +69,7 @@ def _judge_count(mention: Mention, counted: Range) -> Judgement:
         truth = _truth_of_number(mention, counted, mention.count)
         found = f"{found}, reason says {mention.count}"
     if truth == "true" and mention.placed:
-        return Judgement("unverifiable", f"{found}; its position isn't checked")
+        return Judgement("unverifiable", f"{found}; its position or sort isn't checked")
     return Judgement(truth, found)
 
 

@@ -73,7 +73,11 @@ class MoleculeFacts:
             for query in pattern.queries:
                 matches = self.mol.GetSubstructMatches(query)
                 found.update(map(frozenset, matches) if pattern.rings else (m[0] for m in matches))
-            self._counts[pattern] = len(found)
+            if pattern.hydrogens:
+                atoms = [self.mol.GetAtomWithIdx(index) for index in found]
+                self._counts[pattern] = sum(atom.GetTotalNumHs() for atom in atoms)
+            else:
+                self._counts[pattern] = len(found)
         return self._counts[pattern]
 
     def count_range(self, strict: Pattern, loose: Pattern, enough: int) -> Range:

@@ -206,7 +206,13 @@ def test_the_molecules_own_name_is_no_other_compound() -> None:
     assert truths(reason, "Oc1ccccc1C", "o-cresol") == {"a hydroxyl group": "unverifiable"}
 
 
-def test_a_position_is_not_checked() -> None:
+def test_an_nh2_has_two_n_h_bonds() -> None:
+    assert truths("It has two N-H bonds.", "Nc1ccccc1") == {"two N-H bonds": "unverifiable"}
+    assert truths("It has three N-H bonds.", "Nc1ccccc1") == {"three N-H bonds": "false"}
+
+
+def test_a_position_or_a_sort_is_not_checked() -> None:
+    assert truths("It has two aromatic carbons.", "CCO") == {"two aromatic carbons": "unverifiable"}
     assert truths("It has a para hydroxyl group.", PARACETAMOL) == {
         "a para hydroxyl group": "unverifiable"
     }
