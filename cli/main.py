@@ -21,6 +21,7 @@ _COMMANDS = {
     "predict": "Predict molecules with a run's best adapter.",
     "bench": "Measure throughput side by side: original, transformers, vLLM, this engine.",
     "store": "List, show, export and re-score the samples of a run.",
+    "claims": "Check what reasons claim about their molecules.",
     "doctor": "Say whether this machine can run it, and what to do if not.",
 }
 

@@ -1,0 +1,195 @@
+"""Text in, mentions of groups, rings, elements and donors out: "two nitro groups", "no ring".
+
+Says what a noun phrase claims (how many, denied, in which context), not whether it's true.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from selfstudy_engine.engine.claim_contexts import (
+    BASE,
+    GENERAL,
+    HYPOTHESIS,
+    NEGATION,
+    mark_contexts,
+)
+from selfstudy_engine.engine.claim_lexicon import IGNORED, Entry, Lexicon
+from selfstudy_engine.engine.claim_phrases import (
+    HEADS,
+    LOCANT,
+    RING_HEADS,
+    SIZED,
+    STOPS,
+    Mention,
+    read_left,
+    read_right,
+)
+from selfstudy_engine.engine.claim_text import Text
+from selfstudy_engine.engine.claim_words import word_set
+
+_HOLDS = word_set("phrases", "holds")
+_NO_CLAIM_AFTER = word_set("phrases", "no_claim_after")
+_ATOM_BONDS = word_set("phrases", "atom_bonds")
+_RESTRICTIONS = word_set("phrases", "restrictions")
+_SUBJECT_VERBS = _HOLDS | {"melts", "which", "itself", "also"}
+_WHOLES = word_set("phrases", "wholes")
+_EFFECTS = word_set("phrases", "effects")
+_MODAL_VERBS = word_set("phrases", "modal_verbs")
+_GONE = word_set("phrases", "gone")
+_THERE = word_set("phrases", "there")
+
+OtherCompound = Callable[[Sequence[str], int], int]
+"""Tells how many words from there on name a compound other than the molecule; 0: none."""
+
+
+def find_mentions(text: Text, lexicon: Lexicon, is_other: OtherCompound) -> Iterator[Mention]:
+    """Yield the mentions of a text that claim something, in no fixed order."""
+    terms = list(_find_terms(text.words, lexicon))
+    at = 0
+    for first, end in text.sentences:
+        here = at
+        while at < len(terms) and terms[at][0] < end:
+            at += 1
+        if at > here:
+            yield from _in_sentence(text.words[first:end], first, terms[here:at], is_other)
+
+
+def _in_sentence(
+    words: Sequence[str], first: int, terms: Sequence[tuple[int, Entry]], is_other: OtherCompound
+) -> Iterator[Mention]:
+    found = [read_left(words, index - first, entry) for index, entry in terms]
+    read_right(words, found)
+    marks: Sequence[str] = ()
+    for position, mention in enumerate(found):
+        if not _claims(words, mention, found[position + 1 : position + 2]):
+            continue
+        if not marks:
+            other = _opens_with_other(words, is_other)
+            marks = [BASE] * len(words) if other else mark_contexts(words)
+        _deny_along_list(words, mention, found[position - 1] if position else None)
+        mention.context = mention.context or _context(words, marks, mention, is_other)
+        mention.first += first
+        mention.index += first
+        mention.last += first
+        yield mention
+
+
+def _find_terms(words: Sequence[str], lexicon: Lexicon) -> Iterator[tuple[int, Entry]]:
+    entries, skip = lexicon.entries, 0
+    possible = [index for index, word in enumerate(words) if word in entries or "-" in word]
+    for index in possible:
+        if index < skip:
+            continue
+        word = words[index]
+        if word in entries:
+            entry = lexicon.find(words, index)
+        elif "-" in word and (located := LOCANT.fullmatch(word)) and located[1] in entries:
+            entry = lexicon.find([located[1], *words[index + 1 : index + 4]], 0)
+        elif "-" in word and (sized := SIZED.fullmatch(word)):
+            entry = lexicon.find(["carbon"], 0)
+            del sized
+        else:
+            continue
+        if entry is not None:
+            skip = index + 1 + len(entry.rest)
+            yield index, entry
+
+
+def _claims(words: Sequence[str], mention: Mention, following: Sequence[Mention]) -> bool:
+    """Tell whether the phrase says something about a molecule, and isn't a part of a name."""
+    if _is_part_of_a_name(words, mention, following):
+        return False
+    term = mention.term
+    if term.form == "cyclic":
+        return True
+    if (mention.count or 0) > 1 and not mention.plural and words[mention.first].isdigit():
+        mention.count = None  # a locant: "the 3 hydroxyl group"
+    if term.name == "carbon" and mention.count is None and not mention.denied:
+        return False
+    if term.form in ("substituent", "ring") and term.name not in ("ring", "aromatic system"):
+        counted = mention.count is not None or mention.denied
+        ends = term.form == "substituent" and mention.determined and _ends_phrase(words, mention)
+        return mention.headed or (mention.plural and counted) or ends
+    before = words[mention.first - 1] if mention.first else ""
+    return mention.determined or mention.headed or before in _HOLDS
+
+
+def _ends_phrase(words: Sequence[str], mention: Mention) -> bool:
+    """Tell whether no noun follows: "the hydroxyl donates to", "one carbonyl."."""
+    after = words[mention.last] if mention.last < len(words) else "."
+    return after in STOPS or not after[:1].isalnum()
+
+
+def _is_part_of_a_name(
+    words: Sequence[str], mention: Mention, following: Sequence[Mention]
+) -> bool:
+    term, after = mention.term, words[mention.last] if mention.last < len(words) else ""
+    if term is IGNORED or after in _NO_CLAIM_AFTER:
+        return True
+    if len(words[mention.index]) == 1 and words[mention.last - 1] not in ("atom", "atoms"):
+        return True
+    if words[mention.last : mention.last + 2] == [".", "."]:
+        return True  # "O-H...O"
+    if mention.headed:
+        return False
+    modifies = following and following[0].index == mention.last  # "amide carbonyl"
+    return bool(modifies) or (term.kind == "element" and after in _ATOM_BONDS)
+
+
+def _deny_along_list(words: Sequence[str], mention: Mention, previous: Mention | None) -> None:
+    """Carry a denial on: "no hydroxyl, amino or carboxyl groups"."""
+    if previous is None or not previous.denied or mention.determined:
+        return
+    between = words[previous.last : mention.first]
+    if between and all(word in ("or", "nor", ",", "/") for word in between):
+        mention.denied, mention.determined = True, True
+
+
+def _context(
+    words: Sequence[str], marks: Sequence[str], mention: Mention, is_other: OtherCompound
+) -> str:
+    marked = marks[mention.index]
+    after = words[mention.last : mention.last + 6]
+    if mention.denied:
+        narrowed = after[:1] and after[0] in _RESTRICTIONS and _WHOLES.isdisjoint(after[:3])
+        mention.qualified = bool(narrowed or (mention.modifiers and mention.term.name != "ring"))
+        return "" if marked in (NEGATION, GENERAL) else marked
+    if marked:
+        return marked
+    if _is_general(words, mention):
+        return GENERAL
+    if words[mention.first] in ("a", "an") and after[:1] and after[0] in _MODAL_VERBS:
+        return HYPOTHESIS  # "an ester would melt lower"
+    if not _GONE.isdisjoint(after[:4]) or ("not" in after and not _THERE.isdisjoint(after)):
+        return NEGATION
+    return BASE if _belongs_to_other(words, mention.last, is_other) else ""
+
+
+def _belongs_to_other(words: Sequence[str], at: int, is_other: OtherCompound) -> bool:
+    """Tell "the hydroxyl group of the phenol" from "the hydroxyl group of the molecule"."""
+    if at >= len(words) or words[at] not in ("in", "of", "from"):
+        return False
+    at += 2 if words[at + 1 : at + 2] and words[at + 1] in ("the", "a", "an") else 1
+    return at < len(words) and is_other(words, at) > 0
+
+
+def _is_general(words: Sequence[str], mention: Mention) -> bool:
+    """Tell "a nitro group raises it" and "each ring adds 20" from "a nitro group and a ring"."""
+    if words[mention.first] in ("each", "every"):
+        return True
+    after = words[mention.last] if mention.last < len(words) else ""
+    opens = mention.first == 0 and words[0] in ("a", "an")
+    return opens and len(after) > 3 and after.endswith("s") and after not in STOPS - _EFFECTS
+
+
+def _opens_with_other(words: Sequence[str], is_other: OtherCompound) -> bool:
+    """Tell whether another compound is a sentence's subject: "Ethanol has ..."."""
+    for index in range(min(3, len(words))):
+        length = is_other(words, index)
+        if length:
+            following = words[index + length : index + length + 5]
+            if following[:1] and following[0] in HEADS | RING_HEADS:
+                return False  # "the benzene ring has"
+            return not _SUBJECT_VERBS.isdisjoint(following)
+        if words[index] not in ("the", "for", "\n", "-", "*", "but", "however", "while"):
+            return False
+    return False

@@ -1,0 +1,305 @@
+"""Claims: what is judged, what is left open, and the traps in between."""
+
+import random
+
+import pytest
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.claims import check_claims, summarize_claims
+
+NITROTOLUENE = "Cc1ccc([N+](=O)[O-])cc1"
+PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+PHTHALIMIDE = "O=C1NC(=O)c2ccccc21"
+HEXANE = "CCCCCC"
+
+
+def truths(reason: str, smiles: str, name: str = "") -> dict[str, str]:
+    molecule = Molecule("", name, smiles, 0.0)
+    return {claim.text: claim.truth for claim in check_claims(reason, molecule)}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "claim", "truth"),
+    [
+        (NITROTOLUENE, "a nitro group", "true"),
+        (NITROTOLUENE, "an amino group", "false"),
+        (NITROTOLUENE, "two nitro groups", "false"),
+        (NITROTOLUENE, "one benzene ring", "true"),
+        (NITROTOLUENE, "an oxygen atom", "true"),
+        (NITROTOLUENE, "a bromine atom", "false"),
+        (NITROTOLUENE, "two oxygens", "true"),
+        (NITROTOLUENE, "three oxygen atoms", "false"),
+        (NITROTOLUENE, "one oxygen atom", "unverifiable"),
+        (NITROTOLUENE, "seven carbons", "true"),
+        (NITROTOLUENE, "four carbons", "unverifiable"),
+        (NITROTOLUENE, "eight carbon atoms", "false"),
+        (NITROTOLUENE, "several nitro groups", "false"),
+        (NITROTOLUENE, "at least two oxygen atoms", "true"),
+        (NITROTOLUENE, "a pair of oxygen atoms", "true"),
+        (NITROTOLUENE, "both oxygen atoms", "true"),
+        (NITROTOLUENE, "2 oxygen atoms", "true"),
+        (NITROTOLUENE, "an 8-carbon chain", "false"),
+        ("Cc1ccc(Cl)c(Cl)c1", "a dichloro substituent", "true"),
+        ("Cc1ccc(Cl)cc1", "a dichloro substituent", "false"),
+        (ASPIRIN, "a carboxylic acid and an acetate ester", "true"),
+        (PARACETAMOL, "its N-H", "true"),
+        (PARACETAMOL, "the –OH group", "true"),
+        (HEXANE, "the –OH group", "false"),
+        (HEXANE, "a heteroatom", "false"),
+    ],
+)
+def test_groups_elements_and_counts(smiles: str, claim: str, truth: str) -> None:
+    found = truths(f"The compound contains {claim}; flat: high.", smiles)
+    assert set(found.values()) == {truth}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "claim", "truth"),
+    [
+        ("c1ccc2ccccc2c1", "two fused rings", "true"),
+        ("c1ccc2ccccc2c1", "three aromatic rings", "false"),
+        ("c1ccc(-c2ccccc2)cc1", "two fused rings", "false"),
+        ("C1CCCCC1", "one saturated ring", "true"),
+        ("C1CCCCC1", "an aromatic ring", "false"),
+        ("C1CCCCC1", "a six-membered ring", "true"),
+        ("C1CCCCC1", "a 5-membered ring", "false"),
+        ("c1ccncc1", "a heterocyclic ring", "true"),
+        ("c1ccncc1", "a heteroaromatic ring", "true"),
+        ("c1ccncc1", "a benzene ring", "false"),
+        ("O=C1C=CC(=O)C=C1", "an aromatic ring", "unverifiable"),
+        ("C1CCC2CCCCC2C1", "a bicyclic skeleton", "true"),
+        ("C1CCC2CCCCC2C1", "a tricyclic skeleton", "false"),
+        ("C1CCC2CCCCC2C1", "two piperidine rings", "false"),
+        (HEXANE, "the ring", "false"),
+        ("C1CCCCC1", "a moramide ring", None),
+    ],
+)
+def test_rings(smiles: str, claim: str, truth: str | None) -> None:
+    found = truths(f"With {claim}, it packs well.", smiles)
+    assert set(found.values()) == ({truth} if truth else set())
+
+
+def test_a_molecule_without_rings_is_acyclic() -> None:
+    assert truths("The molecule is acyclic.", HEXANE) == {"acyclic": "true"}
+    assert truths("The molecule is acyclic.", "C1CC1") == {"acyclic": "false"}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "claim", "truth"),
+    [
+        (PHTHALIMIDE, "two amide groups", "unverifiable"),
+        (PHTHALIMIDE, "an amide", "unverifiable"),
+        (PHTHALIMIDE, "an imide", "true"),
+        ("O=c1ccc2ccccc2o1", "an ester", "unverifiable"),
+        ("O=c1ccc2ccccc2o1", "a lactone", "true"),
+        ("CCO[N+](=O)[O-]", "a nitro group", "unverifiable"),
+        ("CCO[N+](=O)[O-]", "a nitrate ester", "true"),
+        ("CON=C(C)C", "an ether", "unverifiable"),
+        ("COC", "an ether", "true"),
+        ("CCOC(C)=O", "a carboxyl group", "unverifiable"),
+        ("CCOC(C)=O", "a carboxylic acid", "false"),
+        ("CC(=O)O", "a hydroxyl group", "unverifiable"),
+        ("CC(=O)O", "an alcohol", "unverifiable"),
+        ("CC(C)=O", "an aldehyde", "false"),
+        ("O=c1cccc[nH]1", "a hydroxyl group", "unverifiable"),
+        ("NC(N)=O", "an amide", "unverifiable"),
+        ("CC(N)=O", "an amino group", "unverifiable"),
+        ("CCCl", "a methyl group", "unverifiable"),
+        ("Clc1ccccc1", "a methyl group", "false"),
+        ("COC(C)=O", "a methoxy group", "unverifiable"),
+        ("Cc1ccc(C)cc1", "a phenyl group", "unverifiable"),
+    ],
+)
+def test_traps_of_naming(smiles: str, claim: str, truth: str) -> None:
+    assert set(truths(f"It has {claim}.", smiles).values()) == {truth}
+
+
+@pytest.mark.parametrize(
+    ("reason", "smiles", "truth"),
+    [
+        ("There is no ring.", HEXANE, "true"),
+        ("There is no ring.", "C1CC1", "false"),
+        ("No hydrogen-bond donor, flexible: low.", HEXANE, "true"),
+        ("No hydrogen-bond donor, flexible: low.", PARACETAMOL, "false"),
+        ("It lacks a hydroxyl group.", PARACETAMOL, "false"),
+        ("It does not contain a nitro group.", PARACETAMOL, "true"),
+        ("It does not contain a hydroxyl group.", PARACETAMOL, "false"),
+        ("It is free of chlorine.", PARACETAMOL, "true"),
+        ("The absence of a hydroxyl group lowers it.", HEXANE, "true"),
+        ("In the absence of a hydroxyl group it is low.", PARACETAMOL, "unverifiable"),
+        ("No free hydroxyl group.", PARACETAMOL, "unverifiable"),
+        ("No hydroxyl group on the side chain.", PARACETAMOL, "unverifiable"),
+        ("No other hydroxyl group.", PARACETAMOL, "unverifiable"),
+        ("The hydroxyl group is absent.", HEXANE, "unverifiable"),
+        ("Not every ketone is like it.", HEXANE, "unverifiable"),
+    ],
+)
+def test_denials(reason: str, smiles: str, truth: str) -> None:
+    assert set(truths(reason, smiles).values()) == {truth}
+
+
+def test_a_denial_holds_for_a_list_and_ends_with_it() -> None:
+    reason = "No nitro, amino or carboxyl groups, but a hydroxyl group."
+    assert truths(reason, "CCO") == {
+        "No nitro": "true",
+        "amino": "true",
+        "carboxyl groups": "true",
+        "a hydroxyl group": "true",
+    }
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Compared to a nitro group, it's small.",
+        "It melts higher than an ester.",
+        "Unlike a ketone, it doesn't react.",
+        "If it had a nitro group, it would melt higher.",
+        "It may contain a nitro group.",
+        "A nitro group would raise it.",
+        "Replacing the nitro group changes all.",
+        "An additional nitro group raises it.",
+        "Another ketone would help.",
+        "The basic unit is a benzene ring with a nitro group.",
+        "The parent compound has a nitro group.",
+        "It is a derivative of an ester with a ketone.",
+        "Ethanol has a hydroxyl group.",
+        "The nitro group of nitrobenzene is polar.",
+        "Compounds with a nitro group melt high.",
+        "Polar groups such as nitro groups are good.",
+        "A nitro group raises the melting point.",
+        "Each nitro group adds 20 °C.",
+        "Nitro groups typically raise it.",
+        "It isn't a ketone.",
+    ],
+)
+def test_what_is_not_said_of_the_molecule_is_never_false(reason: str) -> None:
+    claims = check_claims(reason, HEXANE)
+    assert claims
+    assert {claim.truth for claim in claims} == {"unverifiable"}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Ketones are polar.",
+        "It forms halogen bonds.",
+        "Amino acids melt high.",
+        "A carboxylic acid derivative.",
+        "Strong hydrogen bonds, flat, symmetric: high.",
+        "The 3-nitrobenzyl bromide.",
+        "It is a carbon compound.",
+        "O-H...O contacts.",
+        "",
+    ],
+)
+def test_what_is_no_claim(reason: str) -> None:
+    assert [claim for claim in check_claims(reason, HEXANE) if claim.truth == "true"] == []
+    assert [claim for claim in check_claims(reason, HEXANE) if claim.truth == "false"] == []
+
+
+def test_the_molecules_own_name_is_no_other_compound() -> None:
+    reason = "Phenol has a hydroxyl group."
+    assert truths(reason, "Oc1ccccc1", "phenol") == {"a hydroxyl group": "true"}
+    assert truths(reason, "Oc1ccccc1C", "o-cresol") == {"a hydroxyl group": "unverifiable"}
+
+
+def test_an_nh2_has_two_n_h_bonds() -> None:
+    assert truths("It has two N-H bonds.", "Nc1ccccc1") == {"two N-H bonds": "unverifiable"}
+    assert truths("It has three N-H bonds.", "Nc1ccccc1") == {"three N-H bonds": "false"}
+
+
+def test_a_position_or_a_sort_is_not_checked() -> None:
+    assert truths("It has two aromatic carbons.", "CCO") == {"two aromatic carbons": "unverifiable"}
+    assert truths("It has a para hydroxyl group.", PARACETAMOL) == {
+        "a para hydroxyl group": "unverifiable"
+    }
+    assert truths("It has a para nitro group.", PARACETAMOL) == {"a para nitro group": "false"}
+
+
+def test_a_list_shares_its_noun_but_not_its_number() -> None:
+    reason = "It has hydroxyl, methoxy and aldehyde groups."
+    assert truths(reason, "COc1cc(C=O)ccc1O") == {
+        "hydroxyl": "true",
+        "methoxy": "true",
+        "aldehyde groups": "true",
+    }
+    shared = truths("It has two hydroxyl and methoxy groups.", "COc1cc(C=O)ccc1O")
+    assert shared == {"two hydroxyl": "true", "methoxy groups": "true"}
+    own = truths("It has two nitro and one amino groups.", NITROTOLUENE)
+    assert own == {"two nitro": "false", "one amino groups": "false"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "truth"),
+    [
+        ("The molecular weight is 151.2 g/mol.", "true"),
+        ("Its molar mass of about 153 is small.", "true"),
+        ("Its MW: 149", "true"),
+        ("The molecular weight is 165 g/mol.", "false"),
+        ("A molecular mass of 1510.", "false"),
+        ("The molecular weight is over 300 g/mol.", "false"),
+        ("The molecular weight is below 200.", "true"),
+        ("An increase in molecular weight of 35.", "unverifiable"),
+        ("The molecular formula C8H9NO2 is small.", "true"),
+        ("The molecular formula is C₈H₉NO₂.", "true"),
+        ("The chemical formula: CH3CONHC6H4OH", "true"),
+        ("The molecular formula C8H10NO2", "false"),
+        ("Empirical formula C8H9NO2", "true"),
+    ],
+)
+def test_weight_and_formula(reason: str, truth: str) -> None:
+    assert list(truths(reason, PARACETAMOL).values()) == [truth]
+
+
+def test_an_empirical_formula_is_a_ratio() -> None:
+    assert list(truths("The empirical formula CH2O", "CC(=O)O").values()) == ["true"]
+    assert list(truths("The molecular formula CH2O", "CC(=O)O").values()) == ["false"]
+
+
+def test_a_claim_says_where_it_stands_and_what_was_found() -> None:
+    reason = "Flat and rigid — with three\u00a0aromatic rings: high."
+    [claim] = check_claims(reason, "c1ccc2ccccc2c1")
+    assert (claim.kind, claim.truth) == ("ring", "false")
+    assert reason[claim.start : claim.end] == claim.text == "three\u00a0aromatic rings"
+    assert claim.found == "aromatic ring: 2 in the molecule, reason says 3"
+
+
+def test_a_summary_counts_and_quotes() -> None:
+    reason = "Two benzene rings with a nitro group and perhaps a ketone."
+    summary = summarize_claims(check_claims(reason, NITROTOLUENE))
+    assert (summary.num_true, summary.num_false, summary.num_unverifiable) == (1, 1, 1)
+    assert summary.false_texts == (
+        "'Two benzene rings': benzene ring: 1 in the molecule, reason says 2",
+    )
+    assert summarize_claims([]).false_texts == ()
+
+
+def test_a_smiles_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="'C1CC' can't be parsed; give the molecule"):
+        check_claims("A ring.", "C1CC")
+
+
+PIECES = (
+    "two ", "no ", "a ", "nitro ", "groups", "ring", " if ", "unlike ", "as as ", ", ", ". ", "\n",
+    "benzene ", "melting point of ", "MW ", "formula ", "C6H6 ", "1,2,", "5.5 ", "°C", "(", ")",
+    "-", "\u2212", "\u00bd", "\ufb01", "\u0130", "\U0001f600", "\ud800", "\x00", "n,n-", "g/mol",
+)  # fmt: skip
+
+
+def test_any_text_has_claims_that_lie_in_it() -> None:
+    rng = random.Random(0)
+    for _ in range(2000):
+        reason = "".join(rng.choices(PIECES, k=rng.randrange(30)))
+        reason += "".join(chr(rng.randrange(0x110000)) for _ in range(rng.randrange(5)))
+        for claim in check_claims(reason, PARACETAMOL):
+            assert reason[claim.start : claim.end] == claim.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("piece", [*PIECES, "unlike a nitro ", "no nitro or ", "1.1.", "a-b-", "a"])
+def test_a_hundred_thousand_characters_take_no_more_than_their_share(piece: str) -> None:
+    # Anything quadratic takes minutes here, and meets the time limit.
+    assert isinstance(check_claims(piece * (100_000 // len(piece)), PARACETAMOL), list)
