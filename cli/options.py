@@ -26,6 +26,9 @@ def config_option(key: str, *flags: str) -> Callable[[Function], Function]:
     if default is not None and not isinstance(default, BaseModel):
         help_text = f"{help_text.removesuffix('.')}. [default: {default}]"
     name = key.replace(".", _SEPARATOR)
+    if field.annotation is bool and default:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+        return click.option(*(flags or (flag,)), name, default=None, help=help_text)
     if field.annotation is bool:
         return click.option(
             *(flags or (flag,)), name, is_flag=True, flag_value=True, default=None, help=help_text
@@ -152,6 +155,7 @@ TABLE_OPTIONS = config_options(
 )
 SERVER_OPTIONS = config_options(
     "server.adapter_mode",
+    "server.fast_lora",
     "server.max_model_len",
     "server.block_size",
     "server.max_num_seqs",

@@ -139,6 +139,8 @@ class ServerConfig(_Section):
     """Use this running server instead of starting one, e.g. http://127.0.0.1:8000."""
     adapter_mode: Literal["merged", "runtime"] = "merged"
     """merged: adapter added into the weights, base-model speed; runtime: vLLM's own LoRA path."""
+    fast_lora: bool = True
+    """Use the grouped-GEMM path for runtime adapters on a CPU host."""
     max_model_len: int = Field(default=2048, ge=128)
     """Longest prompt plus completion, in tokens."""
     block_size: int = Field(default=32, ge=1)

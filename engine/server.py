@@ -25,13 +25,17 @@ from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
 from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 128
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
-_WORKER_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
+_WORKER_EXTENSIONS = {
+    "merged": "selfstudy_engine.engine.merge_worker.MergeWorker",
+    "runtime": "selfstudy_engine.engine.lora_plugin.FastLoraWorker",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -101,9 +105,8 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
         command += ["--trust-remote-code"]
-    if server.adapter_mode == "merged":
-        command += ["--worker-extension-cls", _WORKER_EXTENSION]
-    else:
+    command += ["--worker-extension-cls", _WORKER_EXTENSIONS[server.adapter_mode]]
+    if server.adapter_mode == "runtime":
         # The one that answers, and the one that takes over.
         command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
         command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
@@ -157,6 +160,8 @@ def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str,
     }
     if config.server.adapter_mode == "runtime":
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        fast = config.server.fast_lora and device() == "cpu"
+        environment[FAST_LORA_VARIABLE] = "1" if fast else "0"
     if Path(model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if not compiled(config):

@@ -333,3 +333,13 @@ def test_a_switch_takes_no_value(table: Path) -> None:
     common = ("loop", "--dry-run", "--table", table, "--test-size", 5)
     assert "trust_remote_code = false" in call(*common).output
     assert "trust_remote_code = true" in call(*common, "--trust-remote-code").output
+
+
+def test_a_switch_that_is_on_can_be_turned_off(table: Path, tmp_path: Path) -> None:
+    common = ("loop", "--dry-run", "--table", table, "--test-size", 5)
+    assert "fast_lora = true" in call(*common).output
+    assert "fast_lora = false" in call(*common, "--no-fast-lora").output
+    off = tmp_path / "off.toml"
+    off.write_text("[server]\nfast_lora = false\n")
+    assert "fast_lora = false" in call(*common, "--config", off).output
+    assert "fast_lora = true" in call(*common, "--config", off, "--fast-lora").output

@@ -2,9 +2,12 @@
 
 import ast
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from selfstudy_engine.engine.lora_plugin import register
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("cli", "data", "engine", "train")
@@ -56,3 +59,9 @@ def test_each_module_says_what_it_is(path: Path) -> None:
 def test_the_command_is_the_cli() -> None:
     scripts = PROJECT["project"]["scripts"]
     assert scripts == {"selfstudy-engine": "selfstudy_engine.cli.main:cli"}
+
+
+def test_vllm_finds_the_plugin() -> None:
+    [(name, value)] = PROJECT["project"]["entry-points"]["vllm.general_plugins"].items()
+    assert name == "selfstudy_grouped_lora"
+    assert EntryPoint(name, value, "vllm.general_plugins").load() is register

@@ -16,6 +16,7 @@ import pytest
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import device
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.server import (
     VllmServer,
     check_port,
@@ -74,10 +75,13 @@ def test_a_merged_server_needs_no_lora() -> None:
     assert "--enable-lora" not in command
 
 
-def test_the_worker_extension_can_be_imported() -> None:
-    path = after(server_command(config(), "tiny", 1), "--worker-extension-cls")
-    module, _, name = path.rpartition(".")
-    assert callable(getattr(importlib.import_module(module), name).serve_merged)
+@pytest.mark.parametrize(
+    ("mode", "method"), [("merged", "serve_merged"), ("runtime", "use_fast_lora")]
+)
+def test_the_worker_extension_can_be_imported(mode: str, method: str) -> None:
+    command = server_command(config(server__adapter_mode=mode), "tiny", 1)
+    module, _, name = after(command, "--worker-extension-cls").rpartition(".")
+    assert callable(getattr(getattr(importlib.import_module(module), name), method))
 
 
 @pytest.mark.parametrize(("rank", "limit"), [(1, 1), (4, 8), (16, 16), (17, 32), (512, 512)])
@@ -87,7 +91,6 @@ def test_a_runtime_server_takes_the_ranks_that_vllm_allows(rank: int, limit: int
     assert "--enable-lora" in command
     assert after(command, "--max-lora-rank") == str(limit)
     assert int(after(command, "--max-loras")) >= 2  # the one that answers, the one that takes over
-    assert "--worker-extension-cls" not in command
 
 
 @pytest.mark.parametrize(("mode", "eager"), [("on", False), ("off", True)])
@@ -126,6 +129,23 @@ def test_adapters_can_be_loaded_in_runtime_mode_only(mode: str, allowed: str | N
     assert environment.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == allowed
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
     assert "VLLM_SKIP_MODEL_NAME_VALIDATION" not in environment
+
+
+@pytest.mark.parametrize(
+    ("mode", "fast", "asked"),
+    [("runtime", True, "1"), ("runtime", False, "0"), ("merged", True, None)],
+)
+def test_fast_lora_is_asked_for_in_runtime_mode(
+    mode: str, fast: bool, asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FAST_LORA_VARIABLE, raising=False)
+    monkeypatch.setenv("VLLM_PLUGINS", "of_the_user")
+    values = config(server__adapter_mode=mode, server__fast_lora=fast)
+    environment = server_environment(values, "tiny", KEY)
+    if device() == "cuda" and asked:
+        asked = "0"
+    assert environment.get(FAST_LORA_VARIABLE) == asked
+    assert environment["VLLM_PLUGINS"] == "of_the_user"
 
 
 @pytest.mark.skipif(device() != "cpu", reason="a GPU sizes its cache by itself")
