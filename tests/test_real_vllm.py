@@ -17,7 +17,7 @@ from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.data.errors import ServerError, SwapError
-from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.data.hardware import device
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.canary import Served, check_canary
@@ -29,7 +29,8 @@ from selfstudy_engine.engine.training import run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = "Name: phenol\nSMILES: Oc1ccccc1\nReason:"
-DTYPE = resolve_dtype("auto")
+DTYPE = "float32"
+"""On every host: greedy tokens don't hang on how a product is rounded."""
 GREEDY = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=12)
 
 
@@ -40,7 +41,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter
     found = []
     for seed in (0, 1):
         config = folder / f"{seed}.toml"
-        model = 'dtype = "float32"\n'
+        model = f'dtype = "{DTYPE}"\n'
         settings = "epochs = 0.01\nmin_steps = 4\ntokens_per_step = 128\nlearning_rate = 1e-3\n"
         config.write_text(f"seed = {seed}\n[model]\n{model}[train]\nrank = 8\n{settings}")
         output = folder / f"round-{seed:04d}"
@@ -54,9 +55,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter
 
 
 def server_config(mode: str) -> RunConfig:
-    """In float32 on every host: greedy tokens don't hang on how a product is rounded."""
     values = {"server.adapter_mode": mode, "server.max_model_len": 512, "train.rank": 8}
-    return load_config(None, values | {"model.dtype": "float32"})
+    return load_config(None, values | {"model.dtype": DTYPE})
 
 
 @pytest.fixture(scope="module", params=["merged", "runtime"])
@@ -93,7 +93,7 @@ def test_swaps_are_proven_and_the_base_comes_back(
             before = await answer(client, base)
 
             served_first, canary, _ = await swap_and_prove(swapper, client, first, DTYPE)
-            assert canary.distance < canary.distance_to_base / 5
+            assert canary.distance < 0.01 < canary.distance_to_base
             with_first = await answer(client, served_first)
             assert with_first != before
 
