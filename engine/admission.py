@@ -49,6 +49,11 @@ class Admission(Generic[Request, Result]):
         self.held_back = False
         """Whether a request could go out if only the limit were higher."""
 
+    @property
+    def in_flight(self) -> int:
+        """Room that is taken now."""
+        return self._used
+
     def admit(self) -> None:
         """Ask as many requests as there is room for; after a failure none."""
         self.held_back = False

@@ -161,7 +161,9 @@ class GenerationClient:
                     *(self._transport.url, answer.status, self.concurrency),
                 )
                 return
-            self._controller.update(load, held_back=admission.held_back)
+            self._controller.update(
+                load, in_flight=admission.in_flight, held_back=admission.held_back
+            )
             admission.admit()
 
     async def _request(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:

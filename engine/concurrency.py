@@ -19,6 +19,9 @@ _FULL_CACHE = 0.95
 _GOOD_CACHE = 0.9
 """Share of the KV cache up to which the batch may grow: sequences in it still get longer."""
 
+_SEEN = 0.75
+"""Share of what is in flight that the server must show before more is asked: the metrics lag."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerLoad:
@@ -62,28 +65,35 @@ class ConcurrencyController:
         self.limit = START
         """Completions to keep in flight."""
         self._doubling = True  # as long as no limit of the server has shown itself
+        self._filling = True  # the batch still grows, prompt by prompt
         self._last: ServerLoad | None = None
 
-    def update(self, load: ServerLoad, *, held_back: bool) -> int:
+    def update(self, load: ServerLoad, *, in_flight: int, held_back: bool) -> int:
         """Return the new limit.
 
         Args:
-            load: the server's, now.
+            load: the server's, at the end of its last step, which may be seconds ago on a CPU.
+            in_flight: completions that the client waits for.
             held_back: whether the limit, and nothing else, keeps the client from asking for more.
         """
-        before, self._last = self._last, load
-        preempted = before is not None and load.num_preemptions > before.num_preemptions
+        before, self._last = self._last or load, load
+        preempted = load.num_preemptions > before.num_preemptions
+        if load != before:
+            self._filling = load.running > before.running
         excess = load.waiting - wanted_queue(load.running)
         if preempted or load.kv_cache_usage >= _FULL_CACHE:
             self._doubling = False
             self._set(min(self.limit, load.running - math.ceil(load.running / 8)))
         elif excess > wanted_queue(load.running):
-            # While the batch still fills up, prompt by prompt, the queue gets shorter by itself.
-            if before is not None and load.running <= before.running:
+            if not self._filling:  # else the queue gets shorter by itself
                 self._doubling = False
                 # From what is there, not from the limit: a queue takes time to get shorter.
                 self._set(min(self.limit, load.running + load.waiting - math.ceil(excess / 2)))
-        elif held_back and load.waiting < math.ceil(wanted_queue(load.running) / 2):
+        elif (
+            held_back
+            and load.waiting < math.ceil(wanted_queue(load.running) / 2)
+            and load.running + load.waiting >= _SEEN * in_flight
+        ):
             self._grow(load)
         return self.limit
 

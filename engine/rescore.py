@@ -61,7 +61,7 @@ def rescore(store: SampleStore, prop: Property) -> RescoreResult:
 
 
 def _rows(store: SampleStore) -> Iterator[tuple[Any, ...]]:
-    for batch in store.batches(columns=_COLUMNS):
+    for batch in store.batches(columns=_COLUMNS, whole=False):
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -163,24 +164,35 @@ def test_a_cancelled_call_leaves_no_task_behind(fake: FakeVllm, concurrency: int
     asyncio.run(run())
 
 
-async def follow(fake: FakeVllm, num_prompts: int, concurrency: int | None = None) -> int:
-    """Generate with two looks for each answer's time; return the concurrency at the end."""
-    async with GenerationClient(fake.endpoint, concurrency, 10, look_seconds=0.02) as client:
-        answers = [item async for item in client.generate("tiny", ask_for(num_prompts, n=2))]
-        assert len(answers) == num_prompts
-        return client.concurrency
+async def follow(fake: FakeVllm, until: int) -> int:
+    """Generate until more than so many completions are in flight; return how many may be."""
+    requests = (request for _ in itertools.count() for request in ask_for(50))
+    async with (
+        asyncio.timeout(30),
+        GenerationClient(fake.endpoint, None, 10, look_seconds=0.05) as c,
+    ):
+        answers = c.generate("tiny", requests)
+        while c.concurrency <= until or fake.max_in_flight <= until:
+            assert (await anext(answers)).completions
+        await answers.aclose()  # type: ignore[attr-defined]
+        return c.concurrency
 
 
 def test_concurrency_follows_the_servers_queue(fake: FakeVllm) -> None:
-    fake.max_num_seqs, fake.latency_seconds = 100, 0.04
-    in_flight = asyncio.run(follow(fake, 400))
-    assert 100 < in_flight <= 250
-    assert fake.max_in_flight > START
+    fake.max_num_seqs, fake.latency_seconds = 100, 0.2
+    assert 100 < asyncio.run(follow(fake, until=100)) <= 256
 
 
 def test_a_fixed_concurrency_asks_for_no_metrics(fake: FakeVllm) -> None:
     fake.latency_seconds = 0.05
-    assert asyncio.run(follow(fake, 20, concurrency=10)) == 10
+
+    async def run() -> int:
+        async with GenerationClient(fake.endpoint, 10, 10, look_seconds=0.01) as client:
+            async for _ in client.generate("tiny", ask_for(20)):
+                pass
+            return client.concurrency
+
+    assert asyncio.run(run()) == fake.max_in_flight == 10
     assert "/metrics" not in fake.paths
 
 
@@ -203,10 +215,10 @@ def test_a_server_without_metrics_gets_the_starting_number_and_is_named_once(
 
 
 def test_metrics_that_fail_for_once_are_asked_for_again(fake: FakeVllm) -> None:
-    fake.max_num_seqs, fake.latency_seconds = 100, 0.04
+    fake.max_num_seqs, fake.latency_seconds = 100, 0.2
     fake.fail_next("/metrics", refuse=True, times=2)
     fake.fail_next("/metrics", status=503)
-    assert asyncio.run(follow(fake, 400)) > START
+    assert asyncio.run(follow(fake, until=START)) > START
 
 
 def test_no_prompts_are_no_requests(fake: FakeVllm) -> None:

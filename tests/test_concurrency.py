@@ -28,14 +28,27 @@ class QueueModel:
     finishing: float = 0.3
     prefill: int = 10_000
     """Completions that can enter the batch between two looks."""
+    step_looks: int = 1
+    """Looks for which the metrics stay as they are: a step of the server takes so long."""
     running: int = 0
     waiting: int = 0
     num_preemptions: int = 0
     idle: int = 0
     """Places in the batch that stayed empty, summed over the looks since the last reset."""
+    in_flight: int = 0
+    num_looks: int = 0
+    shown: ServerLoad | None = None
 
-    def step(self, limit: int) -> ServerLoad:
+    def look(self, limit: int) -> ServerLoad:
         """Let time pass until the next look; the client fills up to its limit all the while."""
+        self.in_flight = max(self.in_flight, limit)
+        self.num_looks += 1
+        if self.shown is None or self.num_looks % self.step_looks == 0:
+            self.shown = self._step(limit)
+            self.in_flight = self.running + self.waiting
+        return self.shown
+
+    def _step(self, limit: int) -> ServerLoad:
         self.running -= math.ceil(self.running * self.finishing)
         self.waiting += max(0, limit - self.running - self.waiting)
         entering = min(self.waiting, self.capacity - self.running, self.prefill)
@@ -47,16 +60,15 @@ class QueueModel:
             self.running -= over
             self.waiting += over
         self.idle += int(min(self.capacity, self.cache)) - self.running
-        return ServerLoad(
-            self.running, self.waiting, min(1.0, self.running / self.cache), self.num_preemptions
-        )
+        usage = min(1.0, self.running / self.cache) + 1e-9 * self.num_looks  # never twice the same
+        return ServerLoad(self.running, self.waiting, usage, self.num_preemptions)
 
 
 def run(model: QueueModel, controller: ConcurrencyController, num_looks: int) -> list[ServerLoad]:
     loads = []
     for _ in range(num_looks):
-        loads.append(model.step(controller.limit))
-        controller.update(loads[-1], held_back=True)
+        loads.append(model.look(controller.limit))
+        controller.update(loads[-1], in_flight=model.in_flight, held_back=True)
     return loads
 
 
@@ -70,6 +82,18 @@ def test_a_short_queue_waits_before_a_full_batch(capacity: int, finishing: float
     assert model.idle == 0
     assert min(load.waiting for load in loads) > 0
     assert max(load.waiting for load in loads) <= 2 * wanted_queue(capacity)
+
+
+@pytest.mark.parametrize("step_looks", [3, 10])
+def test_metrics_that_lag_arent_acted_on_twice(step_looks: int) -> None:
+    """A step on a CPU takes seconds, in which the metrics don't move."""
+    model, controller = QueueModel(128, step_looks=step_looks), ConcurrencyController()
+    loads = run(model, controller, 30 * step_looks)
+    assert max(load.waiting for load in loads) <= 128
+    model.idle = 0
+    loads = run(model, controller, 30 * step_looks)
+    assert model.idle == 0
+    assert max(load.waiting for load in loads) <= 3 * wanted_queue(128)
 
 
 def test_a_large_server_is_filled_within_seconds() -> None:
@@ -115,24 +139,25 @@ def test_a_batch_that_fills_prompt_by_prompt_is_waited_for() -> None:
 def test_a_reader_that_takes_its_time_doesnt_raise_the_limit() -> None:
     controller = ConcurrencyController()
     for _ in range(20):
-        controller.update(ServerLoad(3, 0, 0.01, 0), held_back=False)
+        controller.update(ServerLoad(3, 0, 0.01, 0), in_flight=4, held_back=False)
     assert controller.limit == START
 
 
 def test_the_limit_has_limits() -> None:
     controller = ConcurrencyController()
     for _ in range(40):
-        controller.update(ServerLoad(10**6, 0, 0.0, 0), held_back=True)
+        controller.update(ServerLoad(10**6, 0, 0.0, 0), in_flight=10**6, held_back=True)
     assert controller.limit == MAXIMUM
     for number in range(400):
-        controller.update(ServerLoad(0, 50, 1.0, number), held_back=True)
+        controller.update(ServerLoad(0, 50, 1.0, number), in_flight=50, held_back=True)
     assert controller.limit == MINIMUM
 
 
 def test_a_restarted_servers_counter_is_no_preemption() -> None:
     controller = ConcurrencyController()
-    controller.update(ServerLoad(64, 8, 0.3, 500), held_back=True)
-    controller.update(ServerLoad(64, 8, 0.3, 0), held_back=True)
+    for num_preemptions in (500, 0):
+        load = ServerLoad(64, 8, 0.3, num_preemptions)
+        controller.update(load, in_flight=72, held_back=True)
     assert controller.limit == START
 
 
