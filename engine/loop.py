@@ -23,7 +23,8 @@ from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Exemplar, Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.data.task import Task, configured_exemplars, load_task, resolve_model
+from selfstudy_engine.data.task import Task, configured_exemplars, load_task
+from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.client import Generated, SamplingParams
 from selfstudy_engine.engine.connection import Connection, open_connection
 from selfstudy_engine.engine.evaluate import evaluate
@@ -70,7 +71,7 @@ def run_loop(
     Raises:
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
-    model = resolve_model(config)
+    model, config = choose_base_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
     folder = open_run(runs, config, task.fingerprint)

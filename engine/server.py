@@ -30,7 +30,8 @@ HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _LOG_LINES = 12
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
-_WORKER_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
+_MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
+_LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
 logger = logging.getLogger(__name__)
 
 
@@ -88,6 +89,9 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
         *("--max-num-seqs", str(config.generation.concurrency)),
+        # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
+        # prefer: names and tokens would be other than those that adapters are trained with.
+        *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
         # Several API servers and a runtime change of adapters exclude each other.
         *("--api-server-count", "1"),
         *("--middleware", _GUARD),
@@ -100,11 +104,15 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
     if config.model.trust_remote_code:
         command += ["--trust-remote-code"]
     if server.adapter_mode == "merged":
-        command += ["--worker-extension-cls", _WORKER_EXTENSION]
+        command += ["--worker-extension-cls", _MERGE_EXTENSION]
     else:
         # The one that answers, and the one that takes over.
         command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
         command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
+        if isinstance(config.train.target_modules, list):
+            command += ["--lora-target-modules", *config.train.target_modules]
+        if device() == "cpu":
+            command += ["--worker-extension-cls", _LORA_EXTENSION]
     return command + server.extra_args
 
 
