@@ -98,10 +98,11 @@ def loop(
 
 def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.hardware import device, resolve_dtype
-    from selfstudy_engine.data.task import load_task, resolve_model
+    from selfstudy_engine.data.task import load_task
+    from selfstudy_engine.engine.base_model import choose_base_model
 
-    if config.model.path:
-        resolve_model(config)
+    if config.model.path:  # the embedded one would be converted
+        _, config = choose_base_model(config)
     task = load_task(config)
     generation = config.generation
     num_molecules = generation.batch // generation.samples_per_molecule

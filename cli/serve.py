@@ -59,7 +59,7 @@ def serve(
     which is printed. Ctrl-C ends it. Arguments after -- go to vLLM.
     """
     from selfstudy_engine.data.adapters import read_adapter
-    from selfstudy_engine.data.task import resolve_model
+    from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
     from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
 
@@ -68,7 +68,7 @@ def serve(
     config = resolve(config_path, values)
     check_port(port)
     loaded = read_adapter(adapter) if adapter else None
-    model = resolve_model(config)
+    model, config = choose_base_model(config)
     if loaded:
         check_servable(loaded, config, model)
     key = os.environ.get(SERVER_KEY_VARIABLE)

@@ -58,7 +58,7 @@ def train(
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.run_folder import find_run
-    from selfstudy_engine.data.task import resolve_model
+    from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.training import run_training
 
     if out.exists():
@@ -72,7 +72,7 @@ def train(
         samples = samples or folder.samples
     config = resolve(config_path, values)
     load_exemplars(exemplars)
-    model = resolve_model(config)
+    model, config = choose_base_model(config)
     with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
         resolved = Path(scratch) / "run.toml"
         resolved.write_text(config.to_toml(), "utf-8")

@@ -13,9 +13,10 @@ from typing import Any
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.hardware import device, resolve_dtype
 from selfstudy_engine.data.run_folder import describe_host
-from selfstudy_engine.data.task import Task, load_task, resolve_model
+from selfstudy_engine.data.task import Task, load_task
+from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.bench_client import measure_client
 from selfstudy_engine.engine.bench_contenders import Contender
 from selfstudy_engine.engine.bench_dummy import make_dummy_checkpoint
@@ -139,13 +140,17 @@ def run_benchmark(
     """
     logs.mkdir(parents=True, exist_ok=True)
     results = Results(describe_host(), config)
-    contenders = wanted & set(LABELS) | ({"5"} if wanted & _ON_MERGED_SERVER else set())
     with tempfile.TemporaryDirectory(prefix="selfstudy-bench-") as folder:
         scratch = Path(folder)
         if dummy:
             on_phase("make random weights")
             config = _with_dummy_model(config, scratch / "model")
-        model = resolve_model(config)
+        model, config = choose_base_model(override(config, {"server.adapter_mode": "merged"}))
+        impossible = _impossible(config)
+        if wanted & impossible:
+            on_phase(f"left out, impossible here: {', '.join(sorted(wanted & impossible))}")
+            wanted -= impossible
+        contenders = wanted & set(LABELS) | ({"5"} if wanted & _ON_MERGED_SERVER else set())
         adapter = None
         if contenders & ADAPTED:
             on_phase("adapter")
@@ -182,6 +187,12 @@ def run_benchmark(
                 on_phase(name)
                 results.extras[name] = part()
     return results
+
+
+def _impossible(config: RunConfig) -> set[str]:
+    """Return what can't be measured: merging into a quantised base, the CPU's fast LoRA on a GPU."""
+    merging = {"5", *_ON_MERGED_SERVER} if config.server.adapter_mode == "runtime" else set()
+    return merging | ({"7"} if device() == "cuda" else set())
 
 
 Part = Callable[[], dict[str, Any]]

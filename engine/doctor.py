@@ -173,6 +173,7 @@ def _compiler() -> Check:
 def _model(model: str | None) -> Check:
     from huggingface_hub import try_to_load_from_cache
 
+    from selfstudy_engine.data.base_model import read_base_model
     from selfstudy_engine.data.embedded import embedded_model_folder
     from selfstudy_engine.data.task import resolve_model
 
@@ -183,7 +184,9 @@ def _model(model: str | None) -> Check:
         return Check("model", "ok", f"embedded {folder.name}, {state}")
     resolve_model(load_config(None, {"model.path": model}))
     if Path(model).is_dir() or isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return Check("model", "ok", f"{model}, on this machine")
+        base = read_base_model(model)
+        runtime = ", quantised: --adapter-mode runtime" if base.quantization else ""
+        return Check("model", "ok", f"{model}, on this machine ({base.architecture}{runtime})")
     remedy = "the first use downloads it; without a network, give a folder with --model"
     return Check("model", "warn", f"{model}, not in the hub's cache", remedy)
 

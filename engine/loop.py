@@ -14,7 +14,8 @@ from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Exemplar
-from selfstudy_engine.data.task import configured_exemplars, load_task, resolve_model
+from selfstudy_engine.data.task import configured_exemplars, load_task
+from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
@@ -44,7 +45,7 @@ def run_loop(
     Raises:
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
-    model = resolve_model(config)
+    model, config = choose_base_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
     folder = open_run(runs, config, task.fingerprint)

@@ -64,7 +64,7 @@ def _put_wrapper() -> str:
 
 
 class FastLoraWorker:
-    """Methods that vLLM's worker gains (--worker-extension-cls); `self` is that worker."""
+    """Methods that vLLM's worker gains through `lora_worker`; `self` is that worker."""
 
     if TYPE_CHECKING:
         model_runner: Any

@@ -2,10 +2,13 @@
 
 vLLM mixes `MergeWorker` into its worker class (--worker-extension-cls) and calls it through
 /collective_rpc, on every tensor-parallel rank. Nothing of the merged model touches the disk, and
-the base is read from its own files each time, never subtracted back.
+what an adapter changed is read from the base's own files again, never subtracted back. The rest of
+the model, such as embeddings and experts, stays where it is.
 """
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,32 +52,48 @@ def load_deltas(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]
     return deltas
 
 
+def block_of(tensor: str) -> str:
+    """Return the part of the model that is loaded as one.
+
+    vLLM fuses neighbours, such as the projections of one attention: one of them can't be loaded
+    without the others.
+
+    >>> block_of("model.layers.0.self_attn.q_proj.weight")
+    'model.layers.0.self_attn'
+    """
+    return tensor.rsplit(".", 2)[0]
+
+
 def merge(
     base: Iterable[tuple[str, torch.Tensor]],
     deltas: dict[str, tuple[torch.Tensor, torch.Tensor]],
     device: torch.device,
+    *,
+    blocks: Collection[str],
+    rename: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the base tensors, those that the adapter changes as W + B @ A in float32.
+    """Yield the base tensors of some blocks; those that the adapter changes as W + B @ A, float32.
 
     vLLM's loader casts them to the served format and cuts them into this rank's shard, so that
     nothing is rounded twice and tensor parallelism needs no case of its own.
 
-    Raises:
-        AdapterError: at the end, if the base has no tensor for one of the adapter's.
+    Args:
+        base: the checkpoint's tensors, under its own names.
+        deltas: of `load_deltas`; keys are `rename`d names. Those that are used are taken out.
+        device: where the sums are made.
+        blocks: those that are yielded (see `block_of`), as `rename`d names.
+        rename: what makes names of checkpoint and adapter comparable.
     """
-    left = dict(deltas)
     for name, weight in base:
-        delta = left.pop(name, None)
+        served_name = rename(name)
+        if block_of(served_name) not in blocks:
+            continue
+        delta = deltas.pop(served_name, None)
         if delta is None:
             yield name, weight
             continue
         factor_b, factor_a = (factor.to(device) for factor in delta)
         yield name, torch.addmm(weight.to(device, torch.float32), factor_b, factor_a)
-    if left:
-        raise AdapterError(
-            f"the base model has no tensor for {len(left)} of the adapter's ({min(left)}, ...); "
-            "serve this adapter with --adapter-mode runtime"
-        )
 
 
 class MergeWorker:
@@ -95,16 +114,59 @@ class MergeWorker:
 
         Returns:
             The adapter's SHA-256, empty for the base.
+
+        Raises:
+            AdapterError: the base has no tensor for one of the adapter's.
         """
         from vllm.model_executor.model_loader import get_model_loader
 
         loader: Any = get_model_loader(self.vllm_config.load_config)
         model = self.model_runner.get_model()
-        weights = loader.get_all_weights(self.vllm_config.model_config, model)
-        sha256 = ""
+        rename = _renaming_of(model)
+        sha256, deltas = "", {}
         if adapter_folder is not None:
             adapter = read_adapter(Path(adapter_folder))
             sha256 = adapter.sha256
-            weights = merge(weights, load_deltas(adapter), self.device)
-        self.reload_weights(weights_iterator=weights)
+            deltas = {rename(name): delta for name, delta in load_deltas(adapter).items()}
+        # Also what adapters before this one changed: it must go back to the base's.
+        changed = vars(self).setdefault("_changed_blocks", set())
+        changed |= {block_of(name) for name in deltas}
+        if changed:
+            base = loader.get_all_weights(self.vllm_config.model_config, model)
+            weights = merge(base, deltas, self.device, blocks=changed, rename=rename)
+            with _partial_reload_expected():
+                self.reload_weights(weights_iterator=weights)
+        if deltas:
+            raise AdapterError(
+                f"the base model has no tensor for {len(deltas)} of the adapter's "
+                f"({min(deltas)}, ...); serve this adapter with --adapter-mode runtime"
+            )
         return sha256
+
+
+def _renaming_of(model: Any) -> Callable[[str], str]:
+    """Return what turns names of a checkpoint and of transformers' modules into vLLM's.
+
+    They differ where vLLM's class is laid out otherwise: Gemma 3's layers lie under
+    `language_model.model` in checkpoints and under `model.language_model` in transformers.
+    """
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is None:
+        return str
+    for method in ("get_rename_mapper", "get_unstacked_mapper"):  # before 0.29: the latter
+        if hasattr(mapper, method):
+            mapper = getattr(mapper, method)()
+            break
+    return lambda name: mapper._map_name(name) or name
+
+
+@contextmanager
+def _partial_reload_expected() -> Iterator[None]:
+    """Keep vLLM from warning of each layer that isn't reloaded."""
+    logger = logging.getLogger("vllm.model_executor.model_loader.reload")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -12,7 +12,7 @@ from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.data.task import resolve_model
+from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.connection import Connection, open_connection
 from selfstudy_engine.engine.rounds import load_records
@@ -118,7 +118,8 @@ def predict(
             on_done(len(found))
         return [found[index] for index in range(len(molecules))]
 
-    with open_connection(config, resolve_model(config), log, server_key) as connection:
+    model, config = choose_base_model(config)
+    with open_connection(config, model, log, server_key) as connection:
         connection.connect()
         connection.swap_to(adapter)
         return connection.run(ask(connection))

@@ -32,10 +32,8 @@ _STOP_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 128
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
-_WORKER_EXTENSIONS = {
-    "merged": "selfstudy_engine.engine.merge_worker.MergeWorker",
-    "runtime": "selfstudy_engine.engine.lora_plugin.FastLoraWorker",
-}
+_MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
+_LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
 logger = logging.getLogger(__name__)
 
 
@@ -92,6 +90,9 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         *("--dtype", resolve_dtype(config.model.dtype)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
+        # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
+        # prefer: names and tokens would be other than those that adapters are trained with.
+        *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
         # Several API servers and a runtime change of adapters exclude each other.
         *("--api-server-count", "1"),
         *("--middleware", _GUARD),
@@ -105,11 +106,16 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
         command += ["--trust-remote-code"]
-    command += ["--worker-extension-cls", _WORKER_EXTENSIONS[server.adapter_mode]]
-    if server.adapter_mode == "runtime":
+    if server.adapter_mode == "merged":
+        command += ["--worker-extension-cls", _MERGE_EXTENSION]
+    else:
         # The one that answers, and the one that takes over.
         command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
         command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
+        if isinstance(config.train.target_modules, list):
+            command += ["--lora-target-modules", *config.train.target_modules]
+        if device() == "cpu":
+            command += ["--worker-extension-cls", _LORA_EXTENSION]
     return command + server.extra_args
 
 

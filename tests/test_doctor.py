@@ -228,7 +228,12 @@ def test_models_named_by_the_user(tmp_path: Path) -> None:
     wrong = doctor.guarded("model", "another", lambda: doctor._model(str(tmp_path)))
     assert wrong.status == "FAIL"
     assert "transformers' format" in wrong.remedy
-    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").touch()
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
     assert doctor._model(str(tmp_path)).status == "ok"
+    config.write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}')
+    wrong = doctor.guarded("model", "another", lambda: doctor._model(str(tmp_path)))
+    assert wrong.status == "FAIL"
+    assert "generates text" in wrong.found
     assert doctor._model("nobody/no-such-model").status == "warn"

@@ -91,6 +91,23 @@ def test_a_runtime_server_takes_the_ranks_that_vllm_allows(rank: int, limit: int
     assert "--enable-lora" in command
     assert after(command, "--max-lora-rank") == str(limit)
     assert int(after(command, "--max-loras")) >= 2  # the one that answers, the one that takes over
+    assert "--lora-target-modules" not in command
+
+
+def test_a_runtime_server_wraps_the_layers_that_are_trained() -> None:
+    values = config(server__adapter_mode="runtime", train__target_modules=["q_proj", "v_proj"])
+    command = server_command(values, "tiny", 8000)
+    start = command.index("--lora-target-modules")
+    assert command[start + 1 : start + 3] == ["q_proj", "v_proj"]
+    assert command[start + 3].startswith("--")
+
+
+@pytest.mark.parametrize("mode", ["merged", "runtime"])
+def test_the_server_reads_the_checkpoint_that_is_trained(mode: str) -> None:
+    """Not the copy in Mistral's own format that some repositories hold beside it."""
+    command = server_command(config(server__adapter_mode=mode), "tiny", 8000)
+    for option in ("--config-format", "--load-format", "--tokenizer-mode"):
+        assert after(command, option) == "hf"
 
 
 @pytest.mark.parametrize(("mode", "eager"), [("on", False), ("off", True)])

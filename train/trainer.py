@@ -17,7 +17,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import Dataset
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     Trainer,
     TrainerCallback,
@@ -38,7 +37,6 @@ from selfstudy_engine.data.adapters import (
 from selfstudy_engine.data.config import RunConfig, TrainConfig
 from selfstudy_engine.data.errors import TrainingError, UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.train.canary import probe_adapter
 from selfstudy_engine.train.examples import (
@@ -49,6 +47,8 @@ from selfstudy_engine.train.examples import (
     sample_examples,
     tokenize,
 )
+from selfstudy_engine.train.loading import load_base
+from selfstudy_engine.train.targets import lora_targets
 
 logger = logging.getLogger(__name__)
 
@@ -144,14 +144,7 @@ def _load_sequences(job: TrainingJob, tokenizer: Any) -> tuple[list[TokenSequenc
 
 def _load_model(job: TrainingJob) -> PeftModel:
     train = job.config.train
-    base = AutoModelForCausalLM.from_pretrained(
-        job.model,
-        dtype=getattr(torch, resolve_dtype(job.config.model.dtype)),
-        trust_remote_code=job.config.model.trust_remote_code,
-        attn_implementation="sdpa",
-    )
-    if torch.cuda.is_available():
-        base = base.to("cuda")
+    base = load_base(job.model, job.config.model)
     if job.previous is not None:
         check_base(read_adapter(job.previous), job.model)
         return PeftModel.from_pretrained(base, job.previous, is_trainable=True)
@@ -160,7 +153,7 @@ def _load_model(job: TrainingJob) -> PeftModel:
         r=train.rank,
         lora_alpha=train.alpha,
         lora_dropout=train.dropout,
-        target_modules=train.target_modules,
+        target_modules=lora_targets(base, train.target_modules),
         bias="none",
     )
     model = get_peft_model(base, lora)

@@ -1,0 +1,100 @@
+"""Real vLLM: each model family from training to a proven swap, both ways, on tiny checkpoints."""
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tiny_model import FAMILIES, make_quantized, make_tiny_model
+
+from selfstudy_engine.data.adapters import Adapter, read_adapter
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.engine.base_model import choose_base_model
+from selfstudy_engine.engine.canary import check_canary
+from selfstudy_engine.engine.connection import Connection, open_connection
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+LINEAR = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
+
+
+def tiny_config(model: Path, mode: str, seed: int = 0) -> RunConfig:
+    return load_config(
+        None,
+        {
+            "seed": seed,
+            "model.path": str(model),
+            "model.dtype": "float32",
+            "generation.concurrency": 4,
+            "train.rank": 8,
+            "train.learning_rate": 1e-2,
+            "train.epochs": 0.1,
+            "train.min_steps": 4,
+            "server.adapter_mode": mode,
+            "server.max_model_len": 512,
+            "server.kv_cache_gib": 1,
+        },
+    )
+
+
+def train(config: RunConfig, model: str, output: Path) -> Adapter:
+    from selfstudy_engine.train.trainer import TrainingJob, train_adapter
+
+    train_adapter(
+        TrainingJob(config, model, exemplars=None, samples=None, before_round=None, output=output)
+    )
+    return read_adapter(output)
+
+
+def swap_there_and_back(connection: Connection, first: Adapter, second: Adapter) -> None:
+    """Each swap is proven by the canary of `swap_to`; the last finds nothing left of the second."""
+    connection.connect()
+    for adapter in (first, second, first):
+        connection.swap_to(adapter)
+        assert connection.served.adapter_sha256 == adapter.sha256
+    result = connection.run(check_canary(connection.client, connection.served, first, "float32"))
+    assert result.distance < 1e-4 < 0.1 < result.distance_to_base
+
+
+def layers_of(adapter: Adapter) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(adapter.folder / "adapter_model.safetensors", "pt") as file:
+        return {key.split(".")[-3] for key in file.keys()}  # noqa: SIM118 - it isn't a dict
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_trained_and_served_both_ways(family: str, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / family, family)
+    with ExitStack() as stack:
+        connections = []
+        for mode in ("merged", "runtime"):  # both start while the adapters are trained
+            model, config = choose_base_model(tiny_config(folder, mode))
+            assert config.server.adapter_mode == mode
+            log = tmp_path / f"{mode}.log"
+            connections.append(stack.enter_context(open_connection(config, model, log, "")))
+        adapters = []
+        for seed in (0, 1):
+            _, config = choose_base_model(tiny_config(folder, "merged", seed))
+            adapters.append(train(config, model, tmp_path / f"adapter-{seed}"))
+        assert layers_of(adapters[0]) == (ATTENTION if family == "mixtral" else LINEAR)
+        for connection in connections:
+            swap_there_and_back(connection, *adapters)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # compressed-tensors
+def test_a_quantised_base_is_served_the_runtime_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_quantized(make_tiny_model(tmp_path / "plain"), tmp_path / "quantised")
+    with caplog.at_level(logging.WARNING, "selfstudy_engine"):
+        model, config = choose_base_model(tiny_config(folder, "merged"))
+    [message] = caplog.messages
+    assert "is quantised (compressed-tensors), so no adapter can be merged into it" in message
+    assert config.server.adapter_mode == "runtime"
+    with open_connection(config, model, tmp_path / "server.log", "") as connection:
+        adapters = []
+        for seed in (0, 1):
+            _, config = choose_base_model(tiny_config(folder, "runtime", seed))
+            adapters.append(train(config, model, tmp_path / f"adapter-{seed}"))
+        swap_there_and_back(connection, *adapters)
