@@ -190,7 +190,7 @@ def run_benchmark(
 
 
 def _impossible(config: RunConfig) -> set[str]:
-    """Return what can't be measured: merging into a quantised base, the CPU's fast LoRA on a GPU."""
+    """Return what can't be: merging into a quantised base, the CPU's fast LoRA on a GPU."""
     merging = {"5", *_ON_MERGED_SERVER} if config.server.adapter_mode == "runtime" else set()
     return merging | ({"7"} if device() == "cuda" else set())
 
