@@ -222,25 +222,6 @@ def test_loss_is_on_answers_only_and_packing_changes_nothing(
     assert first_loss(trained.log.read_text("utf-8")) == pytest.approx(expected, abs=2e-4)
 
 
-def test_a_packed_row_gives_each_sequence_what_it_gets_alone(tiny_model: Path) -> None:
-    """Position ids that start again keep sequences apart."""
-    from transformers import AutoModelForCausalLM
-
-    from selfstudy_engine.train.examples import TokenSequence, pack_row
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    parts = [list(range(10, 40)), list(range(100, 120)), list(range(30, 55))]
-    row = pack_row([TokenSequence(ids, 5) for ids in parts])
-    with torch.inference_mode():
-        packed = model(
-            input_ids=torch.tensor([row["input_ids"]]),
-            position_ids=torch.tensor([row["position_ids"]]),
-            use_cache=False,
-        ).logits[0]
-        alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in parts]
-    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize(("label", "value"), [("measured", 61), ("predicted", 57)])
 def test_the_label_decides_which_value_is_learned(
     label: str,

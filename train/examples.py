@@ -1,20 +1,12 @@
-"""Exemplars and accepted samples -> token sequences -> packed rows for the trainer.
+"""Exemplars and accepted samples -> examples -> token sequences, which `packing` lays into rows."""
 
-Loss is computed on the answer only. A packed row holds whole sequences end to end; position ids
-that start again at 0 keep them from attending to one another.
-"""
-
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from selfstudy_engine.data.prompts import render_answer, render_prompt
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Sample
-
-IGNORED = -100
-"""Label of a token without loss (PyTorch's and transformers' convention)."""
 
 
 class Tokenizer(Protocol):
@@ -40,6 +32,15 @@ class TokenSequence:
 
     token_ids: list[int]
     num_prompt_tokens: int
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt's tokens: what sequences of one molecule have in common."""
+        return tuple(self.token_ids[: self.num_prompt_tokens])
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.token_ids)
 
 
 def exemplar_examples(
@@ -71,68 +72,3 @@ def tokenize(example: Example, tokenizer: Tokenizer) -> TokenSequence:
     prompt = tokenizer.encode(example.prompt, add_special_tokens=True)
     answer = tokenizer.encode(example.answer, add_special_tokens=False)
     return TokenSequence([*prompt, *answer, tokenizer.eos_token_id], len(prompt))
-
-
-def pack_row(sequences: Sequence[TokenSequence]) -> dict[str, list[int]]:
-    """Lay sequences end to end.
-
-    Returns:
-        input_ids, labels and position_ids, each as long as the sequences together. The first
-        token of each sequence has no label: no token of its own precedes it.
-    """
-    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-    for sequence in sequences:
-        ids, num_prompt = sequence.token_ids, max(sequence.num_prompt_tokens, 1)
-        row["input_ids"] += ids
-        row["labels"] += [IGNORED] * num_prompt + ids[num_prompt:]
-        row["position_ids"] += range(len(ids))
-    return row
-
-
-def pack_epochs(
-    sequences: Sequence[TokenSequence],
-    *,
-    tokens_per_step: int,
-    epochs: float,
-    min_steps: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Pack shuffled passes over the sequences into rows: one row is one optimiser step.
-
-    Args:
-        sequences: none longer than it should be; a longer one than a row gets its own row.
-        tokens_per_step: a row holds at most that many tokens.
-        epochs: passes; the last may be a part.
-        min_steps: more passes are added until there are that many rows.
-        seed: of the shuffle.
-
-    Raises:
-        ValueError: there are no sequences.
-    """
-    if not sequences:
-        raise ValueError("there is nothing to train on: no sequences")
-    total = sum(len(sequence.token_ids) for sequence in sequences)
-    rows: list[dict[str, Any]] = []
-    current: list[TokenSequence] = []
-    size = num_seen = 0
-    half_row = min(total, tokens_per_step // 2)  # no step on a left-over sequence alone
-    for sequence in _shuffled_passes(sequences, seed):
-        last_row_is_open = len(rows) + 1 == min_steps and size >= half_row
-        if num_seen >= epochs * total and (len(rows) >= min_steps or last_row_is_open):
-            break
-        length = len(sequence.token_ids)
-        if current and size + length > tokens_per_step:
-            rows.append(pack_row(current))
-            current, size = [], 0
-            if num_seen >= epochs * total and len(rows) >= min_steps:
-                break
-        current.append(sequence)
-        size += length
-        num_seen += length
-    return [*rows, pack_row(current)] if current else rows
-
-
-def _shuffled_passes(sequences: Sequence[TokenSequence], seed: int) -> Iterator[TokenSequence]:
-    generator = random.Random(seed)
-    while True:
-        yield from generator.sample(sequences, len(sequences))

@@ -1,0 +1,190 @@
+"""Packed rows in, a trained model out: transformers' Trainer, with the work that a step needs only.
+
+Each part computes the same loss as the plain way, to rounding; docs/decisions.md, "Training speed",
+has what each is worth.
+"""
+
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch.utils.data import Dataset
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from selfstudy_engine.data.config import TrainConfig
+from selfstudy_engine.data.errors import TrainingError
+from selfstudy_engine.train.attention import (
+    RowLayout,
+    attention_by_sequence,
+    row_layout_of,
+)
+from selfstudy_engine.train.examples import TokenSequence
+from selfstudy_engine.train.fast_lora import fast_lora
+from selfstudy_engine.train.packing import PackedRow, pack_epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a training did."""
+
+    loss: float
+    """Mean over the steps."""
+    num_tokens: int
+    """Tokens of the sequences trained on, each time one was."""
+    steps: int
+    seconds: float
+    """Of the steps alone."""
+
+
+def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig, seed: int) -> Fit:
+    """Train a model's adapter on sequences, packed as the configuration says.
+
+    Raises:
+        TrainingError: the loss isn't finite.
+    """
+    longest = max(map(len, sequences))
+    with ExitStack() as stack:
+        by_sequence = stack.enter_context(attention_by_sequence(model, longest))
+        num_fast = stack.enter_context(fast_lora(model))
+        rows = pack_epochs(
+            sequences,
+            tokens_per_step=train.tokens_per_step,
+            epochs=train.epochs,
+            min_steps=train.min_steps,
+            seed=seed,
+            shared=by_sequence,  # only there an answer doesn't see the other answers
+        )
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="selfstudy-"))
+        arguments = _arguments(
+            model, train, len(rows), seed=seed, num_fast=num_fast, scratch=scratch
+        )
+        trainer = _AnswerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_Rows(rows),
+            data_collator=_only_row,
+            callbacks=[_LogLines()],
+        )
+        trainer.by_sequence = by_sequence
+        trainer.remove_callback(PrinterCallback)
+        started = time.monotonic()
+        loss = float(trainer.train().training_loss)
+        seconds = time.monotonic() - started
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the training loss is {loss}; lower train.learning_rate "
+            f"({train.learning_rate:g}) or train in another --dtype"
+        )
+    return Fit(loss, sum(row.num_tokens for row in rows), len(rows), seconds)
+
+
+class _AnswerTrainer(Trainer):  # type: ignore[misc]
+    """Computes the output head for answer positions only: prompts carry no loss.
+
+    The head is a fifth of the embedded model's work, and its logits most of the memory.
+    """
+
+    by_sequence = False
+    """Whether the model attends by the row's layout, not by a mask that it makes of positions."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        del num_items_in_batch
+        layout = RowLayout(inputs["to_lines"], inputs["to_row"])
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            position_ids=inputs["position_ids"],
+            logits_to_keep=inputs["predicting"],
+            use_cache=False,
+            **({"row_layout": layout} if self.by_sequence else {}),
+        )
+        loss = torch.nn.functional.cross_entropy(outputs.logits[0].float(), inputs["targets"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Rows(Dataset[dict[str, torch.Tensor]]):
+    def __init__(self, rows: list[PackedRow]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = self._rows[index]
+        return {
+            "input_ids": torch.tensor([row.input_ids]),
+            "position_ids": torch.tensor([row.position_ids]),
+            "predicting": torch.tensor(row.predicting),
+            "targets": torch.tensor(row.targets),
+            **row_layout_of(row)._asdict(),
+        }
+
+
+def _only_row(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    [row] = rows
+    return row
+
+
+def _arguments(
+    model: PeftModel, train: TrainConfig, num_steps: int, *, seed: int, num_fast: int, scratch: str
+) -> TrainingArguments:
+    layers = sum(isinstance(module, LoraLayer) for module in model.modules())
+    return TrainingArguments(
+        output_dir=scratch,  # Trainer wants a folder
+        max_steps=num_steps,
+        per_device_train_batch_size=1,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=math.ceil(train.warmup_fraction * num_steps),
+        weight_decay=train.weight_decay,
+        logging_steps=max(1, num_steps // 20),
+        logging_nan_inf_filter=False,  # a NaN is an error here, not a zero
+        save_strategy="no",
+        report_to=[],
+        seed=seed,
+        # Fast layers cast by themselves; to watch every operation costs more than it does.
+        bf16=model.dtype == torch.bfloat16 and num_fast < layers,
+        fp16=model.dtype == torch.float16,  # which needs its loss scaled
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+
+
+class _LogLines(TrainerCallback):  # type: ignore[misc]
+    """Write the Trainer's logs as JSON lines to stdout."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        line: dict[str, Any] = {"event": "log", "step": state.global_step}
+        line |= {"max_steps": state.max_steps, **(logs or {})}
+        sys.stdout.write(orjson.dumps(line).decode() + "\n")
+        sys.stdout.flush()
