@@ -93,7 +93,9 @@ def merge(
             yield name, weight
             continue
         factor_b, factor_a = (factor.to(device) for factor in delta)
-        yield name, torch.addmm(weight.to(device, torch.float32), factor_b, factor_a)
+        # In place, in a copy: the memory that is moved is what a swap takes.
+        merged = weight.to(device, torch.float32, copy=True)
+        yield name, merged.addmm_(factor_b, factor_a)
 
 
 class MergeWorker:

@@ -8,7 +8,7 @@ import pytest
 from tiny_model import FAMILIES, make_quantized, make_tiny_model
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, load_config, override
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.canary import check_canary
 from selfstudy_engine.engine.connection import Connection, open_connection
@@ -18,11 +18,10 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 LINEAR = ATTENTION | {"gate_proj", "up_proj", "down_proj"}
 
 
-def tiny_config(model: Path, mode: str, seed: int = 0) -> RunConfig:
+def tiny_config(model: Path, mode: str) -> RunConfig:
     return load_config(
         None,
         {
-            "seed": seed,
             "model.path": str(model),
             "model.dtype": "float32",
             "generation.concurrency": 4,
@@ -37,13 +36,24 @@ def tiny_config(model: Path, mode: str, seed: int = 0) -> RunConfig:
     )
 
 
-def train(config: RunConfig, model: str, output: Path) -> Adapter:
+def train(config: RunConfig, model: str, folder: Path) -> list[Adapter]:
+    """Two adapters, of two seeds."""
     from selfstudy_engine.train.trainer import TrainingJob, train_adapter
 
-    train_adapter(
-        TrainingJob(config, model, exemplars=None, samples=None, before_round=None, output=output)
-    )
-    return read_adapter(output)
+    found = []
+    for seed in (0, 1):
+        train_adapter(
+            TrainingJob(
+                config=override(config, {"seed": seed}),
+                model=model,
+                exemplars=None,
+                samples=None,
+                before_round=None,
+                output=folder / f"adapter-{seed}",
+            )
+        )
+        found.append(read_adapter(folder / f"adapter-{seed}"))
+    return found
 
 
 def swap_there_and_back(connection: Connection, first: Adapter, second: Adapter) -> None:
@@ -73,10 +83,7 @@ def test_a_family_is_trained_and_served_both_ways(family: str, tmp_path: Path) -
             assert config.server.adapter_mode == mode
             log = tmp_path / f"{mode}.log"
             connections.append(stack.enter_context(open_connection(config, model, log, "")))
-        adapters = []
-        for seed in (0, 1):
-            _, config = choose_base_model(tiny_config(folder, "merged", seed))
-            adapters.append(train(config, model, tmp_path / f"adapter-{seed}"))
+        adapters = train(config, model, tmp_path)
         assert layers_of(adapters[0]) == (ATTENTION if family == "mixtral" else LINEAR)
         for connection in connections:
             swap_there_and_back(connection, *adapters)
@@ -93,8 +100,4 @@ def test_a_quantised_base_is_served_the_runtime_way(
     assert "is quantised (compressed-tensors), so no adapter can be merged into it" in message
     assert config.server.adapter_mode == "runtime"
     with open_connection(config, model, tmp_path / "server.log", "") as connection:
-        adapters = []
-        for seed in (0, 1):
-            _, config = choose_base_model(tiny_config(folder, "runtime", seed))
-            adapters.append(train(config, model, tmp_path / f"adapter-{seed}"))
-        swap_there_and_back(connection, *adapters)
+        swap_there_and_back(connection, *train(config, model, tmp_path))

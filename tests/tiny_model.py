@@ -49,20 +49,20 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 
 
 def make_tiny_model(folder: Path, family: str = "llama") -> Path:
-    """Write a checkpoint of two layers, hidden size 32, float32; about 2 s."""
+    """Write a checkpoint of two layers, hidden size 128, float32; about 2 s."""
     make_tokenizer().save_pretrained(folder)
     torch.manual_seed(0)
     kind, settings = FAMILIES[family]
     config = kind(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=128,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,  # the smallest that vLLM computes with on a CPU
         max_position_embeddings=2048,
-        initializer_range=0.2,
+        initializer_range=0.1,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
