@@ -122,7 +122,8 @@ class Connection:
         """
         assert self._admin, "connect() comes first"
         found = self.run(self._admin.call_workers("use_fast_lora", enabled=enabled))
-        if not found or any(one is not enabled for one in found):
+        # vLLM's route turns what isn't text into text.
+        if not found or any(str(one) != str(enabled) for one in found):
             raise ServerError(
                 f"the server's workers answered {found} when asked to turn fast LoRA "
                 f"{'on' if enabled else 'off'}; its log says why"
