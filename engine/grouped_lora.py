@@ -4,11 +4,14 @@ Rows, stacked factors and outputs come in as tensors; the products are added to 
 place. It knows torch alone: `grouped_punica` fits it to vLLM.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""Multiplies [rows, in] by a fixed matrix."""
 Rows = slice | torch.Tensor
 """Rows of a batch: one run of neighbours, or any (int64 indices, ascending)."""
 Stack = tuple[torch.Tensor, ...]
@@ -66,30 +69,43 @@ def group_rows(slots: torch.Tensor) -> RowGroups:
     return RowGroups(len(slots), groups, len(ends) <= 1)
 
 
+def torch_product(matrix: torch.Tensor) -> Product:
+    """Return the product with a matrix, [in, out]."""
+    return lambda x: torch.mm(x, matrix)
+
+
 @dataclass(frozen=True, slots=True)
 class Factors:
     """One adapter's part in one layer, laid out for dense products: y += (x @ down) @ up."""
 
-    down: torch.Tensor | None
-    """The slices' A side by side, [in, ranks]; None if x is shrunk already (an embedding)."""
+    down: Product | None
+    """With the slices' A side by side, [in, ranks]; None if x is shrunk already (an embedding)."""
+    dtype: torch.dtype
+    """What `down` is computed in."""
     ups: tuple[tuple[slice, slice, torch.Tensor], ...]
     """Per slice: its columns of y, its columns of x @ down, and its B, [rank, columns]."""
-    joined: torch.Tensor | None
-    """All B in one block-diagonal matrix, [ranks, columns of y], where that is faster."""
+    joined: Product | None
+    """With all B in one block-diagonal matrix, [ranks, columns of y], where that is faster."""
 
     def add_to(self, y: torch.Tensor, x: torch.Tensor, scale: float = 1.0) -> None:
         """Add the product to y, [rows, columns], for x, [rows, in]."""
         if self.down is not None:
-            x = torch.mm(x.to(self.down.dtype), self.down)
+            x = self.down(x.to(self.dtype))
         x = x.to(y.dtype)
         if self.joined is not None and len(x) <= _FEW_ROWS:
-            y.addmm_(x, self.joined, alpha=scale)
+            y.add_(self.joined(x), alpha=scale)
             return
         for columns, ranks, up in self.ups:
             y[:, columns].addmm_(x[:, ranks], up, alpha=scale)
 
 
-def pack(a_stacked: Stack, b_stacked: Stack, slot: int, y: torch.Tensor) -> Factors | None:
+def pack(
+    a_stacked: Stack,
+    b_stacked: Stack,
+    slot: int,
+    y: torch.Tensor,
+    make_product: Callable[[torch.Tensor], Product] = torch_product,
+) -> Factors | None:
     """Lay out what a slot of a layer's stacks holds; ranks that are zero are left out.
 
     Args:
@@ -98,6 +114,7 @@ def pack(a_stacked: Stack, b_stacked: Stack, slot: int, y: torch.Tensor) -> Fact
         slot: of the adapter.
         y: an output of the layer: its number format is computed in (or A's, if that is wider),
             and B is cut to its columns, since either may be padded.
+        make_product: matrix, [in, out] -> product with it.
 
     Returns:
         None if the adapter leaves the layer as it is.
@@ -121,22 +138,25 @@ def pack(a_stacked: Stack, b_stacked: Stack, slot: int, y: torch.Tensor) -> Fact
             rank = ranks.stop
     if not ups:
         return None
-    down = torch.cat(downs).t().contiguous() if downs else None
-    if down is not None:
-        down = down.to(torch.promote_types(down.dtype, y.dtype))
-    joined = None
-    # In half precision a product takes 15-20 us however small it is: more than the zeros do.
-    if len(ups) > 1 and y.dtype in (torch.bfloat16, torch.float16):
-        joined = y.new_zeros(rank, y.shape[1])
+    down = joined = None
+    dtype = y.dtype
+    if downs:
+        dtype = torch.promote_types(downs[0].dtype, dtype)
+        down = make_product(torch.cat(downs).to(dtype).t())
+    # In half precision a product takes 10-20 us however small it is: more than the zeros do.
+    if y.dtype in (torch.bfloat16, torch.float16):
+        blocks = y.new_zeros(y.shape[1], rank)
         for columns, ranks, up in ups:
-            joined[ranks, columns] = up
-    return Factors(down, tuple(ups), joined)
+            blocks[columns, ranks] = up.t()
+        joined = make_product(blocks.t())
+    return Factors(down, dtype, tuple(ups), joined)
 
 
 class FactorCache:
     """The packed factors of all layers and slots, packed anew when vLLM writes to the stacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_product: Callable[[torch.Tensor], Product] = torch_product) -> None:
+        self._make_product = make_product
         # The stacks are kept, so that an id stays theirs.
         self._layers: dict[int, tuple[int, Stack, dict[int, Factors | None]]] = {}
 
@@ -152,7 +172,7 @@ class FactorCache:
             layer = self._layers[key] = (version, a_stacked + b_stacked, {})
         packed = layer[2]
         if slot not in packed:
-            packed[slot] = pack(a_stacked, b_stacked, slot, y)
+            packed[slot] = pack(a_stacked, b_stacked, slot, y, self._make_product)
         return packed[slot]
 
     def add_products(

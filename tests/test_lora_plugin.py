@@ -157,7 +157,12 @@ def test_a_server_without_the_plugin_says_that_it_is_off() -> None:
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")  # those of vLLM's imports
 @pytest.mark.parametrize("slots", [[0] * 6, [1, 1, 0, 0, 1, 0]], ids=["one", "two in turns"])
-def test_vllms_own_products_are_the_same_where_they_are_right(slots: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)], ids=str
+)
+def test_vllms_own_products_are_the_same_where_they_are_right(
+    slots: list[int], dtype: torch.dtype, tolerance: float
+) -> None:
     """Batches without base rows, through the calls that vLLM's layers make."""
     pytest.importorskip("vllm")
     from vllm.lora.layers import LoRAMapping
@@ -170,9 +175,9 @@ def test_vllms_own_products_are_the_same_where_they_are_right(slots: list[int]) 
     ids = tuple(slot + 1 for slot in slots)
     mapping = LoRAMapping(ids, ids, is_prefill=True)
     wrapper.update_metadata(mapping, [1, 2], 3, 100)
-    a = [torch.randn(2, 1, 4, 16) for _ in range(3)]
-    b = [torch.randn(2, 1, width, 4) for width in (10, 6, 16, 16)]
-    x, y = torch.randn(6, 16), torch.randn(6, 16)
+    a = [torch.randn(2, 1, 4, 16).to(dtype) / 8 for _ in range(3)]
+    b = [torch.randn(2, 1, width, 4).to(dtype) for width in (10, 6, 16, 16)]
+    x, y = torch.randn(6, 16).to(dtype), torch.randn(6, 16).to(dtype)
 
     def outputs() -> list[torch.Tensor]:
         linear, embedding, logits = y.clone(), y.clone(), y.clone()
@@ -186,7 +191,7 @@ def test_vllms_own_products_are_the_same_where_they_are_right(slots: list[int]) 
     assert not wrapper.use_grouped(False)
     stock = outputs()
     for ours, theirs in zip(grouped, stock, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
     assert wrapper.use_grouped(True)
 
 
