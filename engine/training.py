@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from selfstudy_engine.data.devices import device_environment
 from selfstudy_engine.data.errors import TrainingError
+from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.engine.server import end_with_parent
 
 _LOG_LINES = 12
@@ -23,6 +25,7 @@ def run_training(
     log: Path,
     timeout_seconds: float,
     on_step: Callable[[int, int], None] = lambda step, num_steps: None,
+    gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, Any]:
     """Train one adapter in a process of its own.
 
@@ -31,6 +34,7 @@ def run_training(
         log: receives everything that the process writes.
         timeout_seconds: after that long the process is ended.
         on_step: called with the optimiser steps done and in all.
+        gpus: that it sees, one at most; an empty sequence is the CPU, None what we see.
 
     Returns:
         The training's figures (see TrainingJob's `train_adapter`).
@@ -49,7 +53,7 @@ def run_training(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=file,
-            env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"},
+            env=training_environment(gpus),
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
         )
@@ -93,6 +97,13 @@ def run_training(
         f"the training process ended with exit code {code}; the last lines of {log}:\n"
         + "\n".join(f"  {line[:300]}" for line in lines)
     )
+
+
+def training_environment(gpus: Sequence[Gpu] | None) -> dict[str, str]:
+    """Return the child's environment: ours, with these GPUs (None: as we see them)."""
+    devices = {} if gpus is None else device_environment(gpus)
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return os.environ | devices | quiet
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
