@@ -84,10 +84,10 @@ def bench(
 ) -> None:
     """Measure throughput side by side: original, transformers, vLLM, this engine.
 
-    Contenders: 1 the original's method (one prompt at a time, no KV cache), 2 transformers, 3 vLLM offline (3d with its own defaults),
-    4 our server with the base model, 5 with a merged adapter, 6 with vLLM's stock runtime LoRA,
-    7 with the fast one. Parts: swap, overlap, client, rescore, training, and, when named,
-    yield (which way of asking gives the most accepted samples).
+    Contenders: 1 the original's method (one prompt at a time, no KV cache), 2 transformers, 3 vLLM
+    offline (3d with its own defaults), 4 our server with the base model, 5 with a merged adapter,
+    6 with vLLM's stock runtime LoRA, 7 with the fast one. Parts: swap, overlap, client, rescore,
+    training, and, when named, yield (which way of asking gives the most accepted samples).
     """
     from dataclasses import replace
 

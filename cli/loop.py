@@ -60,6 +60,7 @@ _MAX_SHOWN = 5
     "train.label",
     "train.start_from",
     "train_evaluation_size",
+    ("devices.train", "--train-device"),
 )
 @run_options
 @click.option(
@@ -97,10 +98,12 @@ def loop(
 
 
 def _print_plan(config: RunConfig, runs: Path) -> None:
-    from selfstudy_engine.data.hardware import device, resolve_dtype
+    from selfstudy_engine.data.devices import placement_of
+    from selfstudy_engine.data.hardware import resolve_dtype
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
 
+    placement = placement_of(config)
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)
     task = load_task(config)
@@ -113,7 +116,12 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     tokens = (completions + evaluations) * generation.max_tokens
     passes = num_asked * config.rounds / len(task.split.pool)
     click.echo(f"# run folder: {(runs / config.name).resolve()}")
-    click.echo(f"# computes on: {device()} in {resolve_dtype(config.model.dtype)}")
+    for what, kind, gpus in (
+        ("serves", placement.server_kind, placement.server),
+        ("trains", placement.train_kind, placement.train),
+    ):
+        where = ", ".join(f"{gpu.name} ({gpu.key})" for gpu in gpus) or "cpu"
+        click.echo(f"# {what} on: {where} in {resolve_dtype(config.model.dtype, kind)}")
     click.echo(
         f"# table: {len(task.table.molecules)} molecules = {len(task.split.pool)} pool + "
         f"{len(task.split.test)} test + {len(task.exemplars)} exemplars and their relatives"
@@ -126,7 +134,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
         f"{tokens:,} output tokens; {config.rounds + 1} trainings; the pool "
         f"{passes:.2f} times over"
     )
-    per_second = 200 if device() == "cpu" else 20_000
+    per_second = 20_000 if placement.server else 200
     minutes = math.ceil(tokens / 2 / per_second / 60)
     click.echo(
         f"# about {minutes} min of generating at {per_second:,} output tokens/s, plus training"

@@ -163,4 +163,5 @@ SERVER_OPTIONS = config_options(
     "server.gpu_memory_utilization",
     "server.compilation",
     "server.startup_timeout_seconds",
+    ("devices.server", "--server-device"),
 )

@@ -40,6 +40,7 @@ from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, 
     "train.tokens_per_step",
     "train.label",
     "seed",
+    ("devices.train", "--train-device"),
 )
 @run_options
 def train(
@@ -55,6 +56,7 @@ def train(
     """Train one adapter from a run's samples, or from files, in a process of its own."""
     import tempfile
 
+    from selfstudy_engine.data.devices import placement_of
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.run_folder import find_run
@@ -71,6 +73,7 @@ def train(
         exemplars = exemplars or folder.exemplars()
         samples = samples or folder.samples
     config = resolve(config_path, values)
+    gpus = placement_of(config).train
     load_exemplars(exemplars)
     model, config = choose_base_model(config)
     with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
@@ -89,9 +92,11 @@ def train(
             log,
             config.train.timeout_seconds,
             lambda step, total: click.echo(f"step {step} of {total}"),
+            gpus,
         )
     click.echo(
         f"Adapter: {out} (loss {training['loss']:.3f}, {training['num_exemplars']} exemplars + "
         f"{training['num_samples']} samples, {training['num_tokens']} tokens in "
-        f"{training['steps']} steps, {training['seconds']:.0f} s; log: {log})"
+        f"{training['steps']} steps, {training['tokens_per_second']:.0f} tokens/s, "
+        f"{training['seconds']:.0f} s; log: {log})"
     )

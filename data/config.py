@@ -151,12 +151,25 @@ class ServerConfig(_Section):
     """KV cache on a CPU host, in GiB."""
     compilation: Literal["auto", "on", "off"] = "auto"
     """Compile the model at each start; auto does so on a GPU only."""
-    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1)
-    """Share of the GPU's memory that the server may take; training needs the rest."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Share of a GPU's memory that the server may take [default: all but what training needs]."""
     startup_timeout_seconds: float = Field(default=900, gt=0)
     """Longest wait for the server to be ready, in seconds."""
     extra_args: list[str] = []
     """Further arguments for vLLM, as after `--` on the command line."""
+
+
+_ONE_DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+_DEVICES = r"^(auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?)$"
+
+
+class DevicesConfig(_Section):
+    """Where server and training compute; may change between two calls of the same run."""
+
+    server: str = Field(default="auto", pattern=_DEVICES)
+    """Devices of the server: cpu, cuda:0 or cuda:0,1; auto is the first GPU, or the CPU."""
+    train: str = Field(default="auto", pattern=_ONE_DEVICE)
+    """Device of training: cpu or cuda:1; auto is the last GPU, or the CPU."""
 
 
 class RunConfig(_Section):
@@ -180,6 +193,7 @@ class RunConfig(_Section):
     generation: GenerationConfig = GenerationConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
+    devices: DevicesConfig = DevicesConfig()
 
     def to_toml(self) -> str:
         """Write the configuration so that `load_config` reads the same one back."""
@@ -188,9 +202,14 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How the server runs and is asked may change between two calls, and `rounds` may grow.
+        How and where the server runs and is asked may change between two calls; `rounds` may grow.
         """
-        free: dict[str, Any] = {"server": True, "rounds": True, "generation": {"concurrency"}}
+        free: dict[str, Any] = {
+            "server": True,
+            "devices": True,
+            "rounds": True,
+            "generation": {"concurrency"},
+        }
         mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [
             f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"

@@ -7,7 +7,7 @@ time than generating and publishes the same adapter under a new name.
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from selfstudy_engine.data.adapters import (
     publish_adapter,
 )
 from selfstudy_engine.data.config import RunConfig, override
+from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.engine.bench_idle import IdleWatch
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.loop import run_loop
@@ -67,9 +68,13 @@ def measure_overlap(
 
     @contextmanager
     def play_training(
-        arguments: dict[str, object], log: Path, timeout_seconds: float, on_step: OnStep
+        arguments: dict[str, object],
+        log: Path,
+        timeout_seconds: float,
+        on_step: OnStep,
+        gpus: Sequence[Gpu] | None,
     ) -> Iterator[Training]:
-        del log, timeout_seconds, on_step
+        del log, timeout_seconds, on_step, gpus
         training = _PlayedTraining(adapter, Path(str(arguments["output"])))
         training.start()
         yield training

@@ -68,7 +68,7 @@ def check_packages(python: str, wanted: Sequence[str], installed: Versions) -> C
 
 
 def check_gpus(table: str, dtype: str, share: float) -> Check:
-    """Judge the first GPU, which vLLM takes; `share` of its memory must be free for the server.
+    """Judge the first GPU; `share` of its memory must be free for server and training.
 
     Args:
         table: nvidia-smi's CSV: name, total and free memory in MiB ("[N/A]" where it is unified).
@@ -84,8 +84,9 @@ def check_gpus(table: str, dtype: str, share: float) -> Check:
     found = f"{name}, {total:.0f} GiB, {free:.0f} GiB free, computes in {dtype}"
     if free < share * total:
         remedy = (
-            f"the server takes {share * total:.0f} GiB: end what `nvidia-smi` lists, choose "
-            "another GPU with CUDA_VISIBLE_DEVICES, or lower --gpu-memory-utilization"
+            f"server and training take {share * total:.0f} GiB: end what `nvidia-smi` lists, "
+            "choose another GPU (--server-device, --train-device), or give "
+            "--gpu-memory-utilization"
         )
         return Check("device", "warn", found, remedy)
     return Check("device", "ok", found)

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.canary import Served, warm_up
@@ -26,6 +27,9 @@ Result = TypeVar("Result")
 class Connection:
     """Use it as a context manager: entering starts an own server, leaving stops it.
 
+    Where server and training share a GPU, it starts when it is asked for: vLLM measures the free
+    memory as it starts, and gives up if that grows meanwhile (a training that ends).
+
     Args:
         config: of the run.
         model: folder or hub id of the base model.
@@ -39,6 +43,7 @@ class Connection:
         self._config = config
         self._model = model
         self._server = server
+        self._started = False
         if server:
             self.endpoint = server.endpoint
         else:
@@ -57,12 +62,17 @@ class Connection:
             stack.enter_context(self._runner)
             if self._server:
                 stack.callback(self._server.stop)
-                self._server.start()
+                if not placement_of(self._config).shared:
+                    self._start(self._server)
             self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._cleanup.close()
+
+    def _start(self, server: VllmServer) -> None:
+        server.start()
+        self._started = True
 
     def connect(self) -> None:
         """Wait until the server answers, and warm it up; does nothing the second time.
@@ -73,6 +83,8 @@ class Connection:
         if self._swapper:
             return
         if self._server:
+            if not self._started:
+                self._start(self._server)
             self._server.wait_ready()
         model = str(served_model(self.endpoint)["id"])
         generation = self._config.generation
@@ -102,9 +114,8 @@ class Connection:
         """
         assert self._swapper, "connect() comes first"
         check_servable(adapter, self._config, self._model)
-        dtype = resolve_dtype(self._config.model.dtype)
         self.served, canary, seconds = await swap_and_prove(
-            self._swapper, self.client, adapter, dtype
+            self._swapper, self.client, adapter, _coarser_dtype(self._config)
         )
         logger.info("swapped to %s in %.2f s, %s", adapter.name, seconds, canary)
         return seconds
@@ -137,6 +148,14 @@ class Connection:
             if self._server:
                 self._server.check_alive()
             raise
+
+
+def _coarser_dtype(config: RunConfig) -> str:
+    """Return the number format of server or training that tells less: the canary allows for it."""
+    placement = placement_of(config)
+    kinds = (placement.server_kind, placement.train_kind)
+    dtypes = {resolve_dtype(config.model.dtype, kind) for kind in kinds}
+    return next(dtype for dtype in ("bfloat16", "float16", "float32") if dtype in dtypes)
 
 
 def open_connection(config: RunConfig, model: str, log: Path, server_key: str) -> Connection:

@@ -19,8 +19,9 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from selfstudy_engine.data.config import ServerConfig, load_config
+from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.gpu_memory import ALONE_SHARE
 from selfstudy_engine.data.hardware import device, preferred_dtype
 from selfstudy_engine.data.run_folder import processor_name
 from selfstudy_engine.engine import checks
@@ -95,7 +96,7 @@ def _device() -> Check:
     if device() == "cuda":
         query = "--query-gpu=name,memory.total,memory.free"
         table = _run(["nvidia-smi", query, "--format=csv,noheader,nounits"], 60)
-        return checks.check_gpus(table, dtype, ServerConfig().gpu_memory_utilization)
+        return checks.check_gpus(table, dtype, ALONE_SHARE)
     found = f"no GPU; {processor_name()}, {len(os.sched_getaffinity(0))} cores, computes in {dtype}"
     if shutil.which("nvidia-smi"):
         return Check("device", "warn", found, "look at why `nvidia-smi` lists none")

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder, open_run
@@ -45,6 +46,7 @@ def run_loop(
     Raises:
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
+    placement_of(config)  # a device that isn't there is refused before anything is done
     model, config = choose_base_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
@@ -52,7 +54,7 @@ def run_loop(
     with folder.locked():
         folder.update_config(config)
         _fix_exemplars(folder, task.exemplars)
-        # An own server gets ready while the first adapter is trained.
+        # An own server gets ready while the first adapter is trained, unless they share a GPU.
         connection = open_connection(config, model, folder.logs / "server.log", server_key)
         steps = RoundSteps(
             config,

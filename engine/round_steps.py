@@ -13,6 +13,7 @@ from typing import Protocol
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
@@ -122,6 +123,7 @@ class RoundSteps:
             self._folder.logs / f"train-{round_index:04d}.log",
             self._config.train.timeout_seconds,
             on_step,
+            placement_of(self._config).train,
         ) as training:
 
             def wait() -> None:

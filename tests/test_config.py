@@ -121,7 +121,13 @@ EVERYTHING = {
     },
     "generation": {"batch": 9, "samples_per_molecule": 3, "temperature": 0.0, "concurrency": 5},
     "train": {"target_modules": ["q_proj", "v_proj"], "epochs": 0.5, "learning_rate": 1e-6},
-    "server": {"url": "http://[::1]:8000", "max_num_seqs": 64, "extra_args": ["--x", "a b", '"']},
+    "server": {
+        "url": "http://[::1]:8000",
+        "max_num_seqs": 64,
+        "gpu_memory_utilization": 0.5,
+        "extra_args": ["--x", "a b", '"'],
+    },
+    "devices": {"server": "cuda:0,1", "train": "cpu"},
 }
 
 

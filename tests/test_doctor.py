@@ -103,7 +103,7 @@ def test_gpus() -> None:
     assert (ok.status, ok.remedy) == ("ok", "")
     busy = checks.check_gpus("NVIDIA H200, 143771, 60000", "bfloat16", 0.5)
     assert busy.status == "warn"
-    assert "the server takes 70 GiB" in busy.remedy
+    assert "server and training take 70 GiB" in busy.remedy
     unified = checks.check_gpus("NVIDIA GB10, [N/A], [N/A]", "bfloat16", 0.5)
     assert (unified.status, unified.found) == ("ok", "NVIDIA GB10, computes in bfloat16")
 
@@ -118,9 +118,10 @@ def test_gpus() -> None:
 )
 def test_nvidia_smi(tmp_path: Path, capability: str, status: str, words: str) -> None:
     command = tmp_path / "nvidia-smi"
+    answer = f'echo "0, GPU-3f, 143771, {capability}, NVIDIA H200"' if capability else "exit 9"
     command.write_text(
         "#!/bin/sh\n"
-        f'case "$*" in *compute_cap*) echo {capability};; '
+        f'case "$*" in *compute_cap*) {answer};; '
         '*) echo "NVIDIA H200, 143771, 142000";; esac\n'
     )
     command.chmod(0o755)

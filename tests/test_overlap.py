@@ -14,7 +14,7 @@ from selfstudy_engine.data.errors import RunFolderError, ServerError, TrainingEr
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
-from selfstudy_engine.engine.training import OnStep, Training, TrainingProcess
+from selfstudy_engine.engine.training import Training, TrainingProcess
 
 BATCH = 8
 ROUNDS = 3
@@ -36,11 +36,15 @@ def overlapped(
 
         @contextmanager
         def start_training(
-            arguments: dict[str, object], log: Path, timeout_seconds: float, on_step: OnStep
+            arguments: dict[str, object],
+            log: Path,
+            timeout_seconds: float,
+            on_step: OnStep,
+            gpus: Any,
         ) -> Iterator[Training]:
             index = arguments["before_round"]
             events.append(f"start {index}")
-            with TrainingProcess(arguments, log, timeout_seconds, on_step) as training:
+            with TrainingProcess(arguments, log, timeout_seconds, *rest) as training:
                 num_before = len(fake.generations)
                 yield training
                 asked = len(fake.generations) - num_before
@@ -143,11 +147,11 @@ def test_a_failed_training_keeps_what_was_generated_meanwhile(
 ) -> None:
     @contextmanager
     def fail_later(
-        arguments: dict[str, object], log: Path, timeout_seconds: float, on_step: OnStep
+        arguments: dict[str, object], log: Path, timeout_seconds: float, *rest: Any
     ) -> Iterator[Training]:
         if arguments["before_round"] == 1:
             arguments = arguments | {"model": str(tmp_path)}
-        with TrainingProcess(arguments, log, timeout_seconds, on_step) as training:
+        with TrainingProcess(arguments, log, timeout_seconds, *rest) as training:
             yield training
 
     with pytest.raises(TrainingError):

@@ -1,0 +1,212 @@
+"""Where server and training compute: GPUs found, chosen, refused, and shown to the children."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.devices import place
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.hardware import Gpu, parse_gpus, select_visible
+
+TABLE = """\
+0, GPU-3f11, 81559, 9.0, NVIDIA H100 80GB HBM3
+1, GPU-3f22, 81559, 9.0, NVIDIA H100 80GB HBM3
+2, GPU-77aa, 16384, 7.5, Tesla T4, refurbished
+"""
+GPUS = parse_gpus(TABLE, host_bytes=7)
+
+
+def keys(gpus: tuple[Gpu, ...] | list[Gpu]) -> list[str]:
+    return [gpu.key for gpu in gpus]
+
+
+def test_nvidia_smis_table() -> None:
+    assert keys(GPUS) == ["0", "1", "2"]
+    assert GPUS[0] == Gpu("0", "GPU-3f11", "NVIDIA H100 80GB HBM3", 81559 * 1024**2, 9.0)
+    assert GPUS[2].name == "Tesla T4, refurbished"
+    [unified] = parse_gpus("0, GPU-1, [N/A], 12.1, NVIDIA GB10", host_bytes=7)
+    assert unified.memory_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("visible", "chosen"),
+    [
+        (None, ["0", "1", "2"]),
+        ("", []),
+        ("2,0", ["2", "0"]),
+        ("1,5,0", ["1"]),  # what fits nothing hides what follows
+        ("-1", []),
+        ("GPU-77aa", ["2"]),
+        ("GPU-7, 1", ["2", "1"]),
+        ("GPU-3f", []),  # two begin like that
+        ("MIG-1c", ["MIG-1c"]),
+    ],
+)
+def test_visible_gpus_are_cudas(visible: str | None, chosen: list[str]) -> None:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert keys(select_visible(GPUS, environment)) == chosen
+
+
+def test_a_part_of_a_gpu_has_no_known_memory() -> None:
+    [part] = select_visible(GPUS, {"CUDA_VISIBLE_DEVICES": "MIG-1c"})
+    assert (part.memory_bytes, part.compute_capability) == (None, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("server", "train", "num_gpus", "served", "trained", "shared"),
+    [
+        ("auto", "auto", 0, [], [], False),
+        ("auto", "auto", 1, ["0"], ["0"], True),
+        ("auto", "auto", 2, ["0"], ["1"], False),
+        ("auto", "auto", 3, ["0"], ["2"], False),
+        ("cuda", "cuda", 3, ["0"], ["2"], False),
+        ("cuda:1", "auto", 3, ["1"], ["2"], False),
+        ("cuda:0,1", "cuda:1", 3, ["0", "1"], ["1"], True),
+        ("cuda:2", "cpu", 3, ["2"], [], False),
+        ("cpu", "auto", 1, [], ["0"], False),
+        ("cpu", "cpu", 3, [], [], False),
+    ],
+)
+def test_places(
+    server: str, train: str, num_gpus: int, served: list[str], trained: list[str], shared: bool
+) -> None:
+    placement = place(server, train, GPUS[:num_gpus])
+    assert (keys(placement.server), keys(placement.train)) == (served, trained)
+    assert placement.shared == shared
+    assert (placement.server_kind == "cuda") == bool(served)
+    assert (placement.train_kind == "cuda") == bool(trained)
+
+
+@pytest.mark.parametrize("arguments", [["--tensor-parallel-size", "3"], ["-tp=3"]])
+def test_a_server_that_is_told_to_take_several_gets_all(arguments: list[str]) -> None:
+    placement = place("auto", "auto", GPUS, arguments)
+    assert keys(placement.server) == ["0", "1", "2"]
+    assert placement.shared
+
+
+@pytest.mark.parametrize(
+    ("server", "train", "num_gpus", "message"),
+    [
+        ("cuda:3", "auto", 3, r"--server-device cuda:3 isn't there.*cuda:0 \(NVIDIA.*cuda:2 .*cpu"),
+        ("auto", "cuda:1", 1, r"--train-device cuda:1 isn't there.*has cuda:0 \(.*\), cpu$"),
+        ("auto", "cuda", 0, r"--train-device cuda isn't there; this machine has cpu$"),
+        ("cuda:0,0", "auto", 1, "names a GPU twice"),
+    ],
+)
+def test_what_isnt_there_is_refused(server: str, train: str, num_gpus: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        place(server, train, GPUS[:num_gpus])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("devices.server", "gpu"),
+        ("devices.server", "cuda:"),
+        ("devices.server", "cuda:-1"),
+        ("devices.train", "cuda:0,1"),  # one process trains on one device
+    ],
+)
+def test_what_is_no_device_is_refused(key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=key):
+        load_config(None, {key: value})
+
+
+def test_devices_may_change_between_two_calls_of_a_run() -> None:
+    moved = load_config(None, {"devices.train": "cpu", "devices.server": "cuda:1"})
+    assert moved.differences(RunConfig()) == []
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path) -> dict[str, str]:
+    """An environment in which nvidia-smi lists two GPUs."""
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\ncat <<'EOF'\n" + "".join(TABLE.splitlines(True)[:2]) + "EOF\n")
+    command.chmod(0o755)
+    here = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return here | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def run(code: str, environment: dict[str, str]) -> list[str]:
+    """Run code in a process of its own: what there is, is asked for once a process."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return result.stdout.splitlines()
+
+
+SHOW = """
+import sys
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.engine.server import server_command, server_environment
+from selfstudy_engine.engine.training import training_environment
+
+config = load_config(None, dict(pair.split("=") for pair in {pairs!r}))
+command = server_command(config, "model", 1)
+for key in "--gpu-memory-utilization", "--tensor-parallel-size", "--dtype", "--enforce-eager":
+    print(key, command[command.index(key) + 1] if key in command else None)
+for environment in (
+    server_environment(config, "model", "key"), training_environment(placement_of(config).train)
+):
+    print(environment.get("CUDA_VISIBLE_DEVICES"), environment.get("CUDA_DEVICE_ORDER"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("pairs", "share", "tensor_parallel", "served", "trained"),
+    [
+        ([], "0.9", "None", "0", "1"),
+        (["devices.server=cuda:1", "devices.train=cuda:0"], "0.9", "None", "1", "0"),
+        (["devices.server=cuda:1,0", "devices.train=cpu"], "0.9", "2", "1,0", ""),
+        (["server.gpu_memory_utilization=0.4"], "0.4", "None", "0", "1"),
+    ],
+)
+def test_each_process_sees_its_own(
+    pairs: list[str],
+    share: str,
+    tensor_parallel: str,
+    served: str,
+    trained: str,
+    two_gpus: dict[str, str],
+) -> None:
+    lines = run(SHOW.format(pairs=pairs), two_gpus)
+    assert lines[0] == f"--gpu-memory-utilization {share}"
+    assert lines[1] == f"--tensor-parallel-size {tensor_parallel}"
+    assert lines[2:4] == ["--dtype bfloat16", "--enforce-eager None"]
+    assert lines[4:] == [f"{served} PCI_BUS_ID", f"{trained} PCI_BUS_ID"]
+
+
+def test_numbers_count_what_is_visible(two_gpus: dict[str, str]) -> None:
+    environment = two_gpus | {"CUDA_VISIBLE_DEVICES": "1"}
+    lines = run(SHOW.format(pairs=["devices.train=cpu"]), environment)
+    assert lines[4:] == ["1 PCI_BUS_ID", " PCI_BUS_ID"]
+
+
+def test_a_process_that_sees_no_gpu_computes_on_the_cpu(two_gpus: dict[str, str]) -> None:
+    code = "from selfstudy_engine.data.hardware import device; print(device())"
+    assert run(code, two_gpus) == ["cuda"]
+    assert run(code, two_gpus | {"CUDA_VISIBLE_DEVICES": ""}) == ["cpu"]
+
+
+@pytest.mark.parametrize("command", ["loop", "train"])
+def test_the_command_line_refuses_with_what_is_there(
+    command: str, two_gpus: dict[str, str], tmp_path: Path
+) -> None:
+    folder = {"loop": ["--runs", "runs"], "train": ["--out", "adapter"]}[command]
+    arguments = [command, *folder, "--train-device", "cuda:2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "selfstudy_engine.cli", *arguments],
+        env=two_gpus,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "cuda:2 isn't there; this machine has cuda:0" in result.stderr
+    assert not (tmp_path / "runs").exists()
