@@ -39,8 +39,7 @@ def overlapped(
             arguments: dict[str, object],
             log: Path,
             timeout_seconds: float,
-            on_step: OnStep,
-            gpus: Any,
+            *rest: Any,
         ) -> Iterator[Training]:
             index = arguments["before_round"]
             events.append(f"start {index}")
