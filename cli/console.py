@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.evaluations import Interval
+from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.engine.rounds import RoundRecord
 
 _SECONDS_BETWEEN_LINES = 10.0

@@ -2,6 +2,8 @@
 
 import math
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,7 @@ _MAX_SHOWN = 5
     "train.start_from",
     "train_evaluation_size",
     ("devices.train", "--train-device"),
+    "report",
 )
 @run_options
 @click.option(
@@ -89,12 +92,22 @@ def loop(
         _print_plan(config, runs)
         return
     from selfstudy_engine.cli.console import make_reporter
+    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.engine.loop import run_loop
 
     with make_reporter(config) as reporter:
-        records = run_loop(config, runs, reporter, os.environ.get(SERVER_KEY_VARIABLE, ""))
+        records = run_loop(
+            config,
+            runs,
+            reporter,
+            os.environ.get(SERVER_KEY_VARIABLE, ""),
+            command=shlex.join(["selfstudy-engine", *sys.argv[1:]]),
+        )
     reporter.print_summary(records)
-    click.echo(f"Results: {(runs / config.name).resolve()}")
+    folder = RunFolder(runs / config.name)
+    click.echo(f"Results: {folder.path.resolve()}")
+    if folder.report.exists():
+        click.echo(f"Report:  {folder.report.resolve()}")
 
 
 def _print_plan(config: RunConfig, runs: Path) -> None:

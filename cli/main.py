@@ -19,6 +19,7 @@ _COMMANDS = {
     "loop": "Run the self-study loop, or continue it.",
     "train": "Train one adapter from a run's samples, or from files.",
     "predict": "Predict molecules with a run's best adapter.",
+    "report": "Show what a run learned: one HTML file, figures, comparisons.",
     "bench": "Measure throughput side by side: original, transformers, vLLM, this engine.",
     "store": "List, show, export and re-score the samples of a run.",
     "claims": "Check what reasons claim about their molecules.",

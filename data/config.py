@@ -185,6 +185,8 @@ class RunConfig(_Section):
     """Train the next adapter while its predecessor generates; pays on a second device."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
     """What is predicted."""
+    report: Literal["round", "end", "off"] = "round"
+    """When report.html is written: after each round and at the end, at the end alone, or never."""
     train_evaluation_size: int = Field(default=50, ge=0)
     """Trained-on molecules that are evaluated too, to show memorising."""
     table: TableConfig = TableConfig()
@@ -208,6 +210,7 @@ class RunConfig(_Section):
             "server": True,
             "devices": True,
             "rounds": True,
+            "report": True,
             "generation": {"concurrency"},
         }
         mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))

@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def report(self) -> Path:
+        """What the run learned, to look at."""
+        return self.path / "report.html"
+
+    @property
     def samples(self) -> Path:
         """The store."""
         return self.path / "samples"
@@ -98,8 +103,16 @@ class RunFolder:
             yield
 
 
-def open_run(root: Path, config: RunConfig, task_fingerprint: str = "") -> RunFolder:
+def open_run(
+    root: Path, config: RunConfig, task_fingerprint: str = "", command: str = ""
+) -> RunFolder:
     """Make a run's folder, or open it again with a configuration that continues it.
+
+    Args:
+        root: folder of all runs.
+        config: resolved.
+        task_fingerprint: of the table and its split.
+        command: command line that begins the run, kept in run.json.
 
     Raises:
         RunFolderError: the folder is another format's, or of a configuration that differs in more
@@ -142,6 +155,7 @@ def open_run(root: Path, config: RunConfig, task_fingerprint: str = "") -> RunFo
         "name": config.name,
         "seed": config.seed,
         "task": task_fingerprint,
+        "command": command,
         **describe_host(),
     }
     write_atomic(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))

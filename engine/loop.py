@@ -18,6 +18,7 @@ from selfstudy_engine.data.schema import Exemplar
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
+from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 from selfstudy_engine.engine.teacher import teach
@@ -29,7 +30,9 @@ def run_loop(
     runs: Path,
     reporter: Reporter,
     server_key: str = "",
+    *,
     start_training: StartTraining = TrainingProcess,
+    command: str = "",
 ) -> list[RoundRecord]:
     """Run a loop to its end, or continue it.
 
@@ -39,6 +42,7 @@ def run_loop(
         reporter: told of every phase and round.
         server_key: API key of the server at config.server.url.
         start_training: how an adapter is trained.
+        command: command line that began the run.
 
     Returns:
         The records of all rounds: 0 to config.rounds.
@@ -50,12 +54,13 @@ def run_loop(
     model, config = choose_base_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
-    folder = open_run(runs, config, task.fingerprint)
+    folder = open_run(runs, config, task.fingerprint, command)
     with folder.locked():
         folder.update_config(config)
-        _fix_exemplars(folder, task.exemplars)
+        fix_exemplars(folder, task.exemplars)
         # An own server gets ready while the first adapter is trained, unless they share a GPU.
         connection = open_connection(config, model, folder.logs / "server.log", server_key)
+        reports = ReportRefresher(folder, config.report)
         steps = RoundSteps(
             config,
             folder,
@@ -64,9 +69,10 @@ def run_loop(
             connection=connection,
             reporter=reporter,
             start_training=start_training,
+            on_record=reports.refresh,
         )
         if not steps.is_finished():
-            with connection:
+            with reports, connection:
                 (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
     return load_records(folder)
 
@@ -102,7 +108,7 @@ def _exemplars(config: RunConfig) -> list[Exemplar]:
     return asyncio.run(teach(config)) if config.teacher.url else configured_exemplars(config)
 
 
-def _fix_exemplars(folder: RunFolder, exemplars: list[Exemplar]) -> None:
+def fix_exemplars(folder: RunFolder, exemplars: list[Exemplar]) -> None:
     """Keep a run's exemplars as they were when it began."""
     if folder.exemplars().exists():
         return

@@ -60,6 +60,7 @@ class RoundSteps:
         connection: Connection,
         reporter: Reporter,
         start_training: StartTraining,
+        on_record: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -68,6 +69,7 @@ class RoundSteps:
         self._connection = connection
         self._reporter = reporter
         self._start_training = start_training
+        self._on_record = on_record
         self._store = SampleStore(folder.samples)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
@@ -186,6 +188,7 @@ class RoundSteps:
         )
         save_record(self._folder, record)
         self._reporter.finish_round(record)
+        self._on_record()
 
     def _serve(self, adapter_round: int) -> None:
         """Swap to an adapter, if it isn't the one that answers."""

@@ -9,12 +9,12 @@ import orjson
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import (
-    Interval,
     compute_metrics,
     load_evaluation,
     paired_difference,
 )
 from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
@@ -148,12 +148,12 @@ def derive_record(
         acceptance=num_accepted / num_completions if num_completions else None,
         chance=chance_acceptance([m.value for m in task.split.pool], tolerance),
         rejections=dict(sorted(rejections.items())),
-        answered=test.answered,
+        answered=test.answered.value,
         test_mae=test.mae,
         test_rmse=test.rmse,
         test_mse=test.mse,
-        test_r2=test.r2,
-        test_within_tolerance=test.within_tolerance,
+        test_r2=test.r2.value if test.r2 else None,
+        test_within_tolerance=test.within_tolerance.value,
         test_change=paired_difference(first, answers, task.median),
         train_mae=train.mae.value if train else None,
         timing=timing,

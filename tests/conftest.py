@@ -135,6 +135,7 @@ def small_config(tiny_model: Path, table: Path) -> Callable[..., RunConfig]:
         values: dict[str, Any] = {
             "name": "test",
             "rounds": 2,
+            "report": "off",
             "train_evaluation_size": 4,
             "table.path": str(table),
             "table.test_size": 6,

@@ -50,7 +50,7 @@ def overlapped(
                 events.append(f"end {index} after {asked} requests")
 
         config = config_of(server__url=fake.url)
-        run_loop(config, runs, QuietReporter(), fake.api_key, start_training)
+        run_loop(config, runs, QuietReporter(), fake.api_key, start_training=start_training)
     return RunFolder(runs / "test"), events
 
 
@@ -155,7 +155,11 @@ def test_a_failed_training_keeps_what_was_generated_meanwhile(
 
     with pytest.raises(TrainingError):
         run_loop(
-            config_of(server__url=fake.url), tmp_path, QuietReporter(), fake.api_key, fail_later
+            config_of(server__url=fake.url),
+            tmp_path,
+            QuietReporter(),
+            fake.api_key,
+            start_training=fail_later,
         )
     folder = RunFolder(tmp_path / "test")
     assert SampleStore(folder.samples).count(1) == BATCH

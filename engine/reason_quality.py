@@ -1,0 +1,85 @@
+"""Reasons in, how varied and how true they are out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from selfstudy_engine.data.schema import Molecule
+
+NGRAM = 4
+"""Words in a row whose repetition shows that reasons collapse into one."""
+
+
+class MarkedClaim(Protocol):
+    """One statement of a reason, checked against its molecule."""
+
+    @property
+    def start(self) -> int:
+        """Where it begins in the reason, in characters."""
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+
+    @property
+    def truth(self) -> Literal["true", "false", "unverifiable"]:
+        """The verdict; unverifiable never counts as true."""
+
+    @property
+    def found(self) -> str:
+        """What the molecule says."""
+
+
+CheckReason = Callable[[str, Molecule], Sequence[MarkedClaim]]
+"""Reason and molecule in, claims in the order of the text out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a reason, with the verdict on it if it is a claim."""
+
+    text: str
+    truth: str | None = None
+    found: str = ""
+
+
+def mark_claims(reason: str, claims: Sequence[MarkedClaim]) -> list[Piece]:
+    """Cut a reason into pieces, claims apart; of claims that overlap the earlier one is shown."""
+    pieces: list[Piece] = []
+    place = 0
+    for claim in sorted(claims, key=lambda claim: (claim.start, claim.end)):
+        if claim.start < place:
+            continue
+        pieces.append(Piece(reason[place : claim.start]))
+        pieces.append(Piece(reason[claim.start : claim.end], claim.truth, claim.found))
+        place = claim.end
+    pieces.append(Piece(reason[place:]))
+    return [piece for piece in pieces if piece.text]
+
+
+def distinct_ngrams(reasons: Sequence[str]) -> float | None:
+    """Return the share of distinct 4-grams among all 4-grams; None where there are none.
+
+    Compare it between sets of about the same size only: it falls as texts are added.
+
+    >>> distinct_ngrams(["a b c d e", "a b c d f"])
+    0.75
+    """
+    found = [
+        tuple(words[index : index + NGRAM])
+        for words in (reason.lower().split() for reason in reasons)
+        for index in range(len(words) - NGRAM + 1)
+    ]
+    return len(set(found)) / len(found) if found else None
+
+
+def false_share(
+    reasons: Sequence[tuple[str, Molecule]], check: CheckReason
+) -> tuple[float, float] | None:
+    """Return the shares of reasons with a false claim, and with any claim that could be judged."""
+    if not reasons:
+        return None
+    truths = [{claim.truth for claim in check(reason, molecule)} for reason, molecule in reasons]
+    false = sum("false" in found for found in truths)
+    judged = sum(bool(found & {"true", "false"}) for found in truths)
+    return false / len(reasons), judged / len(reasons)

@@ -1,0 +1,157 @@
+"""Two or more runs in, one page out that puts them side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import altair as alt
+
+from selfstudy_engine.data.evaluations import paired_change
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.report_charts import (
+    Figure,
+    Row,
+    coloured,
+    figure,
+    lines_with_intervals,
+    number,
+    rounds_axis,
+    text,
+)
+from selfstudy_engine.engine.report_facts import RunFacts, gather_facts
+from selfstudy_engine.engine.report_headline import cells_of, columns_of, outcome_of, signed
+from selfstudy_engine.engine.report_page import render_page, write_page
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One run of a comparison."""
+
+    run: RunFacts
+    label: str
+    cells: list[str]
+    learned: str
+    """Change of its MAE since its round 0."""
+
+
+def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
+    """Write the comparison of runs.
+
+    Args:
+        folders: of two runs or more, each with a finished round.
+        out: HTML file, replaced if it exists.
+
+    Returns:
+        The figures of the page.
+
+    Raises:
+        RunFolderError: no round of one is finished yet.
+    """
+    runs = [gather_facts(folder) for folder in folders]
+    labels = _labels(runs)
+    sides = [
+        Side(run, label, cells_of(run.last.test), signed(run.last.change.mae))
+        for run, label in zip(runs, labels, strict=True)
+    ]
+    figures = [_by_round(sides), _by_labels(sides)]
+    page = render_page(
+        "report_compare.html.jinja",
+        title="Self-study runs " + " and ".join(labels),
+        figures=figures,
+        sides=sides,
+        verdict=_verdict(runs[0], runs[-1], labels[0], labels[-1]),
+        columns=columns_of(runs[0]),
+        differences=runs[0].config.differences(runs[-1].config),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_page(out, page)
+    return figures
+
+
+def _labels(runs: Sequence[RunFacts]) -> list[str]:
+    """Return the runs' names, numbered where two are the same."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} ({index + 1})"
+        for index, name in enumerate(names)
+    ]
+
+
+def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: str) -> str:
+    """Say which run's last round is better, where both were measured on the same molecules."""
+    ids = [{(a.molecule_id, a.measured) for a in run.last.tested} for run in (first, second)]
+    if ids[0] != ids[1] or first.unit != second.unit:
+        return (
+            f"{first_label} and {second_label} were measured on different test molecules: their "
+            "errors can't be paired, and a difference may be the test sets'."
+        )
+    tolerance = first.config.property.tolerance
+    change = paired_change(
+        first.last.answers, second.last.answers, first.task.median, tolerance
+    ).mae
+    word = {
+        "better": "is better than",
+        "worse": "is worse than",
+        "same": "can't be told from",
+    }[outcome_of(change)]
+    return (
+        f"{second_label} {word} {first_label} on the same {len(ids[0])} test molecules: last "
+        f"round's MAE {signed(change)} {first.unit} (paired bootstrap)."
+    )
+
+
+def _rows(sides: Sequence[Side]) -> list[Row]:
+    return [
+        {
+            "series": side.label,
+            "round": facts.index,
+            "labels": len(facts.labelled),
+            "value": facts.test.mae.value,
+            "low": facts.test.mae.low,
+            "high": facts.test.mae.high,
+        }
+        for side in sides
+        for facts in side.run.rounds
+    ]
+
+
+def _by_round(sides: Sequence[Side]) -> Figure:
+    return _figure(sides, "compare-rounds", "Test error by round", rounds_axis())
+
+
+def _by_labels(sides: Sequence[Side]) -> Figure:
+    axis = alt.Axis(format="~s", grid=False, tickCount=6)
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    x = alt.X("labels:Q", title="labels used", scale=scale, axis=axis)
+    return _figure(sides, "compare-labels", "Test error by labels used", x)
+
+
+def _figure(sides: Sequence[Side], key: str, title: str, x: alt.X) -> Figure:
+    y = f"test MAE, {sides[0].run.unit}"
+    tooltip = [
+        text("series", "run"),
+        number("round", "round", "d"),
+        number("labels", "labels", "d"),
+    ]
+    tooltip += [number("value", y), number("low", "95% from"), number("high", "to")]
+    columns = {"series": "run", "round": "round", "labels": "labels", "value": y}
+    return figure(
+        key,
+        title,
+        lines_with_intervals(x, y, coloured("series", [side.label for side in sides]), tooltip),
+        _rows(sides),
+        alt_text=f"{title} of each run: "
+        + "; ".join(
+            f"{side.label} from {side.run.rounds[0].test.mae.value:.1f} to "
+            f"{side.run.last.test.mae.value:.1f}"
+            for side in sides
+        ),
+        caption="Bars are bootstrap 95% intervals of each run by itself; the paired difference is "
+        "in the text.",
+        subtitle=[
+            f"{side.label}: {side.run.base_model}, {len(side.run.last.labelled)} labels"
+            for side in sides
+        ],
+        columns=columns | {"low": "from", "high": "to"},
+    )

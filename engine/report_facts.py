@@ -1,0 +1,195 @@
+"""A run's folder in, what its report says out: figures of each round, derived from artefacts.
+
+Nothing here is drawn or written. Labels are what was used: the values of the exemplars and of every
+molecule that was asked about, accepted or not, because each of them decided an acceptance.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow.compute as pc
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.embedded import MODEL_NAME
+from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.evaluations import (
+    Evaluated,
+    compute_metrics,
+    load_evaluation,
+    paired_change,
+)
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.metrics import Change, Floats, Metrics, measure
+from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.schema import Molecule, Sample
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.task import Task, load_task
+from selfstudy_engine.engine.baselines import predict_baselines
+from selfstudy_engine.engine.rounds import RoundRecord, load_records
+
+REASONS_PER_ROUND = 100
+"""Accepted reasons that a round's diversity and false claims are counted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFacts:
+    """One finished round."""
+
+    record: RoundRecord
+    answers: list[Evaluated]
+    test: Metrics
+    train: Metrics | None
+    change: Change
+    """Since round 0, on the test set."""
+    labelled: list[Molecule]
+    """Whose values were used before this round's adapter was trained."""
+    trained: list[Molecule]
+    """Exemplars and the molecules with an accepted sample that the adapter was trained on."""
+    reasons: list[Sample]
+    """Some accepted samples of this round, chosen at random."""
+    baselines: dict[str, Floats]
+    """Predictions from the same labels for `tested`; empty for rounds that are left out."""
+
+    @property
+    def index(self) -> int:
+        """The round's number."""
+        return self.record.round
+
+    @property
+    def tested(self) -> list[Evaluated]:
+        """The answers on the test set, by molecule id."""
+        return sorted(
+            (answer for answer in self.answers if answer.split == "test"),
+            key=lambda answer: answer.molecule_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A run as its report sees it."""
+
+    folder: RunFolder
+    config: RunConfig
+    identity: dict[str, Any]
+    task: Task
+    table_changed: bool
+    """The table isn't what it was when the run began."""
+    rounds: list[RoundFacts]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.config.name
+
+    @property
+    def base_model(self) -> str:
+        """Name of the base model."""
+        return (
+            self.config.model.path.rstrip("/").rsplit("/", 1)[-1]
+            if self.config.model.path
+            else MODEL_NAME
+        )
+
+    @property
+    def unit(self) -> str:
+        """Unit of every value."""
+        return self.config.property.unit
+
+    @property
+    def last(self) -> RoundFacts:
+        """The last finished round."""
+        return self.rounds[-1]
+
+    def baseline_metrics(self, facts: RoundFacts) -> dict[str, Metrics]:
+        """Return each baseline's metrics on the test set, from the labels of a round."""
+        measured = np.array([answer.measured for answer in facts.tested])
+        return {
+            name: measure(measured, predicted, self.task.median, self.config.property.tolerance)
+            for name, predicted in facts.baselines.items()
+        }
+
+
+def gather_facts(folder: RunFolder) -> RunFacts:
+    """Read all that a report needs; baselines are computed, or come from the cache.
+
+    Raises:
+        RunFolderError: no round is finished yet.
+        UsageError: the run's table or configuration can't be read.
+    """
+    config = read_config(folder)
+    records = load_records(folder)
+    if not records:
+        raise RunFolderError(
+            f"run {folder.path} has no finished round to report yet; continue it with "
+            "`selfstudy-engine loop`"
+        )
+    task = load_task(config, load_exemplars(folder.exemplars()))
+    identity = orjson.loads(folder.identity.read_bytes())
+    store = SampleStore(folder.samples)
+    exemplars = [exemplar.molecule for exemplar in task.exemplars]
+    labelled = {molecule.molecule_id: molecule for molecule in exemplars}
+    trained = dict(labelled)
+    chosen = rounds_with_baselines([record.round for record in records])
+    first = load_evaluation(folder.evaluation(records[0].round))
+    tolerance = config.property.tolerance
+    rounds: list[RoundFacts] = []
+    for record in records:
+        answers = load_evaluation(folder.evaluation(record.round))
+        test = compute_metrics(answers, "test", task.median, tolerance)
+        assert test is not None  # a test set has at least one molecule
+        facts = RoundFacts(
+            record=record,
+            answers=answers,
+            test=test,
+            train=compute_metrics(answers, "train", task.median, tolerance),
+            change=paired_change(first, answers, task.median, tolerance),
+            labelled=list(labelled.values()),
+            trained=list(trained.values()),
+            reasons=_some_accepted(store, record.round, config.seed),
+            baselines={},
+        )
+        if record.round in chosen:
+            asked = [Molecule(a.molecule_id, a.name, a.smiles, a.measured) for a in facts.tested]
+            facts.baselines.update(predict_baselines(facts.labelled, asked))
+        rounds.append(facts)
+        for molecule, accepted in _asked(store, record.round):
+            labelled.setdefault(molecule.molecule_id, molecule)
+            if accepted:
+                trained.setdefault(molecule.molecule_id, molecule)
+    changed = identity.get("task") != task.fingerprint
+    return RunFacts(folder, config, identity, task, changed, rounds)
+
+
+def rounds_with_baselines(rounds: Sequence[int]) -> set[int]:
+    """Return the rounds that get baselines: 0, 1, 2, 4, 8, ... and the last one.
+
+    So a report that is made again after each round computes one set, and finds the others cached.
+
+    >>> sorted(rounds_with_baselines(range(7)))
+    [0, 1, 2, 4, 6]
+    """
+    return {index for index in rounds if index & (index - 1) == 0} | {max(rounds)}
+
+
+def _asked(store: SampleStore, round_index: int) -> Iterator[tuple[Molecule, bool]]:
+    columns = ["molecule_id", "name", "smiles", "measured", "accepted"]
+    for batch in store.batches(round_index, columns):
+        for row in batch.to_pylist():
+            accepted = row.pop("accepted")
+            yield Molecule(value=row.pop("measured"), **row), accepted
+
+
+def _some_accepted(store: SampleStore, round_index: int, seed: int) -> list[Sample]:
+    """Return at most `REASONS_PER_ROUND` accepted samples, each as likely (reservoir sampling)."""
+    generator = random.Random(f"{seed}:{round_index}")
+    kept: list[Sample] = []
+    for index, sample in enumerate(store.samples(round_index, pc.field("accepted"))):
+        if index < REASONS_PER_ROUND:
+            kept.append(sample)
+        elif (place := generator.randrange(index + 1)) < REASONS_PER_ROUND:
+            kept[place] = sample
+    return kept

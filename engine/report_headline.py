@@ -1,0 +1,192 @@
+"""Facts of a run in, what they come to out: did it learn, and is it any good?"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from selfstudy_engine.data.metrics import NEAR, Interval, Metrics, measure_change
+from selfstudy_engine.engine.baselines import MEDIAN
+from selfstudy_engine.engine.report_facts import RunFacts
+
+Outcome = Literal["better", "worse", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table of results: a round of the model, or a baseline."""
+
+    name: str
+    cells: list[str]
+    versus: str
+    """Its MAE minus the model's last round's, paired."""
+    is_model: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The answer, in sentences, with the table that it rests on."""
+
+    outcome: Outcome | None
+    """Of the last round against round 0; None with one round."""
+    verdict: str
+    sentences: list[str]
+    columns: list[str]
+    rows: list[Row]
+
+
+def outcome_of(change: Interval) -> Outcome:
+    """Return what a paired change of an error says: an interval with 0 is no change.
+
+    >>> outcome_of(Interval(-5.0, -9.0, -1.0)), outcome_of(Interval(-5.0, -11.0, 1.0))
+    ('better', 'same')
+    """
+    return "better" if change.high < 0 else "worse" if change.low > 0 else "same"
+
+
+def headline(run: RunFacts) -> Headline:
+    """Return what a run shows: the change since round 0, and the place among the baselines."""
+    last, unit = run.last, run.unit
+    change = last.change.mae
+    outcome = outcome_of(change) if len(run.rounds) > 1 else None
+    n = last.test.num_molecules
+    verdict = {
+        "better": "It learned.",
+        "worse": "It got worse.",
+        "same": "No change that this test set can tell from noise.",
+        None: "One round so far: nothing to compare with yet.",
+    }[outcome]
+    sentences = []
+    if outcome:
+        sentences.append(
+            f"Test MAE {run.rounds[0].test.mae.value:.1f} → {last.test.mae.value:.1f} {unit} from "
+            f"round {run.rounds[0].index} to round {last.index}: {signed(change)} {unit} (paired "
+            f"bootstrap, {n} molecules)."
+        )
+    else:
+        sentences.append(f"Test MAE {ranged(last.test.mae)} {unit} on {n} molecules.")
+    versus = _versus(run)
+    if MEDIAN in versus:
+        sentences.append(_against(versus[MEDIAN], "always answering the training median", unit))
+    others = {
+        name: metrics for name, metrics in run.baseline_metrics(last).items() if name != MEDIAN
+    }
+    if others:
+        best = min(others, key=lambda name: others[name].mae.value)
+        sentences.append(
+            _against(
+                versus[best],
+                f"the best baseline with the same {len(last.labelled)} labels ({best})",
+                unit,
+            )
+        )
+    if last.test.answered.value < 1:
+        sentences.append(
+            f"{last.test.answered.value:.1%} of the questions got a well-formed value; the others "
+            f"are scored as the training median ({run.task.median:.0f} {unit}), never dropped."
+        )
+    if n < 1000:
+        half = (last.test.mae.high - last.test.mae.low) / 2
+        sentences.append(
+            f"With {n} test molecules an MAE is known to about ±{half:.1f} {unit}; a larger "
+            "--test-size narrows that."
+        )
+    return Headline(
+        outcome,
+        verdict,
+        sentences,
+        [*columns_of(run), "MAE minus the last round's"],
+        _rows(run, versus),
+    )
+
+
+def _versus(run: RunFacts) -> dict[str, Interval]:
+    """Return each baseline's MAE minus the model's in the last round, paired by molecule."""
+    last = run.last
+    measured = np.array([answer.measured for answer in last.tested])
+    own = np.array([run.task.median if a.predicted is None else a.predicted for a in last.tested])
+    return {
+        name: measure_change(own - measured, predicted - measured, 0.0).mae
+        for name, predicted in last.baselines.items()
+    }
+
+
+def _against(difference: Interval, what: str, unit: str) -> str:
+    """Say where the model stands beside something else, given that one's MAE minus the model's."""
+    mine = Interval(-difference.value, -difference.high, -difference.low)
+    word = {
+        "better": "Better than",
+        "worse": "Worse than",
+        "same": "Not distinguishable from",
+    }[outcome_of(mine)]
+    return f"{word} {what}: MAE {signed(mine)} {unit}."
+
+
+def columns_of(run: RunFacts) -> list[str]:
+    """Return the headings over `cells_of`."""
+    unit = run.unit
+    return [
+        f"MAE, {unit}",
+        f"RMSE, {unit}",
+        f"median error, {unit}",
+        "R²",
+        "Spearman",
+        "RAE",
+        f"within {NEAR:g} {unit}",
+        f"within {run.config.property.tolerance:g} {unit}",
+        "answered",
+    ]
+
+
+def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
+    last = run.last
+    rows = []
+    if len(run.rounds) > 1:
+        first = run.rounds[0]
+        back = Interval(-last.change.mae.value, -last.change.mae.high, -last.change.mae.low)
+        name = f"{run.base_model}, round {first.index}"
+        rows.append(Row(name, cells_of(first.test), signed(back), True))
+    rows.append(Row(f"{run.base_model}, round {last.index}", cells_of(last.test), "", True))
+    for name, metrics in run.baseline_metrics(last).items():
+        rows.append(Row(name, cells_of(metrics), signed(versus[name]), False))
+    return rows
+
+
+def cells_of(metrics: Metrics) -> list[str]:
+    """Return all metrics as texts, in the table's order."""
+    plain = [ranged(interval) for interval in (metrics.mae, metrics.rmse, metrics.median_error)]
+    shares = [
+        ranged(interval, percent=True)
+        for interval in (metrics.within_near, metrics.within_tolerance, metrics.answered)
+    ]
+    ratios = [
+        ranged(interval, digits=2) if interval else "–"
+        for interval in (metrics.r2, metrics.spearman, metrics.rae)
+    ]
+    return [*plain, *ratios, *shares]
+
+
+def ranged(interval: Interval, digits: int = 1, percent: bool = False) -> str:
+    """Write an estimate with its interval.
+
+    >>> ranged(Interval(0.5, 0.25, 0.75), percent=True)
+    '50% [25, 75]'
+    """
+    parts: list[Any] = [interval.value, interval.low, interval.high]
+    if percent:
+        value, low, high = (f"{100 * part:.0f}" for part in parts)
+        return f"{value}% [{low}, {high}]"
+    value, low, high = (_minus(f"{part:.{digits}f}") for part in parts)
+    return f"{value} [{low}, {high}]"
+
+
+def signed(interval: Interval) -> str:
+    """Write a difference with its sign and interval."""
+    value, low, high = (
+        _minus(f"{part:+.1f}") for part in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} [95% {low} to {high}]"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")

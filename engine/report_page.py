@@ -1,0 +1,103 @@
+"""Figures and texts in, one HTML file out that needs nothing but itself.
+
+Names, SMILES and reasons are untrusted: the template escapes every text, data for the charts is
+JSON without a "<", pictures are images, and the page's own policy lets no other script and no
+network request through.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+from markupsafe import Markup
+
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.engine.report_charts import Figure
+
+MAX_BYTES = 5_000_000
+"""A report stays below this; its charts' points are what would grow."""
+
+
+def render_page(template: str, *, title: str, figures: Sequence[Figure], **values: Any) -> bytes:
+    """Return a page as UTF-8.
+
+    Args:
+        template: file name of the template.
+        title: of the page.
+        figures: what `figure(key)` in the template may show.
+        values: what else the template uses.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    scripts = [_bundle(), _text("report_page.js")]
+    content = [
+        {"key": figure.key, "spec": figure.spec, "columns": figure.columns} for figure in figures
+    ]
+    page = environment.get_template(template).render(
+        title=title,
+        figures={figure.key: figure for figure in figures},
+        style=Markup(_text("report_page.css")),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+        data=Markup(_json(content)),
+        **values,
+    )
+    return page.encode("utf-8", errors="replace")  # a lone surrogate can't be written
+
+
+def write_page(path: Path, page: bytes) -> None:
+    """Write a page in place of an earlier one, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page)
+
+
+@lru_cache
+def _text(name: str) -> str:
+    return resources.files("selfstudy_engine.engine").joinpath(name).read_text("utf-8")
+
+
+@lru_cache(maxsize=1)
+def _bundle() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script, as vl-convert carries them."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _number(value: float, form: str = ".0f") -> str:
+    """Write a number with a real minus, and no sign before a nought."""
+    text = format(value, form)
+    if not any(digit in text for digit in "123456789"):
+        text = text.lstrip("+-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return a Content-Security-Policy: these scripts by their hash, nothing from elsewhere."""
+    hashes = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json(content: Any) -> str:
+    """Return JSON that can stand inside a script element, whatever its texts hold."""
+    text = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode("utf-8")
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,230 @@
+"""Facts of a run in, figures of what happened in its rounds out: samples, reasons, time."""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.engine.reason_quality import CheckReason, distinct_ngrams, false_share
+from selfstudy_engine.engine.report_charts import (
+    INK,
+    Figure,
+    Row,
+    coloured,
+    figure,
+    lines_with_intervals,
+    number,
+    plain_lines,
+    rounds_axis,
+    text,
+)
+from selfstudy_engine.engine.report_examples import reasons_of
+from selfstudy_engine.engine.report_facts import REASONS_PER_ROUND, RunFacts
+from selfstudy_engine.engine.report_figures import subtitle_of
+
+ACCEPTED, DISTINCT, KNOWN = "accepted samples", "distinct molecules", "distinct so far"
+DIVERSITY, FALSE, JUDGED = "distinct 4-grams", "with a false claim", "with a claim that was judged"
+_PHASES = {
+    "wait": "server start",
+    "train": "train",
+    "swap": "swap",
+    "evaluate": "evaluate",
+    "generate": "generate",
+}
+
+
+def acceptance(run: RunFacts) -> Figure | None:
+    """Return the acceptance rate over the rounds against that of the best constant guess."""
+    rows: list[Row] = []
+    for facts in run.rounds:
+        record = facts.record
+        if record.acceptance is None:
+            continue
+        interval = wilson(record.num_accepted, record.num_completions)
+        rows.append(
+            {
+                "round": record.round,
+                "series": "accepted",
+                "value": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "chance": record.chance,
+                "completions": record.num_completions,
+            }
+        )
+    if not rows:
+        return None
+    title = "share of completions"
+    tooltip = [number("round", "round", "d"), number("value", "accepted", ".1%")]
+    tooltip += [number("low", "95% from", ".1%"), number("high", "to", ".1%")]
+    tooltip += [number("chance", "best constant guess", ".1%")]
+    chart = lines_with_intervals(
+        rounds_axis(), title, coloured("series", ["accepted"]), tooltip, ".0%"
+    )
+    rule = alt.Chart().mark_line(color=INK, strokeDash=[5, 4]).encode(x=rounds_axis(), y="chance:Q")
+    first, last = rows[0], rows[-1]
+    return figure(
+        "acceptance",
+        "Acceptance against chance",
+        alt.layer(rule, chart),
+        rows,
+        alt_text=f"Acceptance rate {first['value']:.0%} in round {first['round']} and "
+        f"{last['value']:.0%} in round {last['round']}; a constant guess gets "
+        f"{last['chance']:.0%}.",
+        caption=f"The dashed line is what the best constant guess would get accepted at the "
+        f"tolerance of {run.config.property.tolerance:g} {run.unit}: acceptance near it is no "
+        "skill. Bars are Wilson 95% intervals.",
+        subtitle=subtitle_of(run),
+        columns={
+            "round": "round",
+            "completions": "completions",
+            "value": "accepted",
+            "low": "from",
+            "high": "to",
+            "chance": "best constant guess",
+        },
+    )
+
+
+def molecules(run: RunFacts) -> Figure | None:
+    """Return accepted samples and how many distinct molecules they are of."""
+    rows: list[Row] = []
+    exemplars = {exemplar.molecule.molecule_id for exemplar in run.task.exemplars}
+    for index, facts in enumerate(run.rounds):
+        if not facts.record.num_completions:
+            continue
+        later = run.rounds[index + 1] if index + 1 < len(run.rounds) else None
+        counts: dict[str, int] = {
+            ACCEPTED: facts.record.num_accepted,
+            DISTINCT: facts.record.num_distinct_accepted,
+        }
+        if later:
+            counts[KNOWN] = len({m.molecule_id for m in later.trained} - exemplars)
+        rows += [
+            {"round": facts.index, "series": name, "value": count} for name, count in counts.items()
+        ]
+    if not rows:
+        return None
+    tooltip = [text("series", "what"), number("round", "round", "d"), number("value", "n", "d")]
+    colour = coloured("series", [ACCEPTED, DISTINCT, KNOWN])
+    return figure(
+        "molecules",
+        "Accepted samples and distinct molecules",
+        plain_lines(rounds_axis(), "count", colour, tooltip),
+        rows,
+        alt_text="Accepted samples, the distinct molecules among them, and the distinct molecules "
+        "accepted in all rounds so far, by round.",
+        caption="Many samples of few molecules teach little: the distinct molecules count.",
+        subtitle=subtitle_of(run),
+        columns={"series": "what", "round": "round", "value": "n"},
+    )
+
+
+def reasons(run: RunFacts, check: CheckReason | None) -> Figure | None:
+    """Return how varied the accepted reasons of each round are, and how many say false things."""
+    rows: list[Row] = []
+
+    def add(round_index: int, series: str, share: float, size: int) -> None:
+        interval = wilson(round(share * size), size) if series != DIVERSITY else None
+        rows.append(
+            {
+                "round": round_index,
+                "series": series,
+                "value": share,
+                "low": interval.low if interval else None,
+                "high": interval.high if interval else None,
+                "reasons": size,
+            }
+        )
+
+    for facts in run.rounds:
+        accepted = reasons_of(facts)
+        diversity = distinct_ngrams([reason for reason, _ in accepted])
+        if diversity is not None:
+            add(facts.index, DIVERSITY, diversity, len(accepted))
+        found = false_share(accepted, check) if check else None
+        if found:
+            add(facts.index, FALSE, found[0], len(accepted))
+            add(facts.index, JUDGED, found[1], len(accepted))
+    if not rows:
+        return None
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    draw = lines_with_intervals if FALSE in names else plain_lines
+    tooltip = [
+        text("series", "what"),
+        number("round", "round", "d"),
+        number("value", "share", ".1%"),
+    ]
+    tooltip += [number("reasons", "reasons", "d")]
+    return figure(
+        "reasons",
+        "Reasons: variety and truth",
+        draw(rounds_axis(), "share", coloured("series", names), tooltip, ".0%"),
+        rows,
+        alt_text="By round, the share of distinct 4-grams in accepted reasons"
+        + (", and the share of reasons with a false claim." if check else "."),
+        caption=f"Counted on up to {REASONS_PER_ROUND} accepted reasons of each round. Distinct "
+        "4-grams that fall mean that reasons become copies of each other."
+        + ("" if check else " Claims weren't checked against the molecules."),
+        subtitle=subtitle_of(run),
+        columns={"series": "what", "round": "round", "reasons": "reasons", "value": "share"},
+    )
+
+
+def time_spent(run: RunFacts) -> Figure:
+    """Return where the time of each round went."""
+    rows: list[Row] = []
+    for facts in run.rounds:
+        timing = facts.record.timing
+        rows += [
+            {
+                "round": facts.index,
+                "series": label,
+                "value": getattr(timing, phase),
+                "tokens_per_second": facts.record.output_tokens_per_second,
+            }
+            for phase, label in _PHASES.items()
+        ]
+    total = sum(row["value"] for row in rows)
+    tooltip: list[Any] = [text("series", "phase"), number("round", "round", "d")]
+    tooltip += [number("value", "seconds"), number("tokens_per_second", "output tokens/s", ".0f")]
+    chart = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=alt.X("round:O", title="round", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("sum(value):Q", title="seconds"),
+            color=coloured("series", list(_PHASES.values())),
+            tooltip=tooltip,
+        )
+    )
+    return figure(
+        "time",
+        "Where the time went",
+        chart,
+        rows,
+        alt_text=f"Seconds spent in each round, by phase; {total:.0f} in all.",
+        caption="Evaluating and generating share a queue: its time is shared out by output tokens. "
+        "Of a round that was continued, the last call's time.",
+        subtitle=subtitle_of(run),
+        columns={
+            "round": "round",
+            "series": "phase",
+            "value": "seconds",
+            "tokens_per_second": "output tokens/s of generating",
+        },
+    )
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """Return a share with its Wilson 95% interval (E. B. Wilson, JASA 22, 209, 1927).
+
+    >>> wilson(0, 10).low, round(wilson(0, 10).high, 3)
+    (0.0, 0.278)
+    """
+    z = 1.959964
+    share = successes / trials
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))

@@ -1,0 +1,104 @@
+"""A run that no model made: answers and samples are drawn at random, texts are hostile."""
+
+import random
+from pathlib import Path
+
+from samples import make_evaluated, make_sample, write_adapter
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.run_folder import RunFolder, open_run
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.task import load_task
+from selfstudy_engine.engine.loop import fix_exemplars
+from selfstudy_engine.engine.rounds import Timing, derive_record, save_record
+from selfstudy_engine.engine.sampler import molecules_of_round
+
+NASTY_NAME = '<img src=x onerror="window.hacked=1">\'{{7*7}}'
+NASTY_REASON = "Two <b>nitro</b> groups </script><script>window.hacked=2</script><!-- ]]> & high."
+
+
+def make_run(
+    root: Path,
+    table: Path,
+    name: str = "made",
+    *,
+    rounds: int = 3,
+    gain: float = 0.5,
+    test_size: int = 12,
+    seed: int = 1,
+) -> RunFolder:
+    """Make a run whose errors shrink by `gain` each round, on a table of SMILES, name and value."""
+    values = {
+        "name": name,
+        "rounds": rounds,
+        "table.path": str(table),
+        "table.name_column": "name",
+        "table.test_size": test_size,
+        "generation.batch": 12,
+    }
+    config = load_config(None, values)
+    task = load_task(config)
+    folder = open_run(root, config, task.fingerprint, "selfstudy-engine loop --run <made>")
+    fix_exemplars(folder, task.exemplars)
+    store = SampleStore(folder.samples)
+    generator = random.Random(seed)
+    for index in range(rounds + 1):
+        spread = 60 * gain**index
+
+        def guess(molecule: Molecule, spread: float = spread) -> float:
+            return round(molecule.value + generator.gauss(0, spread))
+
+        write_adapter(folder.adapter(index))
+        answers = [_answer("test", m, guess(m)) for m in task.split.test]
+        answers[0] = _answer("test", task.split.test[0], None)
+        trained = {sample.molecule_id: sample for sample in store.accepted(index)}
+        answers += [
+            _answer("train", Molecule(s.molecule_id, s.name, s.smiles, s.measured), s.measured + 1)
+            for s in trained.values()
+        ]
+        save_evaluation(folder.evaluation(index), answers)
+        if index < rounds:
+            with store.writer(index) as writer:
+                for molecule in molecules_of_round(task.split.pool, index, 6, 0):
+                    predicted = guess(molecule)
+                    error = predicted - molecule.value
+                    sample = make_sample(
+                        molecule.molecule_id,
+                        run=name,
+                        round=index,
+                        name=molecule.name,
+                        smiles=molecule.smiles,
+                        measured=molecule.value,
+                        predicted=predicted,
+                        error=error,
+                        accepted=abs(error) <= 30,
+                        rejections=() if abs(error) <= 30 else ("too far",),
+                        reason=NASTY_REASON,
+                    )
+                    writer.add([sample])
+        timing = Timing(train=4, swap=1, evaluate=3, generate=8, num_generated=12)
+        adapter = read_adapter(folder.adapter(index))
+        record = derive_record(
+            folder, config, task, adapter=adapter, round_index=index, timing=timing
+        )
+        save_record(folder, record)
+    assert load_exemplars(folder.exemplars())
+    return folder
+
+
+def _answer(split: str, molecule: Molecule, predicted: float | None) -> Evaluated:
+    made = make_evaluated(molecule.molecule_id, molecule.value, predicted)
+    return Evaluated(
+        split,
+        made.molecule_id,
+        molecule.name,
+        molecule.smiles,
+        made.measured,
+        made.predicted,
+        NASTY_REASON,
+        made.completion,
+    )

@@ -1,0 +1,354 @@
+"""Reports of made-up runs: what they say, what they never let through, and what they cost."""
+
+import html
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+from conftest import small_molecules
+from made_run import NASTY_NAME, make_run
+
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.evaluations import Evaluated
+from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.baselines import BASELINES
+from selfstudy_engine.engine.reason_quality import distinct_ngrams, false_share, mark_claims
+from selfstudy_engine.engine.report import figures_of, write_report
+from selfstudy_engine.engine.report_compare import write_comparison
+from selfstudy_engine.engine.report_examples import choose_examples, draw, likely_label_errors
+from selfstudy_engine.engine.report_facts import RunFacts, gather_facts, rounds_with_baselines
+from selfstudy_engine.engine.report_headline import headline, outcome_of, ranged, signed
+from selfstudy_engine.engine.report_import import load_rounds, write_imported
+from selfstudy_engine.engine.report_page import MAX_BYTES
+from selfstudy_engine.engine.report_refresh import ReportRefresher
+
+REFERENCE = Path("/work/shared/reference/llmchem_runs.csv")
+
+
+def write_table(path: Path) -> Path:
+    """Write forty molecules; each third one has a hostile name."""
+    lines = ["smiles,name,value"]
+    for index, (smiles, value) in enumerate(small_molecules()):
+        name = NASTY_NAME if index % 3 == 0 else f"molecule {index}"
+        quoted = name.replace('"', '""')
+        lines.append(f'{smiles},"{quoted}",{value}')
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    root = tmp_path_factory.mktemp("report")
+    return make_run(root / "runs", write_table(root / "table.csv"))
+
+
+@pytest.fixture(scope="module")
+def facts(made: RunFolder) -> RunFacts:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(made.path.parent.parent / "cache"))
+        return gather_facts(made)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(made: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made.path.parent.parent / "cache"))
+
+
+@dataclass(frozen=True)
+class Found:
+    start: int
+    end: int
+    truth: Any
+    found: str
+
+
+def check(reason: str, molecule: Molecule) -> list[Found]:
+    """Judge the word "nitro" by the molecule, and doubt "high"."""
+    claims = []
+    for match in re.finditer("nitro|high", reason):
+        truth = "unverifiable" if match[0] == "high" else "false"
+        claims.append(Found(match.start(), match.end(), truth, f"none in {molecule.smiles}"))
+    return claims
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    [text] = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    content: list[dict[str, Any]] = orjson.loads(text)
+    return content
+
+
+def test_labels_are_all_that_were_asked_about(facts: RunFacts) -> None:
+    assert [len(found.labelled) for found in facts.rounds] == [10, 16, 22, 28]
+    for found in facts.rounds:
+        assert {m.molecule_id for m in found.trained} <= {m.molecule_id for m in found.labelled}
+    tested = {answer.molecule_id for answer in facts.last.tested}
+    assert not tested & {molecule.molecule_id for molecule in facts.last.labelled}
+
+
+def test_baselines_come_at_some_rounds_and_always_at_the_last(facts: RunFacts) -> None:
+    assert [bool(found.baselines) for found in facts.rounds] == [True, True, True, True]
+    assert list(facts.last.baselines) == list(BASELINES)
+    assert rounds_with_baselines(range(12)) == {0, 1, 2, 4, 8, 11}
+
+
+def test_the_headline_says_what_the_interval_says(facts: RunFacts) -> None:
+    shown = headline(facts)
+    assert shown.outcome == "better"
+    assert shown.verdict == "It learned."
+    text = " ".join(shown.sentences)
+    assert "12 molecules" in text
+    assert "training median" in text
+    assert "91.7% of the questions got a well-formed value" in text
+    assert [row.name for row in shown.rows][2:] == list(BASELINES)
+    assert all(len(row.cells) + 1 == len(shown.columns) for row in shown.rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(-3, -1, "better"), (-3, 1, "same"), (1, 3, "worse"), (0, 0, "same")],
+)
+def test_an_interval_with_nought_is_no_change(low: float, high: float, outcome: str) -> None:
+    assert outcome_of(Interval((low + high) / 2, low, high)) == outcome
+
+
+def test_numbers_have_a_real_minus_and_their_interval() -> None:
+    assert signed(Interval(-1.25, -2, 0.5)) == "−1.2 [95% −2.0 to +0.5]"
+    assert ranged(Interval(0.5, -0.25, 0.75), digits=2) == "0.50 [−0.25, 0.75]"
+
+
+def test_a_run_that_learns_nothing_is_told_so(made: RunFolder, tmp_path: Path) -> None:
+    table = made.path.parent.parent / "table.csv"
+    folder = make_run(tmp_path, table, "flat", rounds=1, gain=1.0)
+    assert headline(gather_facts(folder)).verdict.startswith("No change")
+
+
+def test_every_figure_names_model_and_labels_and_says_what_it_shows(facts: RunFacts) -> None:
+    found = figures_of(facts, check)
+    keys = [figure.key for figure in found]
+    assert len(keys) == len(set(keys)) == 11
+    for figure in found:
+        assert figure.alt
+        assert figure.rows
+        assert facts.base_model in figure.spec["title"]["subtitle"][0]
+        assert "28 labels" in figure.spec["title"]["subtitle"][1]
+        assert figure.columns.keys() <= set().union(*figure.rows), figure.key
+
+
+def test_figures_show_what_the_facts_say(facts: RunFacts) -> None:
+    figures = {figure.key: figure for figure in figures_of(facts, check)}
+    learning = [row for row in figures["learning"].rows if row["series"] == "test"]
+    assert [row["value"] for row in learning] == [f.test.mae.value for f in facts.rounds]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in learning)
+    assert len([row for row in figures["parity"].rows if row["round"] == 3]) == len(
+        facts.last.answers
+    )
+    by_value = [row for row in figures["value"].rows if row["series"] == "round 3"]
+    assert sum(row["molecules"] for row in by_value) == 12
+    accepted = figures["acceptance"].rows
+    assert [row["value"] for row in accepted] == [f.record.acceptance for f in facts.rounds[:3]]
+    false = [row["value"] for row in figures["reasons"].rows if "false" in row["series"]]
+    assert set(false) == {1.0}
+
+
+def test_nothing_untrusted_becomes_markup(made: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    write_report(made, out, check)
+    page = out.read_text("utf-8")
+    assert len(page) < MAX_BYTES
+    assert NASTY_NAME not in page
+    assert "</script><script>window" not in page
+    assert "<b>nitro" not in page
+    assert html.escape("{{7*7}}", quote=True) in page  # as text: no template of ours saw it
+    assert "loop --run &lt;made&gt;" in page
+    names = {
+        row.get("name") for figure in data_of(page) for row in figure["spec"]["data"]["values"]
+    }
+    assert NASTY_NAME in names
+    marked = re.findall(r'<mark class="(\w+)" title="([^"]*)">(\w+)<sup>', page)
+    assert {(kind, word) for kind, _, word in marked} == {
+        ("false", "nitro"),
+        ("unverifiable", "high"),
+    }
+
+
+def test_nothing_is_loaded_from_elsewhere(made: RunFolder, tmp_path: Path) -> None:
+    write_report(made, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', outside) == []
+    assert "default-src &#39;none&#39;" in page
+    assert "unsafe-eval" not in page
+
+
+def test_examples_are_the_extremes(facts: RunFacts) -> None:
+    examples = choose_examples(facts, None)
+    errors = {
+        kind: [abs(e.error or 0) for e in examples if e.kind == kind] for kind in ("best", "worst")
+    }
+    everything = [abs((a.predicted or 0) - a.measured) for a in facts.last.tested if a.predicted]
+    assert min(errors["best"]) == min(everything)
+    assert max(errors["worst"]) == max(everything)
+    assert all(example.drawing.startswith("data:image/svg+xml;base64,") for example in examples)
+    assert {example.kind for example in examples} == {"best", "median", "worst", "accepted"}
+    assert draw("not a molecule") == ""
+
+
+def test_only_what_all_methods_contradict_is_a_likely_label_error(facts: RunFacts) -> None:
+    assert likely_label_errors(facts) == []
+    wrong = facts.last.tested[3]
+
+    def contradicted(answer: Evaluated) -> Evaluated:
+        if answer.molecule_id != wrong.molecule_id:
+            return answer
+        return replace(answer, measured=400.0, predicted=60.0)
+
+    rounds = [replace(f, answers=[contradicted(a) for a in f.answers]) for f in facts.rounds]
+    [suspect] = likely_label_errors(replace(facts, rounds=rounds))
+    assert (suspect.smiles, suspect.measured) == (wrong.smiles, 400.0)
+    assert suspect.highest < 340
+
+
+def test_reasons_that_repeat_have_few_distinct_ngrams() -> None:
+    assert distinct_ngrams(["one two three"]) is None
+    assert distinct_ngrams(["a b c d"] * 10) == 0.1
+    molecule = Molecule("K", "", "C", 0.0)
+    reasons = [("two nitro", molecule), ("high", molecule)]
+    assert false_share(reasons, check) == (0.5, 0.5)
+
+
+def test_claims_are_cut_out_of_a_reason_without_losing_a_letter() -> None:
+    claims = [Found(4, 9, "true", ""), Found(6, 12, "false", ""), Found(12, 15, "false", "")]
+    reason = "Two nitro groups."
+    pieces = mark_claims(reason, claims)
+    assert "".join(piece.text for piece in pieces) == reason
+    assert [piece.truth for piece in pieces] == [None, "true", None, "false", None]
+    assert mark_claims("", []) == []
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["report", *map(str, arguments)])
+
+
+def test_the_command_writes_page_and_figures(made: RunFolder, tmp_path: Path) -> None:
+    out, figures = tmp_path / "page.html", tmp_path / "figures"
+    result = call("made", "--runs", made.path.parent, "--out", out, "--figures", figures)
+    assert result.exit_code == 0, result.output
+    assert out.exists()
+    names = {path.name for path in figures.iterdir()}
+    assert {"learning.svg", "learning.png", "parity-round-0003.svg"} <= names
+    svg = (figures / "learning.svg").read_text("utf-8")
+    assert "currentColor" not in svg
+    assert "SmolLM2-135M-Instruct" in svg
+    assert (figures / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_call_says_what_to_do(made: RunFolder, tmp_path: Path) -> None:
+    unknown = call("nobody", "--runs", made.path.parent)
+    assert unknown.exit_code == 2
+    assert "there: made" in unknown.output
+    both = call("--compare", "made", "made", "--import-metrics", made.metrics)
+    assert both.exit_code == 2
+    empty = RunFolder(tmp_path / "runs" / "empty")
+    table = made.path.parent.parent / "table.csv"
+    folder = make_run(tmp_path / "runs", table, "empty", rounds=1)
+    folder.metrics.unlink()
+    unfinished = call("empty", "--runs", empty.path.parent)
+    assert unfinished.exit_code == 2
+    assert "no finished round" in unfinished.output
+
+
+def test_a_table_that_changed_is_told(made: RunFolder, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.csv")
+    folder = make_run(tmp_path / "runs", table, "changed", rounds=1)
+    table.write_text(table.read_text("utf-8").replace("CCCBr,", "CCCCCCCCCCCCCCCBr,"), "utf-8")
+    write_report(folder, folder.report)
+    assert "The table has changed" in folder.report.read_text("utf-8")
+
+
+def test_runs_of_one_test_set_are_compared_in_pairs(made: RunFolder, tmp_path: Path) -> None:
+    table = made.path.parent.parent / "table.csv"
+    worse = make_run(tmp_path, table, "worse", rounds=3, gain=1.0, seed=2)
+    write_comparison([made, worse], tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text("utf-8")
+    assert "worse is worse than made on the same 12 test molecules" in page
+    assert len(data_of(page)[0]["spec"]["data"]["values"]) == 8
+    other = make_run(tmp_path, table, "other", rounds=1, test_size=8)
+    write_comparison([made, other], tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text("utf-8")
+    assert "can&#39;t be paired" in page
+    assert "table.test_size: 12 -&gt; 8" in page
+
+
+def test_imported_rounds_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.csv"
+    path.write_text("run,round,split,mae\n<b>a,0,test,50\n<b>a,1,test,40\n<b>a,1,train,20\n")
+    [figure] = write_imported(path, tmp_path / "page.html")
+    assert [row["value"] for row in figure.rows] == [50, 40, 20]
+    [run] = load_rounds(path)
+    assert (run.num_rounds, run.first_mae, run.mean_later_mae) == (2, 50, 40)
+    assert "<b>a" not in (tmp_path / "page.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("run,round,split\n", "no column mae"),
+        ("run,round,split,mae\n", "no line below"),
+        ("run,round,split,mae\na,0,test,nan\n", "line 2: MAE 'nan'"),
+        ("run,round,split,mae\na,x,test,1\n", "line 2"),
+        ("run,round,split,mae\na,0,dev,1\n", "split 'dev' is none of"),
+        ("run,round,split,mae\na,0\n", "line 2"),
+        ("\xff", "no column"),
+    ],
+)
+def test_a_file_that_is_no_list_of_rounds_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "rounds.csv"
+    path.write_text(content, "utf-8")
+    with pytest.raises(TableError, match=message):
+        load_rounds(path)
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the original's log isn't here")
+def test_the_originals_rounds_come_out_as_published(tmp_path: Path) -> None:
+    found = {
+        run.name: (run.num_rounds, round(run.first_mae or 0, 1), round(run.mean_later_mae or 0, 1))
+        for run in load_rounds(REFERENCE)
+    }
+    assert found["240122llama2_7b_self_reasoning_10"] == (30, 77.0, 94.8)
+    assert found["240119mixtral_self_reasoning_10"] == (19, 46.5, 45.5)
+    assert found["240124mixtral_self_reasoning_err10_10"] == (49, 46.5, 42.8)
+    assert found["240124mixtral_self_reasoning_err5_10"] == (41, 46.5, 44.9)
+    assert len(write_imported(REFERENCE, tmp_path / "page.html")) == len(found)
+
+
+def test_a_running_loop_gets_its_report_and_a_failing_one_only_a_warning(
+    made: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    made.report.unlink(missing_ok=True)
+    with ReportRefresher(made, "round") as reports:
+        reports.refresh()
+        reports.refresh()  # while the first is being written: once more at the end
+    assert made.report.exists(), (made.logs / "report.log").read_text("utf-8")
+    assert caplog.records == []
+    metrics = made.metrics.read_bytes()
+    made.metrics.write_bytes(b"{}\n")
+    try:
+        with caplog.at_level(logging.WARNING), ReportRefresher(made, "end") as reports:
+            reports.refresh()
+    finally:
+        made.metrics.write_bytes(metrics)
+    assert "the report wasn't written" in caplog.text
+    with ReportRefresher(made, "off") as reports:
+        made.report.unlink()
+        reports.refresh()
+    assert not made.report.exists()
