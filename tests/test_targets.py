@@ -16,8 +16,9 @@ from transformers import (
 from selfstudy_engine.data.base_model import ATTENTION_LAYERS, LINEAR_LAYERS
 from selfstudy_engine.data.config import ModelConfig
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.train.examples import TokenSequence, pack_row
+from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.loading import load_base
+from selfstudy_engine.train.packing import pack_row
 from selfstudy_engine.train.targets import lora_targets
 
 SETTINGS = ModelConfig(dtype="float32")
@@ -41,8 +42,8 @@ def test_packed_rows_and_answer_positions_change_nothing(family: Path) -> None:
     """Windows and caps included: each sequence gets what it gets alone."""
     model = load_base(str(family), SETTINGS).eval()
     parts = [list(range(10, 60)), list(range(100, 120)), list(range(30, 95))]
-    row = pack_row([TokenSequence(ids, 5) for ids in parts])
-    inputs = {key: torch.tensor([row[key]]) for key in ("input_ids", "position_ids")}
+    row = pack_row([TokenSequence(ids, 5) for ids in parts], shared=False)
+    inputs = {key: torch.tensor([getattr(row, key)]) for key in ("input_ids", "position_ids")}
     answers = torch.tensor([7, 55, 100, 130])
     with torch.inference_mode():
         alone = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in parts])
