@@ -5,19 +5,14 @@ Streams, so that memory doesn't grow with the store. It needs neither a server n
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.engine.verify import judge
 
-_COLUMNS = (
-    *("completion", "finish_reason", "molecule_id", "name", "smiles", "measured"),
-    *("tolerance", "accepted", "rejections", "findings"),
-)
+_COLUMNS = ("completion", "finish_reason", "measured", "accepted", "rejections")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +42,21 @@ class RescoreResult:
     """By reason, in alphabetical order; those that never held are left out."""
 
 
-def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = None) -> RescoreResult:
-    """Check every completion of a store again, in the order in which it was stored.
-
-    What was accepted before a sample is what these rules accept. A claim that was found to be
-    false stays so: the text and the molecule are the same.
+def rescore(store: SampleStore, prop: Property) -> RescoreResult:
+    """Check every completion of a store again.
 
     Args:
         store: its damaged shards are set aside with a warning, as by every reader.
-        config: with the rules to apply.
-        tolerance: to apply, in the property's unit; None takes the one that each sample was
-            judged by.
+        prop: the property, with the tolerance to apply.
 
     Raises:
         StoreError: a shard can't be opened.
     """
-    rules = Rules.of(config, tolerance)
-    seen = AcceptedTexts(config.verdict.similarity)
     # Millions of samples take few different ways from verdict to verdict.
     ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]] = Counter()
-    for row in _rows(store):
-        text, finish_reason, molecule_id, name, smiles, measured, judged_by, *stored = row
-        accepted, rejections, findings = stored
-        limit = judged_by if tolerance is None and judged_by is not None else rules.tolerance
-        was_false = "false claim" in findings
-        verdict = judge(
-            text,
-            finish_reason,
-            Molecule(molecule_id, name, smiles, measured),
-            replace(rules, tolerance=limit, has_false_claim=lambda *_, known=was_false: known),
-            seen,
-        )
-        now = verdict.rejections
-        if "withdrawn" in findings:
-            now = (*now, "withdrawn")
-        if not now:
-            seen.add(molecule_id, verdict.reason)
-        ways[accepted, tuple(rejections), now] += 1
+    for text, finish_reason, measured, accepted, rejections in _rows(store):
+        verdict = judge(text, finish_reason, measured, prop)
+        ways[accepted, tuple(rejections), verdict.rejections] += 1
     return _count(ways)
 
 

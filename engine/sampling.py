@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.verify import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,40 +36,26 @@ def sample_requests(
     molecules: Iterable[Molecule], config: RunConfig, shown: Sequence[Exemplar]
 ) -> Iterator[GenerationRequest[SampleQuestion]]:
     """Yield a request for n completions about each molecule."""
-    params, generation = sampling_params(config), config.generation
+    params = sampling_params(config)
     for molecule in molecules:
-        prompt = render_prompt(molecule, config.property, shown, generation.template)
+        prompt = render_prompt(molecule, config.property, shown)
         yield GenerationRequest(SampleQuestion(molecule, prompt), prompt, params)
 
 
 def to_samples(
     question: SampleQuestion,
     completions: Sequence[Completion],
-    rules: Rules,
-    accepted: AcceptedTexts,
+    config: RunConfig,
     *,
-    run: str,
     round_index: int,
     served: Served,
 ) -> Iterator[Sample]:
-    """Yield the samples of one molecule's answers, each with its verdict and its adapter.
-
-    Args:
-        question: that was asked.
-        completions: all answers to it.
-        rules: to judge by.
-        accepted: what the run has accepted so far; takes in what is accepted here.
-        run: name of the run.
-        round_index: round that the samples belong to.
-        served: the adapter that answered.
-    """
+    """Yield the samples of one molecule's answers, each with its verdict and its adapter."""
     molecule = question.molecule
     for index, completion in enumerate(completions):
-        verdict = verify(completion, molecule, rules, accepted)
-        if verdict.accepted:
-            accepted.add(molecule.molecule_id, verdict.reason)
+        verdict = verify(completion, molecule, config.property)
         yield Sample(
-            run=run,
+            run=config.name,
             round=round_index,
             molecule_id=molecule.molecule_id,
             sample_index=index,
@@ -90,6 +75,4 @@ def to_samples(
             accepted=verdict.accepted,
             rejections=verdict.rejections,
             created_at=time.time(),
-            findings=verdict.findings,
-            tolerance=verdict.tolerance,
         )
