@@ -34,6 +34,9 @@ def check_servable_model(config: RunConfig, model: str) -> dict[str, str]:
         return {"refused": f"vLLM says: {error.errors()[0]['msg'].splitlines()[0][:300]}"}
     except (ValueError, OSError, ImportError) as error:
         return {"refused": f"vLLM says: {str(error).splitlines()[0][:300]}"}
+    if architecture.startswith("Transformers"):
+        # vLLM would run transformers' own class: names of layers, merging and LoRA are untried.
+        return {"refused": f"vLLM has no class of its own for {served.architectures[0]}"}
     merges = config.server.adapter_mode == "merged" and served.quantization is None
     if not merges and not supports_lora(found):
         return {"refused": f"vLLM has no LoRA for {architecture}"}
