@@ -16,6 +16,7 @@ import orjson
 
 from selfstudy_engine.data.base_model import BaseModel, check_number_format, read_base_model
 from selfstudy_engine.data.config import RunConfig, override
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.task import resolve_model
@@ -35,9 +36,16 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     """
     model = resolve_model(config)
     base = read_base_model(model)
-    check_number_format(base, resolve_dtype(config.model.dtype))
+    server_kind = placement_of(config).server_kind
+    dtype = resolve_dtype(config.model.dtype, server_kind)
+    check_number_format(base, dtype)
     layers = base.lora_layers if base.is_proven else _ask(base, config)
     _check_targets(base, config, layers)
+    if base.quantization and (dtype, server_kind) == ("float32", "cpu"):
+        raise UsageError(
+            f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
+            "in half precision, not in float32; choose --dtype bfloat16"
+        )
     if base.quantization and config.server.adapter_mode == "merged":
         logger.warning(
             "%s is quantised (%s), so no adapter can be merged into it: using --adapter-mode "

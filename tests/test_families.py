@@ -9,6 +9,7 @@ from tiny_model import FAMILIES, make_quantized, make_tiny_model
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config, override
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.canary import check_canary
 from selfstudy_engine.engine.connection import Connection, open_connection
@@ -56,14 +57,20 @@ def train(config: RunConfig, model: str, folder: Path) -> list[Adapter]:
     return found
 
 
-def swap_there_and_back(connection: Connection, first: Adapter, second: Adapter) -> None:
+def swap_there_and_back(
+    connection: Connection,
+    first: Adapter,
+    second: Adapter,
+    dtype: str = "float32",
+    noise: float = 1e-4,
+) -> None:
     """Each swap is proven by the canary of `swap_to`; the last finds nothing left of the second."""
     connection.connect()
     for adapter in (first, second, first):
         connection.swap_to(adapter)
         assert connection.served.adapter_sha256 == adapter.sha256
-    result = connection.run(check_canary(connection.client, connection.served, first, "float32"))
-    assert result.distance < 1e-4 < 0.1 < result.distance_to_base
+    result = connection.run(check_canary(connection.client, connection.served, first, dtype))
+    assert result.distance < noise < 0.1 < result.distance_to_base
 
 
 def layers_of(adapter: Adapter) -> set[str]:
@@ -94,10 +101,14 @@ def test_a_quantised_base_is_served_the_runtime_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_quantized(make_tiny_model(tmp_path / "plain"), tmp_path / "quantised")
+    with pytest.raises(UsageError, match="not in float32; choose --dtype bfloat16"):
+        choose_base_model(override(tiny_config(folder, "merged"), {"devices.server": "cpu"}))
     with caplog.at_level(logging.WARNING, "selfstudy_engine"):
-        model, config = choose_base_model(tiny_config(folder, "merged"))
+        given = override(tiny_config(folder, "merged"), {"model.dtype": "bfloat16"})
+        model, config = choose_base_model(given)
     [message] = caplog.messages
     assert "is quantised (compressed-tensors), so no adapter can be merged into it" in message
     assert config.server.adapter_mode == "runtime"
     with open_connection(config, model, tmp_path / "server.log", "") as connection:
-        swap_there_and_back(connection, *train(config, model, tmp_path))
+        first, second = train(config, model, tmp_path)
+        swap_there_and_back(connection, first, second, "bfloat16", noise=0.05)
