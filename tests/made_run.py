@@ -15,6 +15,7 @@ from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_task
 from selfstudy_engine.engine.loop import fix_exemplars
 from selfstudy_engine.engine.rounds import Timing, derive_record, save_record
+from selfstudy_engine.engine.sampler import molecules_of_round
 
 NASTY_NAME = '<img src=x onerror="window.hacked=1">\'{{7*7}}'
 NASTY_REASON = "Two <b>nitro</b> groups </script><script>window.hacked=2</script><!-- ]]> & high."
@@ -62,7 +63,7 @@ def make_run(
         save_evaluation(folder.evaluation(index), answers)
         if index < rounds:
             with store.writer(index) as writer:
-                for molecule in random.Random(index).sample(task.split.pool, 6):
+                for molecule in molecules_of_round(task.split.pool, index, 6, 0):
                     predicted = guess(molecule)
                     error = predicted - molecule.value
                     sample = make_sample(

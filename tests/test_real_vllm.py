@@ -115,9 +115,10 @@ def test_swaps_are_proven_and_the_base_comes_back(
 async def scores(client: GenerationClient, model: str) -> list[float]:
     """Return the log-probability of each token of a text after the first."""
     text = list(range(100, 140))
-    request = {"max_tokens": 1, "temperature": 0, "extra_body": {"prompt_logprobs": 0}}
-    answered: Any = await client.complete(model=model, prompt=text, **request)
-    found = answered.choices[0].prompt_logprobs[1:]
+    answered: Any = await client.complete(
+        model=model, prompt=text, max_tokens=1, temperature=0, prompt_logprobs=0
+    )
+    found = answered["choices"][0]["prompt_logprobs"][1:]
     return [entry[str(token)]["logprob"] for token, entry in zip(text[1:], found, strict=True)]
 
 
