@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from selfstudy_engine.data import embedded
 from selfstudy_engine.data.embedded import cache_folder, embedded_table
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.molecules import Table
@@ -19,8 +20,9 @@ def table() -> Table:
 
 @pytest.fixture
 def cached(table: Table) -> Path:
-    """The newest file of the user's own cache: reading `table` made it."""
-    return max((cache_folder() / "tables").iterdir(), key=lambda path: path.stat().st_mtime)
+    """The file of the user's own cache that reading `table` made or found."""
+    pattern = f"melting-points-*-{embedded._TABLE_FORMAT}.parquet"
+    return max((cache_folder() / "tables").glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def test_size_and_range(table: Table) -> None:
