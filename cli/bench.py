@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--prompts",
     "num_prompts",
     type=click.IntRange(min=1),
-    help="Completions of a turn. [default: 64]",
+    help="Completions of a turn at a fixed length. [default: 64]",
 )
 @click.option(
     "--tokens",

@@ -146,7 +146,7 @@ class ServerConfig(_Section):
     block_size: int = Field(default=32, ge=1)
     """Tokens per KV-cache block; smaller blocks share more of a prompt's prefix."""
     max_num_seqs: int | None = Field(default=None, ge=1)
-    """Completions in one batch [default: a fixed --concurrency; 128 on a CPU, vLLM's on a GPU]."""
+    """Completions in one batch [default: a fixed --concurrency; 256 on a CPU, vLLM's on a GPU]."""
     kv_cache_gib: float = Field(default=2.0, gt=0)
     """KV cache on a CPU host, in GiB."""
     compilation: Literal["auto", "on", "off"] = "auto"

@@ -45,11 +45,15 @@ class BenchSize:
     repeats: int
     """Turns of each contender."""
     num_prompts: int
-    """Completions of a turn."""
+    """Completions of a turn, at a fixed length."""
+    num_real: int
+    """Completions of a turn of the loop's own workload."""
     max_tokens: int
     """Output tokens of each fixed-length completion."""
     original_prompts: int
     """Prompts for the original's method, which takes seconds for each."""
+    transformers_prompts: int
+    """Prompts for transformers: enough for its best batch."""
     adapter_steps: int | None
     """Optimiser steps of the adapter that is served; None: as the loop trains its first."""
     num_swaps: int
@@ -66,8 +70,10 @@ class BenchSize:
 FULL = BenchSize(
     repeats=3,
     num_prompts=64,
+    num_real=256,
     max_tokens=64,
     original_prompts=2,
+    transformers_prompts=32,
     adapter_steps=None,
     num_swaps=9,
     overlap_rounds=3,
@@ -80,8 +86,10 @@ FULL = BenchSize(
 QUICK = BenchSize(
     repeats=1,
     num_prompts=24,
+    num_real=24,
     max_tokens=32,
     original_prompts=1,
+    transformers_prompts=24,
     adapter_steps=8,
     num_swaps=3,
     overlap_rounds=2,
@@ -157,13 +165,19 @@ def run_benchmark(
             adapter = read_adapter(adapter_folder or _train(config, model, size, scratch))
         if contenders:
             task = load_task(config)
-            workloads = make_workloads(config, task, size.num_prompts, size.max_tokens)
+            workloads = make_workloads(
+                config,
+                task,
+                num_prompts=size.num_prompts,
+                num_real=size.num_real,
+                max_tokens=size.max_tokens,
+            )
             with Lineup(
                 config,
                 model,
                 adapter,
                 wanted=contenders,
-                original_prompts=size.original_prompts,
+                max_prompts={"1": size.original_prompts, "2": size.transformers_prompts},
                 logs=logs,
                 on_phase=on_phase,
             ) as lineup:

@@ -29,6 +29,8 @@ from selfstudy_engine.engine.server import end_with_parent
 
 _LOG_LINES = 12
 _STOP_SECONDS = 20
+_LOOK_SECONDS = 0.5
+"""As often as the client looks at the metrics anyway."""
 
 
 class Contender(Protocol):
@@ -183,7 +185,7 @@ class ServerContender:
     def run(self, workload: Workload) -> Pass:
         """See `Contender`."""
         before = self._prefix_cache()
-        with IdleWatch(self._connection.endpoint) as watch:
+        with IdleWatch(self._connection.endpoint, _LOOK_SECONDS) as watch:
             started = time.perf_counter()
             if workload.one_by_one:
                 completions = [self._complete((one,), workload)[0] for one in workload.prompts]

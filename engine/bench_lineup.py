@@ -6,7 +6,7 @@ LoRA another's.
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from selfstudy_engine.engine.bench_contenders import (
 )
 from selfstudy_engine.engine.bench_reference import ReferenceSettings
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.server import (
     VllmServer,
     compiled,
@@ -55,7 +56,7 @@ class Lineup:
         model: folder or hub id of the base model.
         adapter: what the adapted contenders serve; None where none is wanted.
         wanted: keys of LABELS.
-        original_prompts: prompts that the original's method is asked at most.
+        max_prompts: prompts that a contender is asked at most, by its key; the others get all.
         logs: folder for what they print.
         on_phase: told what is being started.
     """
@@ -67,7 +68,7 @@ class Lineup:
         adapter: Adapter | None,
         *,
         wanted: Iterable[str],
-        original_prompts: int,
+        max_prompts: Mapping[str, int],
         logs: Path,
         on_phase: Callable[[str], None],
     ) -> None:
@@ -75,7 +76,7 @@ class Lineup:
         self._config = _with_shared_gpu(config, self._wanted)
         self._model = model
         self._adapter = adapter
-        self._original_prompts = original_prompts
+        self._max_prompts = max_prompts
         self._logs = logs
         self._on_phase = on_phase
         self._stack = ExitStack()
@@ -107,7 +108,9 @@ class Lineup:
 
     def _start_references(self) -> None:
         base_environment = dict(os.environ)
+        # vLLM as it is: our settings, none of our plugins.
         ours = server_environment(self._config, self._model, api_key="")
+        ours |= {FAST_NORMS_VARIABLE: "0"}
         folder = str(self._adapter.folder) if self._adapter else None
         same = {
             "block_size": self._config.server.block_size,
@@ -146,7 +149,7 @@ class Lineup:
             ),
             environment=environment,
             log=self._logs / f"contender-{key}.log",
-            max_prompts=self._original_prompts if kind == "original" else None,
+            max_prompts=self._max_prompts.get(key),
             one_by_one=kind == "offline",
         )
         started = time.monotonic()

@@ -27,6 +27,7 @@ from selfstudy_engine.engine.rounds import RoundRecord
 from selfstudy_engine.engine.training import OnStep, Training
 
 _TRAINING_SECONDS = 3.0
+_LOOK_SECONDS = 0.1
 
 
 def measure_overlap(
@@ -80,7 +81,7 @@ def measure_overlap(
         yield training
         training.join()
 
-    with IdleWatch(connection.endpoint) as watch:
+    with IdleWatch(connection.endpoint, _LOOK_SECONDS) as watch:
         run_loop(
             config, scratch, _Silent(), connection.endpoint.api_key, start_training=play_training
         )

@@ -29,6 +29,9 @@ class ReferenceSettings:
 class Reference(Protocol):
     """Something that completes prompts."""
 
+    def forget(self) -> None:
+        """Drop what is cached of earlier prompts, as a swap makes our server do before a pass."""
+
     def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         """Return, for each prompt, its n completions as fields of `Completion`."""
 
@@ -58,6 +61,9 @@ class TransformersReference:
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._cached = cached
         self._batch_size = 0 if cached else 1
+
+    def forget(self) -> None:
+        """Nothing: `generate` keeps nothing between calls."""
 
     def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         """See `Reference`; the first call finds the best batch size, so it isn't to be timed."""
@@ -141,6 +147,11 @@ class OfflineReference:
 
         self._llm = LLM(model=settings.model, dtype=settings.dtype, **settings.llm_arguments)
 
+    def forget(self) -> None:
+        """See `Reference`."""
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM didn't reset its prefix cache: requests still hold it")
+
     def complete(self, prompts: list[str], params: dict[str, Any]) -> list[list[dict[str, Any]]]:
         """See `Reference`."""
         from vllm import SamplingParams
@@ -184,6 +195,7 @@ def main(kind: str, settings: str) -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         asked = orjson.loads(line)
+        reference.forget()
         started = time.perf_counter()
         if asked["one_by_one"]:
             completions = [

@@ -95,19 +95,21 @@ class Measurement:
 
 
 def make_workloads(
-    config: RunConfig, task: Task, num_prompts: int, max_tokens: int
+    config: RunConfig, task: Task, *, num_prompts: int, num_real: int, max_tokens: int
 ) -> list[Workload]:
     """Return the workloads of a benchmark: "fixed", "real" and "long".
 
     Args:
         config: of a loop; "real" samples as it does.
         task: its pool gives the molecules, its exemplars the long prompts.
-        num_prompts: for "fixed"; "real" has 1/n as many, so that the completions are as many.
+        num_prompts: for "fixed".
+        num_real: completions of "real", n for each prompt.
         max_tokens: output tokens of each "fixed" completion.
     """
     generator = random.Random(config.seed)
     pool = task.split.pool
-    molecules = tuple(generator.sample(pool, min(num_prompts, len(pool))))
+    num_asked = max(num_prompts, num_real // config.generation.samples_per_molecule)
+    molecules = tuple(generator.sample(pool, min(num_asked, len(pool))))
     shown = task.exemplars[: config.generation.prompt_exemplars]
     prompts = tuple(render_prompt(molecule, config.property, shown) for molecule in molecules)
     generation = config.generation
@@ -121,14 +123,14 @@ def make_workloads(
         max_tokens=generation.max_tokens,
         stop=(STOP,),
     )
-    num_real = max(1, len(molecules) // real.n)
+    num_real_prompts = max(1, num_real // real.n)
     num_long = min(4, len(molecules))
     first_token = SamplingParams(
         n=1, temperature=0, top_p=1, max_tokens=1, stop=(), ignore_eos=True
     )
     return [
-        Workload("fixed", molecules, prompts, fixed),
-        Workload("real", molecules[:num_real], prompts[:num_real], real),
+        Workload("fixed", molecules[:num_prompts], prompts[:num_prompts], fixed),
+        Workload("real", molecules[:num_real_prompts], prompts[:num_real_prompts], real),
         Workload(
             "long",
             molecules[:num_long],

@@ -41,7 +41,9 @@ def measure_yield(
                     "generation.batch": n,
                 },
             )
-            [_, workload, _] = make_workloads(asked_for, task, num_completions, 1)
+            [_, workload, _] = make_workloads(
+                asked_for, task, num_prompts=1, num_real=num_completions, max_tokens=1
+            )
             contender = ServerContender("yield", "", connection, lambda: None)
             found = measure(workload, contender.run(workload), config)
             settings.append(

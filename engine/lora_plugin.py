@@ -37,17 +37,17 @@ def installed_vllm() -> str | None:
 
 
 def refuse_version(installed: str | None) -> str:
-    """Return why the grouped products aren't for this version; empty if they are.
+    """Return why our plugins aren't for this version; empty if they are.
 
     Example:
         >>> refuse_version("0.32.1+cpu"), refuse_version("0.33.0")
-        ('', 'the grouped ones are tested with vLLM ==0.32.*, and this is 0.33.0')
+        ('', 'the plugin is tested with vLLM ==0.32.*, and this is 0.33.0')
     """
     from packaging.specifiers import SpecifierSet
 
     if installed and SpecifierSet(TESTED_VLLM).contains(installed, prereleases=False):
         return ""
-    return f"the grouped ones are tested with vLLM {TESTED_VLLM}, and this is {installed}"
+    return f"the plugin is tested with vLLM {TESTED_VLLM}, and this is {installed}"
 
 
 def _put_wrapper() -> str:

@@ -28,11 +28,12 @@ from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
+from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _LOG_LINES = 12
-_CPU_MAX_NUM_SEQS = 128
+_CPU_MAX_NUM_SEQS = 256
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
 _LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
@@ -184,6 +185,7 @@ def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str,
         # vLLM compiles some helpers (log-probabilities) all the same, which takes a C++ compiler
         # and 10 s at the first request.
         environment["TORCHDYNAMO_DISABLE"] = "1"
+        environment[FAST_NORMS_VARIABLE] = "0" if gpus else "1"  # compiled ones are fused anyway
     if not gpus:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
         cores = sorted(os.sched_getaffinity(0))

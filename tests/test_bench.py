@@ -32,7 +32,10 @@ from selfstudy_engine.engine.bench_workloads import (
 @pytest.fixture(scope="module")
 def workloads(small_config: MakeConfig) -> dict[str, Workload]:
     config = small_config(generation__samples_per_molecule=2)
-    return {w.name: w for w in make_workloads(config, load_task(config), 8, 6)}
+    return {
+        w.name: w
+        for w in make_workloads(config, load_task(config), num_prompts=8, num_real=20, max_tokens=6)
+    }
 
 
 def answer(text: str, num_tokens: int = 6, reason: str = "stop") -> Completion:
@@ -41,7 +44,7 @@ def answer(text: str, num_tokens: int = 6, reason: str = "stop") -> Completion:
 
 def test_workloads_ask_for_as_many_completions(workloads: dict[str, Workload]) -> None:
     assert workloads["fixed"].params.ignore_eos
-    assert [len(w.prompts) * w.params.n for w in workloads.values()] == [8, 8, 4]
+    assert [len(w.prompts) * w.params.n for w in workloads.values()] == [8, 20, 4]
     assert len(set(workloads["fixed"].prompts)) == 8
     long = workloads["long"]
     assert long.one_by_one

@@ -104,7 +104,7 @@ def test_another_version_is_left_alone(register: Register) -> None:
     lines, log = register(version="0.33.0")
     assert lines == ["[]"], "nothing of vLLM was imported"
     assert log.splitlines() == 2 * [
-        "Runtime adapters take vLLM's own products: the grouped ones are tested with "
+        "Runtime adapters take vLLM's own products: the plugin is tested with "
         "vLLM ==0.32.*, and this is 0.33.0."
     ]
 

@@ -131,7 +131,7 @@ def test_the_batch_is_as_large_as_asked_for() -> None:
 def test_the_batch_is_the_devices_own_if_nobody_asks() -> None:
     command = server_command(config(), "tiny", 8000)
     if device() == "cpu":
-        assert after(command, "--max-num-seqs") == "128"
+        assert after(command, "--max-num-seqs") == "256"
     else:  # vLLM goes by the GPU
         assert "--max-num-seqs" not in command
 
