@@ -65,6 +65,8 @@ class BenchSize:
     training_steps: int
     client_prompts: int
     rescore_samples: int
+    start_at_once: bool
+    """Let all engines load side by side."""
 
 
 FULL = BenchSize(
@@ -82,6 +84,7 @@ FULL = BenchSize(
     training_steps=8,
     client_prompts=100_000,
     rescore_samples=1_000_000,
+    start_at_once=False,
 )
 QUICK = BenchSize(
     repeats=1,
@@ -98,6 +101,7 @@ QUICK = BenchSize(
     training_steps=2,
     client_prompts=5_000,
     rescore_samples=50_000,
+    start_at_once=True,
 )
 
 
@@ -179,6 +183,7 @@ def run_benchmark(
                 wanted=contenders,
                 max_prompts={"1": size.original_prompts, "2": size.transformers_prompts},
                 logs=logs,
+                at_once=size.start_at_once,
                 on_phase=on_phase,
             ) as lineup:
                 taking_turns = [one for one in lineup.contenders if one.key in wanted]

@@ -52,7 +52,7 @@ class Contender(Protocol):
 
 
 class ReferenceContender:
-    """A reference in a child process; use it as a context manager.
+    """A reference in a child process; use it as a context manager, and `wait_ready` first.
 
     Args:
         key: see `Contender`.
@@ -88,7 +88,7 @@ class ReferenceContender:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "ReferenceContender":
-        """Start the child and wait until it has loaded."""
+        """Start the child; it loads while something else is done."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -99,11 +99,6 @@ class ReferenceContender:
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
-        try:
-            self._receive()
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -115,6 +110,14 @@ class ReferenceContender:
             if stream:
                 with suppress(BrokenPipeError):
                     stream.close()
+
+    def wait_ready(self) -> None:
+        """Wait until the child has loaded.
+
+        Raises:
+            BenchmarkError: it ended instead; with its last lines.
+        """
+        self._receive()
 
     @property
     def process(self) -> int:

@@ -58,6 +58,7 @@ class Lineup:
         wanted: keys of LABELS.
         max_prompts: prompts that a contender is asked at most, by its key; the others get all.
         logs: folder for what they print.
+        at_once: let all engines load side by side, which tells less of each one's start.
         on_phase: told what is being started.
     """
 
@@ -70,6 +71,7 @@ class Lineup:
         wanted: Iterable[str],
         max_prompts: Mapping[str, int],
         logs: Path,
+        at_once: bool,
         on_phase: Callable[[str], None],
     ) -> None:
         self._wanted = set(wanted)
@@ -78,6 +80,9 @@ class Lineup:
         self._adapter = adapter
         self._max_prompts = max_prompts
         self._logs = logs
+        # Engines measure the free memory of a GPU as they start: one after the other there.
+        self._at_once = at_once and device() == "cpu"
+        self._begun: list[Callable[[], None]] = []
         self._on_phase = on_phase
         self._stack = ExitStack()
         self._processes: dict[str, int] = {}
@@ -88,15 +93,24 @@ class Lineup:
         """The server whose weights are swapped."""
 
     def __enter__(self) -> Self:
-        """Start everything, one after the other; a failure ends what was started."""
+        """Start everything; a failure ends what was started."""
         with self._stack:
             self._start_references()
             if self._wanted & {"4", "5"}:
-                self._start_merged()
+                self._start_server("merged", self._add_merged, "4", "5")
             if self._wanted & {"6", "7"}:
-                self._start_runtime()
+                self._start_server("runtime", self._add_runtime, "6", "7")
+            for finish in self._begun:
+                finish()
             self._stack = self._stack.pop_all()
         return self
+
+    def _begin(self, finish: Callable[[], None]) -> None:
+        """Wait for what has just been started: now, or when everything has been."""
+        if self._at_once:
+            self._begun.append(finish)
+        else:
+            finish()
 
     def __exit__(self, *error: object) -> None:
         """End everything."""
@@ -154,10 +168,14 @@ class Lineup:
         )
         started = time.monotonic()
         self._stack.enter_context(contender)
-        self._add(contender, contender.process, time.monotonic() - started)
 
-    def _start_merged(self) -> None:
-        connection, process, seconds = self._start_server("merged", "4", "5")
+        def finish() -> None:
+            contender.wait_ready()
+            self._add(contender, contender.process, time.monotonic() - started)
+
+        self._begin(finish)
+
+    def _add_merged(self, connection: Connection, process: int, seconds: float) -> None:
         self.merged = connection
         if "4" in self._wanted:
             base = ServerContender("4", LABELS["4"], connection, connection.swap_to_base)
@@ -169,8 +187,7 @@ class Lineup:
             )
             self._add(merged, process, seconds)
 
-    def _start_runtime(self) -> None:
-        connection, process, seconds = self._start_server("runtime", "6", "7")
+    def _add_runtime(self, connection: Connection, process: int, seconds: float) -> None:
         adapter = self._required_adapter()
 
         def serve(fast: bool) -> None:
@@ -182,14 +199,20 @@ class Lineup:
                 contender = ServerContender(key, LABELS[key], connection, partial(serve, fast))
                 self._add(contender, process, seconds)
 
-    def _start_server(self, mode: str, *keys: str) -> tuple[Connection, int, float]:
+    def _start_server(
+        self, mode: str, add: Callable[[Connection, int, float], None], *keys: str
+    ) -> None:
         self._on_phase("start " + ", ".join(LABELS[key] for key in keys if key in self._wanted))
         config = override(self._config, {"server.adapter_mode": mode})
         server = VllmServer(config, self._model, self._logs / f"server-{mode}.log")
         started = time.monotonic()
         connection = self._stack.enter_context(Connection(config, self._model, server))
-        connection.connect()
-        return connection, server.process_group, time.monotonic() - started
+
+        def finish() -> None:
+            connection.connect()
+            add(connection, server.process_group, time.monotonic() - started)
+
+        self._begin(finish)
 
     def _required_adapter(self) -> Adapter:
         assert self._adapter, "contenders of ADAPTED come with an adapter"
