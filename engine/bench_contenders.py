@@ -182,8 +182,10 @@ class ServerContender:
         self._serve = serve
 
     def prepare(self) -> None:
-        """Swap to what it stands for, proven by the canary."""
+        """Swap to what it stands for, proven by the canary; no prompt stays cached."""
         self._serve()
+        # A merged swap does so itself; a runtime adapter that is loaded already keeps its cache.
+        self._connection.reset_prefix_cache()
 
     def run(self, workload: Workload) -> Pass:
         """See `Contender`."""

@@ -125,6 +125,15 @@ class Connection:
         assert self._swapper, "connect() comes first"
         self.served = self.run(self._swapper.swap(None))
 
+    def reset_prefix_cache(self) -> None:
+        """Have the server forget the prompts before, so that a benchmark's turns are alike.
+
+        Raises:
+            SwapError: it couldn't.
+        """
+        assert self._admin, "connect() comes first"
+        self.run(self._admin.reset_prefix_cache())
+
     def use_fast_lora(self, enabled: bool) -> None:
         """Choose between our way to compute runtime adapters and vLLM's, for a benchmark.
 
