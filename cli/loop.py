@@ -15,6 +15,7 @@ from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
     TABLE_OPTIONS,
     config_options,
+    reject_option,
     resolve,
     run_options,
 )
@@ -50,8 +51,16 @@ _MAX_SHOWN = 5
     "generation.temperature",
     "generation.top_p",
     "generation.max_tokens",
+    "generation.template",
     "generation.prompt_exemplars",
     "generation.concurrency",
+    "sampler.strategy",
+    "sampler.num_value_bands",
+    "verdict.max_accepted_per_molecule",
+    "verdict.similarity",
+    "verdict.tolerance_rule",
+    "verdict.tolerance_quantile",
+    "verdict.min_tolerance",
     ("train.rank", "--lora-rank"),
     ("train.alpha", "--lora-alpha"),
     ("train.dropout", "--lora-dropout"),
@@ -65,6 +74,7 @@ _MAX_SHOWN = 5
     ("devices.train", "--train-device"),
     "report",
 )
+@reject_option
 @run_options
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved plan and its cost; start nothing."

@@ -14,6 +14,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
+from selfstudy_engine.data.prompts import Template
 from selfstudy_engine.data.properties import Property, find_property
 
 
@@ -27,7 +29,7 @@ class TableConfig(_Section):
     """Where the molecules come from, and how they are split."""
 
     path: str | None = None
-    """CSV or Parquet file of molecules [default: the embedded melting-point table]."""
+    """CSV, TSV, Parquet or SDF file of molecules [default: the embedded melting-point table]."""
     smiles_column: str = "smiles"
     """Column that holds SMILES."""
     value_column: str = "value"
@@ -36,8 +38,16 @@ class TableConfig(_Section):
     """Column that holds names [default: none, molecules are known by SMILES alone]."""
     value_unit: str | None = None
     """Unit of the value column (K, °F, ...) [default: the property's own unit]."""
+    organics: bool = False
+    """Keep small neutral organic molecules only, as the embedded table does."""
+    salts: Literal["keep", "drop", "strip"] = "keep"
+    """What to do with salts and mixtures; strip keeps the largest organic part, uncharged."""
+    duplicates: Literal["molecule", "skeleton"] = "molecule"
+    """Rows that are one molecule: of one InChIKey, or of one first block (stereo left out)."""
     conflicts: Literal["refuse", "drop"] = "refuse"
     """What to do with one molecule whose values differ by more than the tolerance."""
+    split: Literal["random", "scaffold"] = "random"
+    """How the test set is chosen: at random by skeleton, or whole Bemis-Murcko scaffolds."""
     test_size: int = Field(default=200, ge=1)
     """Molecules held out for the test set, never trained on."""
 
@@ -79,6 +89,8 @@ class GenerationConfig(_Section):
     """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: int = Field(default=64, ge=8)
     """Longest completion, in tokens."""
+    template: Template = "named"
+    """Form of prompts, in training too; facts adds a line that RDKit computes."""
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt; the adapter knows the form without them."""
     concurrency: int | None = Field(default=None, ge=1)
@@ -99,6 +111,38 @@ class GenerationConfig(_Section):
     def nearest_batch(self) -> int:
         """The next multiple of samples_per_molecule."""
         return -(-self.batch // self.samples_per_molecule) * self.samples_per_molecule
+
+
+class SamplerConfig(_Section):
+    """Which molecules a round asks about."""
+
+    strategy: Literal["balanced", "original"] = "balanced"
+    """balanced: the whole pool, evenly over its values; original: the same molecules each round."""
+    num_value_bands: int = Field(default=8, ge=1)
+    """Quantiles of the measured values that a round asks about equally often."""
+
+
+class VerdictConfig(_Section):
+    """How answers are judged."""
+
+    reject: list[Finding] = list(REJECT_BY_DEFAULT)
+    """Findings that reject an answer; the others are only recorded."""
+    max_accepted_per_molecule: int = Field(default=4, ge=0)
+    """Texts that may be accepted for one molecule over the whole run; 0 sets no limit."""
+    similarity: float = Field(default=0.8, gt=0, le=1)
+    """Share of four-word sequences from which on two reasons count as near-duplicates."""
+    tolerance_rule: Literal["fixed", "quantile"] = "fixed"
+    """fixed: the property's tolerance; quantile: a quantile of the last round's errors."""
+    tolerance_quantile: float = Field(default=0.3, gt=0, lt=1)
+    """Quantile rule: share of the last round's answers that lie within this round's tolerance."""
+    min_tolerance: float = Field(default=0.0, ge=0)
+    """Quantile rule: smallest tolerance, in the property's unit; the largest is the property's."""
+
+    @model_validator(mode="after")
+    def _without_a_value_nothing_is_accepted(self) -> Self:
+        if "no value" not in self.reject:
+            raise ValueError('reject must have "no value": such an answer has no error either')
+        return self
 
 
 class TrainConfig(_Section):
@@ -124,8 +168,9 @@ class TrainConfig(_Section):
     """Fraction of the steps over which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay."""
-    label: Literal["measured", "predicted"] = "measured"
-    """Value that accepted samples are trained on: the table's, or the model's own."""
+    label: Literal["measured", "predicted", "checked"] = "measured"
+    """Value that accepted samples are trained on: the table's, the model's own, or the table's
+    unless the reason's arithmetic comes to another."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)
@@ -193,6 +238,8 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     teacher: TeacherConfig = TeacherConfig()
     generation: GenerationConfig = GenerationConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    verdict: VerdictConfig = VerdictConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     devices: DevicesConfig = DevicesConfig()

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "adapters"
 
     @property
+    def split(self) -> Path:
+        """The split that the run began with."""
+        return self.path / "split.parquet"
+
+    @property
     def logs(self) -> Path:
         """What the server and the training processes wrote."""
         return self.path / "logs"
@@ -134,10 +139,11 @@ def open_run(
                 f"{config.rounds} asked for; give --rounds {before.rounds} or more"
             )
         made_with = orjson.loads(folder.identity.read_bytes()).get("task")
-        if made_with != task_fingerprint:
+        if made_with != task_fingerprint and not folder.split.exists():
             raise RunFolderError(
                 f"the table behind run {folder.path} has changed since the run began (molecules or "
-                "values); restore it, or choose another --run"
+                "values), and an earlier version made the run, which kept no split; restore the "
+                "table, or choose another --run"
             )
         return folder
     # Without run.json only what a killed start left behind may be there.

@@ -18,6 +18,7 @@ from selfstudy_engine.data.schema import Exemplar
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
+from selfstudy_engine.engine.corrections import finish_settling, settle_task
 from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
@@ -58,6 +59,7 @@ def run_loop(
     with folder.locked():
         folder.update_config(config)
         fix_exemplars(folder, task.exemplars)
+        task, changes = settle_task(folder, task, config)
         # An own server gets ready while the first adapter is trained, unless they share a GPU.
         connection = open_connection(config, model, folder.logs / "server.log", server_key)
         reports = ReportRefresher(folder, config.report)
@@ -71,6 +73,9 @@ def run_loop(
             start_training=start_training,
             on_record=reports.refresh,
         )
+        if changes:
+            steps.derive_records_again()
+            finish_settling(folder, task)
         if not steps.is_finished():
             with reports, connection:
                 (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore, SampleWriter
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
@@ -29,9 +31,11 @@ from selfstudy_engine.engine.rounds import (
     load_records,
     save_record,
 )
-from selfstudy_engine.engine.sampler import molecules_of_round
+from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
+from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining
+from selfstudy_engine.engine.verify import Rules
 
 
 class Reporter(Protocol):
@@ -72,6 +76,8 @@ class RoundSteps:
         self._on_record = on_record
         self._store = SampleStore(folder.samples)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
+        self._accepted: AcceptedTexts | None = None
+        self._tallied: dict[int, dict[str, Tally]] = {}
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
     def is_finished(self) -> bool:
@@ -164,7 +170,12 @@ class RoundSteps:
         )
         started = time.monotonic()
         with self._store.writer(samples_of) if pending else nullcontext() as writer:
-            queue = _Queue(self._config, self._connection, self._reporter, samples_of, writer)
+            sampling = None
+            if writer:
+                tolerance = tolerance_of_round(self._store, samples_of, self._config)
+                rules = Rules.of(self._config, tolerance)
+                sampling = _Sampling(samples_of, writer, rules, self._accepted_texts())
+            queue = _Queue(self._config, self._connection, self._reporter, sampling)
             self._connection.run(
                 queue.run(
                     requests,
@@ -172,23 +183,40 @@ class RoundSteps:
                     lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
                 )
             )
+        self._tallied.pop(samples_of, None)
         self._account(adapter, samples_of, queue, time.monotonic() - started)
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record."""
         if self.is_recorded(round_index):
             return
-        record = derive_record(
+        record = self._derive(round_index, self._timings[round_index])
+        save_record(self._folder, record)
+        self._reporter.finish_round(record)
+        self._on_record()
+
+    def derive_records_again(self) -> None:
+        """Bring the records of finished rounds in line with verdicts that have changed."""
+        for record in load_records(self._folder):
+            save_record(self._folder, self._derive(record.round, record.timing))
+
+    def _derive(self, round_index: int, timing: Timing) -> RoundRecord:
+        return derive_record(
             self._folder,
             self._config,
             self._task,
             adapter=read_adapter(self._folder.adapter(round_index)),
             round_index=round_index,
-            timing=self._timings[round_index],
+            timing=timing,
         )
-        save_record(self._folder, record)
-        self._reporter.finish_round(record)
-        self._on_record()
+
+    def _accepted_texts(self) -> AcceptedTexts:
+        """Return what the run has accepted so far; read from the store once."""
+        if self._accepted is None:
+            self._accepted = AcceptedTexts(self._config.verdict.similarity)
+            for sample in self._store.accepted():
+                self._accepted.add(sample.molecule_id, sample.reason)
+        return self._accepted
 
     def _serve(self, adapter_round: int) -> None:
         """Swap to an adapter, if it isn't the one that answers."""
@@ -204,13 +232,27 @@ class RoundSteps:
         self._spend(adapter_round, wait=wait, swap=self._connection.swap_to(adapter))
 
     def _planned(self, round_index: int) -> list[Molecule]:
+        """Return the molecules of a round; those of the rounds before it are complete."""
         if round_index >= self._config.rounds:  # the last adapter is only measured
             return []
-        generation = self._config.generation
-        num_molecules = generation.batch // generation.samples_per_molecule
-        return molecules_of_round(
-            self._task.split.pool, round_index, num_molecules, self._config.seed
+        pairs = self._store.molecule_indices(round_index)
+        return plan_round(
+            self._task.split.pool,
+            self._tallies(round_index),
+            {molecule_id for molecule_id, _ in pairs},
+            round_index,
+            self._config,
         )
+
+    def _tallies(self, before_round: int) -> dict[str, Tally]:
+        """Add up what the rounds before one made of their molecules."""
+        total: dict[str, Tally] = {}
+        for index in range(before_round):
+            if index not in self._tallied:
+                self._tallied[index] = tally_round(self._store, index)
+            for molecule_id, tally in self._tallied[index].items():
+                total[molecule_id] = total.get(molecule_id, Tally()) + tally
+        return total
 
     def _num_planned(self, round_index: int) -> int:
         return len(self._planned(round_index)) * self._config.generation.samples_per_molecule
@@ -247,6 +289,16 @@ class RoundSteps:
         self._timings[round_index] += Timing(**more)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """Where a round's answers go, and how they are judged."""
+
+    round_index: int
+    writer: SampleWriter
+    rules: Rules
+    accepted: AcceptedTexts
+
+
 class _Queue:
     """One pass of questions through the server, and what came of it."""
 
@@ -255,14 +307,12 @@ class _Queue:
         config: RunConfig,
         connection: Connection,
         reporter: Reporter,
-        round_index: int,
-        writer: SampleWriter | None,
+        sampling: _Sampling | None,
     ) -> None:
         self._config = config
         self._connection = connection
         self._reporter = reporter
-        self._round_index = round_index
-        self._writer = writer
+        self._sampling = sampling
         self._answers: dict[int, Evaluated] = {}
         self.num_evaluation_tokens = 0
         self.num_sample_tokens = 0
@@ -286,17 +336,19 @@ class _Queue:
                 if len(self._answers) == num_evaluated:
                     on_evaluated([self._answers[index] for index in range(num_evaluated)])
             else:
-                assert self._writer, "samples come with a writer"
+                assert self._sampling, "samples come with a place to go to"
                 samples = to_samples(
                     question,
                     completions,
-                    self._config,
-                    round_index=self._round_index,
+                    self._sampling.rules,
+                    self._sampling.accepted,
+                    run=self._config.name,
+                    round_index=self._sampling.round_index,
                     served=served,
                 )
-                self.num_samples += self._writer.add(list(samples))
+                self.num_samples += self._sampling.writer.add(list(samples))
                 self.num_sample_tokens += num_tokens
-            stored = self._writer.num_durable_accepted if self._writer else 0
+            stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
             self._reporter.advance(
                 len(self._answers) + self.num_samples, f"{stored} accepted and stored"
             )

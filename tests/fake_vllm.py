@@ -264,7 +264,7 @@ class FakeVllm:
     def _text_choice(self, prompt: str, served: Path | None, index: int) -> Body:
         seed = f"{prompt}|{_manifest(served)['name'] if served else ''}|{index}"
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
-        text = f" Reason text.\nMelting point (°C): {number % 100}"
+        text = f" The reason of number {number}.\nMelting point (°C): {number % 100}"
         if (number >> 8) % 1000 < 1000 * self.malformed:
             text = " I can't say.\nMelting point (°C): about 80-82"
         return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}

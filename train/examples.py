@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from selfstudy_engine.data.prompts import render_answer, render_prompt
+from selfstudy_engine.data.arithmetic import read_arithmetic
+from selfstudy_engine.data.prompts import Template, render_answer, render_prompt
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Sample
 
@@ -44,27 +45,42 @@ class TokenSequence:
 
 
 def exemplar_examples(
-    exemplars: Sequence[Exemplar], prop: Property, num_shown: int
+    exemplars: Sequence[Exemplar], prop: Property, num_shown: int, template: Template = "named"
 ) -> Iterator[Example]:
     """Yield one example for each exemplar; its prompt shows up to `num_shown` of the others."""
     for exemplar in exemplars:
         shown = [other for other in exemplars if other is not exemplar][:num_shown]
-        prompt = render_prompt(exemplar.molecule, prop, shown)
-        yield Example(prompt, render_answer(exemplar.reason, exemplar.molecule.value, prop))
+        prompt = render_prompt(exemplar.molecule, prop, shown, template)
+        value = exemplar.molecule.value
+        yield Example(prompt, render_answer(exemplar.reason, value, prop, template))
 
 
-def sample_examples(samples: Iterable[Sample], prop: Property, label: str) -> Iterator[Example]:
+def sample_examples(
+    samples: Iterable[Sample], prop: Property, label: str, template: Template = "named"
+) -> Iterator[Example]:
     """Yield one example for each accepted sample, with its own prompt.
 
     Args:
         samples: accepted ones.
         prop: whose template is used.
-        label: "measured" trains on the table's value, "predicted" on the model's own.
+        label: "measured" trains on the table's value, "predicted" on the model's own, "checked" on
+            the table's unless the reason's arithmetic comes to another value.
+        template: that their prompts were made with.
     """
     for sample in samples:
-        value = sample.predicted if label == "predicted" else sample.measured
+        value = _label_value(sample, prop, label)
         if value is not None:
-            yield Example(sample.prompt, render_answer(sample.reason, value, prop))
+            yield Example(sample.prompt, render_answer(sample.reason, value, prop, template))
+
+
+def _label_value(sample: Sample, prop: Property, label: str) -> float | None:
+    if label == "predicted":
+        return sample.predicted
+    if label == "checked":
+        arithmetic = read_arithmetic(sample.reason, prop)
+        if arithmetic and not arithmetic.reaches(sample.measured):
+            return sample.predicted
+    return sample.measured
 
 
 def tokenize(example: Example, tokenizer: Tokenizer) -> TokenSequence:
