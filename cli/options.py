@@ -152,6 +152,17 @@ def reject_option(function: Function) -> Function:
     )(function)
 
 
+def tolerance_option(function: Function) -> Function:
+    """Take --tolerance."""
+    return click.option(
+        "--tolerance",
+        "property__tolerance",
+        type=float,
+        help="Largest error that is accepted, in the property's unit. "
+        "[default: the property's, 30 for melting points]",
+    )(function)
+
+
 BASE_OPTIONS = config_options(
     ("model.path", "--model"),
     "model.dtype",
@@ -182,4 +193,16 @@ SERVER_OPTIONS = config_options(
     "server.compilation",
     "server.startup_timeout_seconds",
     ("devices.server", "--server-device"),
+)
+TEACHER_OPTIONS = config_options(
+    ("teacher.url", "--teacher-url"),
+    ("teacher.model", "--teacher-model"),
+    ("teacher.num_exemplars", "--teacher-exemplars"),
+    ("teacher.max_tokens", "--teacher-max-tokens"),
+    ("teacher.temperature", "--teacher-temperature"),
+    ("teacher.concurrency", "--teacher-concurrency"),
+    ("teacher.timeout_seconds", "--teacher-timeout-seconds"),
+    "teacher.price_in",
+    "teacher.price_out",
+    "teacher.max_cost",
 )

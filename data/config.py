@@ -68,12 +68,45 @@ class TeacherConfig(_Section):
 
     exemplars: str | None = None
     """JSONL file of exemplars (name, smiles, value, reason) [default: the ten shipped ones]."""
-    url: str | None = None
+    url: str | None = Field(default=None, pattern="^https?://")
     """OpenAI-compatible server that explains molecules, e.g. https://api.openai.com/v1."""
     model: str = "gpt-4"
     """Model name at the teacher's URL."""
     num_exemplars: int = Field(default=10, ge=1, le=1000)
     """Molecules that the teacher explains."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """Longest answer of the teacher, in tokens; a model that thinks first needs more."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """The teacher's sampling temperature [default: its server's own]."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Questions to the teacher in flight at once."""
+    timeout_seconds: float = Field(default=120, gt=0)
+    """Longest wait for one answer of the teacher, in seconds."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Price of a million prompt tokens at the teacher, in any currency."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Price of a million output tokens at the teacher, in the same currency."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Most that the teacher may cost, earlier calls included; nothing is asked that could exceed
+    it."""
+
+    @model_validator(mode="after")
+    def _url_has_no_secret(self) -> Self:
+        # Not a check of the field alone: its message would show the value.
+        if self.url and "@" in self.url:
+            raise ValueError("url is written into files: leave the key out, set OPENAI_API_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _cost_has_prices(self) -> Self:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out go together: give both, 0 where it is free")
+        if self.max_cost is not None and self.price_in is None:
+            raise ValueError(
+                f"max_cost ({self.max_cost:g}) can't be kept without prices; give --price-in and "
+                "--price-out (per million tokens), or leave out --max-cost"
+            )
+        return self
 
 
 class GenerationConfig(_Section):
@@ -251,7 +284,8 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How and where the server runs and is asked may change between two calls; `rounds` may grow.
+        How and where the server runs and is asked, and what a teacher may cost, may change between
+        two calls; `rounds` may grow.
         """
         free: dict[str, Any] = {
             "server": True,
@@ -259,6 +293,7 @@ class RunConfig(_Section):
             "rounds": True,
             "report": True,
             "generation": {"concurrency"},
+            "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
         }
         mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [

@@ -81,6 +81,11 @@ class RunFolder:
         """The exemplars of this run, fixed when it began."""
         return self.path / "exemplars.jsonl"
 
+    @property
+    def teacher_answers(self) -> Path:
+        """What a teacher answered before the run began; see `engine.teacher_cache`."""
+        return self.path / "teacher" / "answers.jsonl"
+
     def update_config(self, config: RunConfig) -> None:
         """Write the configuration of a continued run, if it changed, while holding the run."""
         if read_config(self) != config:
@@ -146,12 +151,7 @@ def open_run(
                 "table, or choose another --run"
             )
         return folder
-    # Without run.json only what a killed start left behind may be there.
-    files = [path for path in folder.path.rglob("*") if path.is_file()]
-    if any(path.name not in (folder.config.name, ".lock") for path in files):
-        raise RunFolderError(
-            f"folder {folder.path} isn't empty and isn't a run; choose another --run"
-        )
+    check_unused(folder)
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
         path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.config, config.to_toml().encode())
@@ -166,6 +166,19 @@ def open_run(
     }
     write_atomic(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
     return folder
+
+
+def check_unused(folder: RunFolder) -> None:
+    """Refuse a folder that holds more than a start left behind which was killed.
+
+    Raises:
+        RunFolderError: it isn't empty, and isn't a run.
+    """
+    left = (folder.config, folder.path / ".lock", folder.teacher_answers)
+    if any(path.is_file() and path not in left for path in folder.path.rglob("*")):
+        raise RunFolderError(
+            f"folder {folder.path} isn't empty and isn't a run; choose another --run"
+        )
 
 
 def find_run(root: Path, name: str) -> RunFolder:
