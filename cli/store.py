@@ -32,20 +32,27 @@ def _run_arguments(function: Callable[..., None]) -> Callable[..., None]:
 @store.command()
 @_run_arguments
 def ls(run_name: str, runs: Path) -> None:
-    """Count each round's samples."""
-    import pyarrow.compute as pc
+    """Count each round's samples; those in sight of the value apart, as hinted (accepted/all)."""
+    from collections import Counter
+
     from rich.console import Console
     from rich.table import Table
 
     samples = _open(runs, run_name)
     table = Table()
-    for column in ("round", "samples", "accepted", "acceptance", "shards"):
+    for column in ("round", "samples", "accepted", "acceptance", "hinted", "shards"):
         table.add_column(column, justify="right")
     for index in samples.rounds():
-        total = samples.count(index)
-        accepted = samples.count(index, pc.field("accepted"))
+        counts = Counter(
+            (row["hinted"], row["accepted"])
+            for row in _rows(samples.batches(index, ["hinted", "accepted"]))
+        )
+        accepted, hinted = counts[False, True], counts[True, True]
+        total, num_hinted = accepted + counts[False, False], hinted + counts[True, False]
         share = f"{accepted / total:.1%}" if total else "-"
-        table.add_row(str(index), str(total), str(accepted), share, str(len(samples.shards(index))))
+        of_hinted = f"{hinted}/{num_hinted}" if num_hinted else "-"
+        num_shards = len(samples.shards(index))
+        table.add_row(*map(str, (index, total, accepted, share, of_hinted, num_shards)))
     Console(width=80).print(table)
 
 
@@ -70,7 +77,8 @@ def show(
     samples = _open(runs, run_name).samples(round_index, where)
     for sample in itertools.islice(samples, limit):
         verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
-        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  ({sample.adapter})")
+        adapter = f"({sample.adapter}{', hinted' if sample.hinted else ''})"
+        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  {adapter}")
         click.echo(f"  reason:    {sample.reason}")
         click.echo(f"  predicted: {sample.predicted}  measured: {sample.measured}  {verdict}\n")
 

@@ -79,7 +79,7 @@ class TeacherConfig(_Section):
     temperature: float | None = Field(default=None, ge=0, le=2)
     """The teacher's sampling temperature [default: its server's own]."""
     concurrency: int = Field(default=4, ge=1, le=256)
-    """Questions to the teacher in flight at once."""
+    """Molecules that the teacher explains at once; each has one question in flight."""
     timeout_seconds: float = Field(default=120, gt=0)
     """Longest wait for one answer of the teacher, in seconds."""
     price_in: float | None = Field(default=None, ge=0)
@@ -178,6 +178,19 @@ class VerdictConfig(_Section):
         return self
 
 
+class RationalizeConfig(_Section):
+    """Molecules that keep failing are shown their value, and asked for a reason."""
+
+    enabled: bool = False
+    """Ask for reasons in sight of the value, about molecules that keep failing."""
+    fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of a round's completions that may be such, at most."""
+    after_rounds: int = Field(default=2, ge=1)
+    """Rounds that asked about a molecule in vain before it is shown its value."""
+    prompt_exemplars: int = Field(default=0, ge=0)
+    """Exemplars shown in each prompt that states the value."""
+
+
 class TrainConfig(_Section):
     """How an adapter is trained. Defaults were measured: docs/decisions.md, "Training defaults"."""
 
@@ -204,6 +217,8 @@ class TrainConfig(_Section):
     label: Literal["measured", "predicted", "checked"] = "measured"
     """Value that accepted samples are trained on: the table's, the model's own, or the table's
     unless the reason's arithmetic comes to another."""
+    hinted_weight: float = Field(default=0.5, gt=0, le=1)
+    """Weight of the loss on reasons that were given in sight of the value."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)
@@ -273,9 +288,22 @@ class RunConfig(_Section):
     generation: GenerationConfig = GenerationConfig()
     sampler: SamplerConfig = SamplerConfig()
     verdict: VerdictConfig = VerdictConfig()
+    rationalize: RationalizeConfig = RationalizeConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     devices: DevicesConfig = DevicesConfig()
+
+    @model_validator(mode="after")
+    def _hinted_share_is_a_molecule(self) -> Self:
+        generation, hinted = self.generation, self.rationalize
+        if hinted.enabled and hinted.fraction * generation.batch < generation.samples_per_molecule:
+            least = generation.samples_per_molecule / generation.batch
+            raise ValueError(
+                f"rationalize.fraction ({hinted.fraction:g}) of a batch of {generation.batch} is "
+                f"less than the {generation.samples_per_molecule} completions of one molecule; "
+                f"give {least:.3g} or more"
+            )
+        return self
 
     def to_toml(self) -> str:
         """Write the configuration so that `load_config` reads the same one back."""

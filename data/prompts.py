@@ -83,6 +83,34 @@ def render_prompt(
     return "".join(shown) + render_question(molecule, template)
 
 
+def render_hinted_prompt(
+    molecule: Molecule,
+    prop: Property,
+    exemplars: Sequence[Exemplar] = (),
+    template: Template = "named",
+) -> str:
+    """Return a prompt that states the value and asks for the reason alone.
+
+    The exemplars' values stand before their reasons, too.
+
+    >>> from selfstudy_engine.data.properties import find_property
+    >>> ethanol = Molecule("LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "ethanol", "CCO", -114.1)
+    >>> print(render_hinted_prompt(ethanol, find_property("melting_point")))
+    Name: ethanol
+    SMILES: CCO
+    Melting point (°C): -114
+    Reason:
+    """
+    shown = [f"{_hinted_question(e.molecule, prop, template)} {e.reason}{STOP}" for e in exemplars]
+    return "".join(shown) + _hinted_question(molecule, prop, template)
+
+
+def _hinted_question(molecule: Molecule, prop: Property, template: Template) -> str:
+    lines = render_question(molecule, template).split("\n")
+    hint = f"{value_label(prop, template)} {prop.format(molecule.value)}"
+    return "\n".join([*lines[:-1], hint, lines[-1]])
+
+
 # A sign, digits, at most one decimal point; no thousands separators, exponents or ranges.
 _NUMBER = r"(?P<value>[+\-\u2212]?[0-9]+(?:\.[0-9]+)?)"
 _RANGE = re.compile(

@@ -107,6 +107,9 @@ class Sample:
     """All findings; of a sample that was stored before they were kept, those that rejected it."""
     tolerance: float | None = None
     """By which it was judged, in the property's unit; None for one stored before it was kept."""
+    hinted: bool = False
+    """The reason was given in sight of the measured value; the value followed from prompt and
+    reason alone. See `engine.rationalize`."""
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -156,9 +159,15 @@ SAMPLE_SCHEMA = pa.schema(
         _field("created_at", pa.float64(), "s since 1970-01-01 UTC"),
         _field("findings", pa.list_(pa.field("item", pa.string(), nullable=False))),
         _field("tolerance", pa.float64(), "property", nullable=True),
+        _field("hinted", pa.bool_()),
     ],
     metadata={"selfstudy_engine.format": "1"},
 )
 
-ADDED_COLUMNS: dict[str, str | None] = {"findings": "rejections", "tolerance": None}
-"""Columns that older shards lack, and the column whose content stands for them (None: nulls)."""
+ADDED_COLUMNS: dict[str, str | bool | None] = {
+    "findings": "rejections",
+    "tolerance": None,
+    "hinted": False,
+}
+"""Columns that older shards lack, and the column whose content stands for them; or the value that
+does (None: nulls)."""

@@ -126,6 +126,13 @@ class SampleStore:
             pairs.update((row["molecule_id"], row["sample_index"]) for row in batch.to_pylist())
         return pairs
 
+    def molecules(self, round_index: int) -> dict[str, bool]:
+        """Return the ids of a round's molecules, and whether their samples are hinted."""
+        found: dict[str, bool] = {}
+        for batch in self.batches(round_index, ["molecule_id", "hinted"]):
+            found.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        return found
+
     def count(self, round_index: int | None = None, where: pc.Expression | None = None) -> int:
         """Return the number of samples."""
         return sum(batch.num_rows for batch in self.batches(round_index, ["round"], where))
@@ -267,7 +274,8 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
             if missing:
                 raise pa.ArrowInvalid(f"column {min(missing)!r} is missing")
             sources = {ADDED_COLUMNS.get(name) for name in set(columns) - there}
-            wanted = [*columns, *sorted(source for source in sources - set(columns) if source)]
+            needed = {source for source in sources if isinstance(source, str)}
+            wanted = [*columns, *sorted(needed - set(columns))]
             table = file.read([name for name in wanted if name in there], use_threads=False)
         table.validate(full=True)
         schema = pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
@@ -288,7 +296,10 @@ def _with_added_columns(table: pa.Table) -> pa.Table:
     for name, source in ADDED_COLUMNS.items():
         if name not in table.column_names:
             kind = SAMPLE_SCHEMA.field(name).type
-            column = table[source] if source else pa.nulls(table.num_rows, kind)
+            if isinstance(source, str):
+                column = table[source]
+            else:
+                column = pa.repeat(pa.scalar(source, kind), table.num_rows)
             table = table.append_column(name, column)
     return table
 

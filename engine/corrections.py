@@ -111,7 +111,9 @@ def _judge(
         return replace(sample, accepted=False, rejections=findings, findings=findings)
     molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
     rules = Rules.of(config, sample.tolerance)
-    verdict = judge(sample.completion, sample.finish_reason, molecule, rules, accepted)
+    verdict = judge(
+        sample.completion, sample.finish_reason, molecule, rules, accepted, hinted=sample.hinted
+    )
     if verdict.accepted:
         accepted.add(sample.molecule_id, verdict.reason)
     return replace(

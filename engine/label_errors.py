@@ -8,9 +8,13 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
+import pyarrow.compute as pc
+
 from selfstudy_engine.data.store import SampleStore
 
 _COLUMNS = ("molecule_id", "name", "smiles", "measured", "predicted", "round")
+_OWN = ~pc.field("hinted")
+"""Answers in sight of the table's value say nothing about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ def find_label_errors(
     """Return the molecules whose answers agree far from the table, the farthest first.
 
     Args:
-        store: all its answers with a value count, accepted or not.
+        store: all its answers with a value count, accepted or not; hinted ones don't.
         tolerance: answers this near to their median agree, in the property's unit.
         min_answers: a molecule with fewer answers isn't judged.
         min_agreeing: share of the answers that must agree, 0 to 1.
@@ -57,7 +61,7 @@ def find_label_errors(
     """
     answers: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     latest: dict[str, tuple[str, str, float]] = {}
-    for batch in store.batches(columns=_COLUMNS):
+    for batch in store.batches(columns=_COLUMNS, where=_OWN):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         for molecule_id, name, smiles, measured, predicted, round_index in rows:
             latest[molecule_id] = (name, smiles, measured)
@@ -83,7 +87,7 @@ def find_label_errors(
 def _with_reasons(store: SampleStore, suspects: dict[str, Suspect]) -> list[Suspect]:
     """Look up one reason for each suspect: all reasons of a store wouldn't fit into memory."""
     best: dict[str, tuple[float, str]] = {}
-    for batch in store.batches(columns=("molecule_id", "predicted", "reason")):
+    for batch in store.batches(columns=("molecule_id", "predicted", "reason"), where=_OWN):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         for molecule_id, predicted, reason in rows:
             if molecule_id in suspects and predicted is not None:

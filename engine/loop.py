@@ -18,6 +18,7 @@ from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
+from selfstudy_engine.engine.rationalize import warn_if_idle
 from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
@@ -88,6 +89,8 @@ def run_loop(
             steps.derive_records_again()
             finish_settling(folder, task)
         if not steps.is_finished():
+            if config.rationalize.enabled:
+                warn_if_idle(len(task.split.pool), config)
             with reports, connection:
                 (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
     return load_records(folder)

@@ -186,5 +186,5 @@ def _of_sample(sample: Sample, run: RunFacts, check: CheckReason | None) -> Exam
         predicted=sample.predicted,
         first_predicted=None,
         pieces=_pieces(sample.reason, _molecule(sample), check),
-        verdict=f"accepted in round {sample.round}",
+        verdict=f"accepted in round {sample.round}" + (", hinted" if sample.hinted else ""),
     )

@@ -16,7 +16,7 @@ from selfstudy_engine.engine.verify import Rules, judge
 
 _COLUMNS = (
     *("completion", "finish_reason", "molecule_id", "name", "smiles", "measured"),
-    *("tolerance", "accepted", "rejections", "findings"),
+    *("tolerance", "hinted", "accepted", "rejections", "findings"),
 )
 
 
@@ -67,7 +67,7 @@ def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = Non
     # Millions of samples take few different ways from verdict to verdict.
     ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]] = Counter()
     for row in _rows(store):
-        text, finish_reason, molecule_id, name, smiles, measured, judged_by, *stored = row
+        text, finish_reason, molecule_id, name, smiles, measured, judged_by, hinted, *stored = row
         accepted, rejections, findings = stored
         limit = judged_by if tolerance is None and judged_by is not None else rules.tolerance
         was_false = "false claim" in findings
@@ -77,6 +77,7 @@ def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = Non
             Molecule(molecule_id, name, smiles, measured),
             replace(rules, tolerance=limit, has_false_claim=lambda *_, known=was_false: known),
             seen,
+            hinted=hinted,
         )
         now = verdict.rejections
         if "withdrawn" in findings:

@@ -83,6 +83,9 @@ class RoundRecord:
     """Samples with each finding, whether it rejects or not."""
     tolerance: float | None = None
     """By which the samples were judged; None where it wasn't kept."""
+    num_hinted: int = 0
+    """Completions in sight of the value; no other figure of the samples counts them."""
+    num_hinted_accepted: int = 0
 
     @property
     def lift(self) -> float | None:
@@ -123,11 +126,15 @@ def derive_record(
     rejections: Counter[str] = Counter()
     findings: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
-    num_completions = 0
+    num_completions = num_hinted = num_hinted_accepted = 0
     sampled_from: set[str] = set()
-    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings"]
+    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "hinted"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
+            if row["hinted"]:
+                num_hinted += 1
+                num_hinted_accepted += row["accepted"]
+                continue
             num_completions += 1
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
@@ -167,6 +174,8 @@ def derive_record(
         timing=timing,
         findings=dict(sorted(findings.items())),
         tolerance=sample_tolerance,
+        num_hinted=num_hinted,
+        num_hinted_accepted=num_hinted_accepted,
     )
 
 

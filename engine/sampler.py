@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import itemgetter
 
+import pyarrow.compute as pc
+
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
@@ -37,10 +39,11 @@ class Tally:
         )
 
 
-def tally_round(store: SampleStore, round_index: int) -> dict[str, Tally]:
-    """Return what a round made of its molecules, by molecule id."""
+def tally_round(store: SampleStore, round_index: int, *, hinted: bool = False) -> dict[str, Tally]:
+    """Return what a round made of its molecules, by molecule id; by ordinary or hinted samples."""
     counts: dict[str, list[int]] = {}
-    for batch in store.batches(round_index, ["molecule_id", "accepted"]):
+    where = pc.field("hinted") == hinted
+    for batch in store.batches(round_index, ["molecule_id", "accepted"], where):
         pairs = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         for molecule_id, accepted in pairs:
             count = counts.setdefault(molecule_id, [0, 0])
@@ -55,6 +58,8 @@ def plan_round(
     begun: Set[str],
     round_index: int,
     config: RunConfig,
+    *,
+    num_reserved: int = 0,
 ) -> list[Molecule]:
     """Return the molecules of a round, each once.
 
@@ -71,6 +76,7 @@ def plan_round(
         begun: molecules that this round has samples of already; they stay in it.
         round_index: 0, 1, ...
         config: of the run.
+        num_reserved: molecules of the batch that are asked in another way.
 
     >>> pool = [Molecule(f"K{i}", "", "C", float(i)) for i in range(4)]
     >>> config = RunConfig(generation={"batch": 4, "samples_per_molecule": 2})
@@ -81,7 +87,7 @@ def plan_round(
     ['K0', 'K1', 'K2', 'K3']
     """
     generation, sampler = config.generation, config.sampler
-    num_wanted = generation.batch // generation.samples_per_molecule
+    num_wanted = generation.batch // generation.samples_per_molecule - num_reserved
     if sampler.strategy == "original":
         return list(pool[:num_wanted])
     limit = config.verdict.max_accepted_per_molecule or float("inf")

@@ -19,6 +19,8 @@ class SampleQuestion:
 
     molecule: Molecule
     prompt: str
+    hinted: bool = False
+    """See `Sample.hinted`."""
 
 
 def sampling_params(config: RunConfig) -> SamplingParams:
@@ -66,7 +68,7 @@ def to_samples(
     """
     molecule = question.molecule
     for index, completion in enumerate(completions):
-        verdict = verify(completion, molecule, rules, accepted)
+        verdict = verify(completion, molecule, rules, accepted, hinted=question.hinted)
         if verdict.accepted:
             accepted.add(molecule.molecule_id, verdict.reason)
         yield Sample(
@@ -92,4 +94,5 @@ def to_samples(
             created_at=time.time(),
             findings=verdict.findings,
             tolerance=verdict.tolerance,
+            hinted=question.hinted,
         )

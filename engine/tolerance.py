@@ -4,6 +4,7 @@ Read from the store: a round that has begun keeps the tolerance of its samples.
 """
 
 import numpy as np
+import pyarrow.compute as pc
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.store import SampleStore
@@ -25,7 +26,7 @@ def tolerance_of_round(store: SampleStore, round_index: int, config: RunConfig) 
         return begun
     errors = [
         abs(error)
-        for batch in store.batches(round_index - 1, ["error"])
+        for batch in store.batches(round_index - 1, ["error"], ~pc.field("hinted"))
         for error in batch.column("error").to_pylist()
         if error is not None
     ]

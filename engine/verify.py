@@ -16,6 +16,7 @@ from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Completion, Molecule, Verdict
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
+from selfstudy_engine.engine.told_values import tells_value
 
 HasFalseClaim = Callable[[str, str], bool]
 """Tells of a reason and a SMILES whether the reason states something false of the molecule."""
@@ -54,7 +55,12 @@ class Rules:
 
 
 def verify(
-    completion: Completion, molecule: Molecule, rules: Rules, accepted: AcceptedTexts | None = None
+    completion: Completion,
+    molecule: Molecule,
+    rules: Rules,
+    accepted: AcceptedTexts | None = None,
+    *,
+    hinted: bool = False,
 ) -> Verdict:
     """Check one completion against the measured value and what was accepted before.
 
@@ -64,8 +70,11 @@ def verify(
         rules: to judge by.
         accepted: what the run has accepted so far; only asked, never changed. None skips the
             checks that need it.
+        hinted: the reason was given in sight of the measured value, and mustn't tell it.
     """
-    return judge(completion.text, completion.finish_reason, molecule, rules, accepted)
+    return judge(
+        completion.text, completion.finish_reason, molecule, rules, accepted, hinted=hinted
+    )
 
 
 def judge(
@@ -74,11 +83,15 @@ def judge(
     molecule: Molecule,
     rules: Rules,
     accepted: AcceptedTexts | None = None,
+    *,
+    hinted: bool = False,
 ) -> Verdict:
     """Do what `verify` does, from the columns of a store that a verdict depends on."""
     answer = parse_completion(text, rules.prop, rules.template)
     error = None if answer.value is None else answer.value - molecule.value
     found = _find(answer, error, finish_reason == "length", rules)
+    if hinted and tells_value(answer.reason, molecule.value, rules.prop):
+        found.add("answer leaked")
     if not found & rules.reject:
         if rules.has_false_claim and rules.has_false_claim(answer.reason, molecule.smiles):
             found.add("false claim")

@@ -35,6 +35,8 @@ def store(tmp_path: Path) -> SampleStore:
                         key = {"round": round_index, "sample_index": index, "measured": 10.0}
                         writer.add([make_sample(molecule_id, **sample, **key)])
             writer.add([make_rejected("FAR", round=round_index, sample_index=9, measured=10.0)])
+            hinted = {"predicted": 12.0, "hinted": True, "measured": 10.0}
+            writer.add([make_sample("FAR", round=round_index, sample_index=8, **hinted)])
     return made
 
 

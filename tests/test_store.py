@@ -398,8 +398,11 @@ def test_shards_of_an_earlier_version_are_read(tmp_path: Path) -> None:
         writer.add([make_sample("A"), make_rejected("B")])
     [path] = store.shards()
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.drop_columns(["findings", "tolerance"]), path)
+    pq.write_table(table.drop_columns(["findings", "tolerance", "hinted"]), path)
     [accepted, rejected] = store.samples()
     assert (accepted.findings, accepted.tolerance) == ((), None)
     assert (rejected.findings, rejected.tolerance) == (("no value",), None)
+    assert (accepted.hinted, rejected.hinted) == (False, False)
+    assert store.count(where=pc.field("hinted")) == 0
+    assert store.molecules(0) == {"A": False, "B": False}
     assert store.shards() == [path]

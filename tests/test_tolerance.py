@@ -24,6 +24,7 @@ def store_errors(folder: Path, round_index: int, errors: list[float]) -> SampleS
     with store.writer(round_index) as writer:
         samples = [make_sample(f"K{i}", round=round_index, error=e) for i, e in enumerate(errors)]
         writer.add([*samples, make_rejected("R", round=round_index)])
+        writer.add([make_sample("H", round=round_index, error=0.0, hinted=True)])
     return store
 
 

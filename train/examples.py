@@ -25,6 +25,8 @@ class Example:
 
     prompt: str
     answer: str
+    weight: float = 1.0
+    """Of its loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class TokenSequence:
 
     token_ids: list[int]
     num_prompt_tokens: int
+    weight: float = 1.0
+    """Of the loss on its answer."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -56,9 +60,16 @@ def exemplar_examples(
 
 
 def sample_examples(
-    samples: Iterable[Sample], prop: Property, label: str, template: Template = "named"
+    samples: Iterable[Sample],
+    prop: Property,
+    label: str,
+    template: Template = "named",
+    hinted_weight: float = 1.0,
 ) -> Iterator[Example]:
     """Yield one example for each accepted sample, with its own prompt.
+
+    A hinted sample's prompt is the ordinary one: its reason was given in sight of the value, but
+    is learned without (STaR, Zelikman et al. 2022).
 
     Args:
         samples: accepted ones.
@@ -66,11 +77,13 @@ def sample_examples(
         label: "measured" trains on the table's value, "predicted" on the model's own, "checked" on
             the table's unless the reason's arithmetic comes to another value.
         template: that their prompts were made with.
+        hinted_weight: of the loss on hinted samples.
     """
     for sample in samples:
         value = _label_value(sample, prop, label)
         if value is not None:
-            yield Example(sample.prompt, render_answer(sample.reason, value, prop, template))
+            answer = render_answer(sample.reason, value, prop, template)
+            yield Example(sample.prompt, answer, hinted_weight if sample.hinted else 1.0)
 
 
 def _label_value(sample: Sample, prop: Property, label: str) -> float | None:
@@ -87,4 +100,5 @@ def tokenize(example: Example, tokenizer: Tokenizer) -> TokenSequence:
     """Tokenize prompt and answer apart, as generation does: the prompt's tokens stay the same."""
     prompt = tokenizer.encode(example.prompt, add_special_tokens=True)
     answer = tokenizer.encode(example.answer, add_special_tokens=False)
-    return TokenSequence([*prompt, *answer, tokenizer.eos_token_id], len(prompt))
+    token_ids = [*prompt, *answer, tokenizer.eos_token_id]
+    return TokenSequence(token_ids, len(prompt), example.weight)

@@ -108,7 +108,9 @@ def _load_sequences(job: TrainingJob, tokenizer: Any) -> tuple[list[TokenSequenc
     examples = list(exemplar_examples(exemplars, prop, num_shown, template))
     if job.samples is not None:
         accepted = SampleStore(job.samples).accepted(job.before_round)
-        examples += sample_examples(accepted, prop, config.train.label, template)
+        examples += sample_examples(
+            accepted, prop, config.train.label, template, config.train.hinted_weight
+        )
     sequences = [tokenize(example, tokenizer) for example in examples]
     limit = config.server.max_model_len
     longest = max(sequences, key=lambda sequence: len(sequence.token_ids))
