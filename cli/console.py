@@ -127,9 +127,12 @@ def round_line(record: RoundRecord, unit: str) -> str:
     mae = f"test MAE {_interval(record.test_mae)} {unit}, answered {record.answered:.0%}"
     if record.parsed is None:
         return f"round {record.round}: {mae}"
+    hinted = ""
+    if record.num_hinted:
+        hinted = f", hinted {record.num_hinted_accepted} of {record.num_hinted}"
     return (
         f"round {record.round}: {mae}; {record.num_accepted} of {record.num_completions} accepted "
-        f"({_acceptance(record)}), parsed {record.parsed:.0%}, "
+        f"({_acceptance(record)}){hinted}, parsed {record.parsed:.0%}, "
         f"{record.completions_per_second:.1f} completions/s, "
         f"{record.output_tokens_per_second:.0f} output tokens/s"
     )

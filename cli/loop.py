@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -14,32 +15,29 @@ from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
     TABLE_OPTIONS,
+    TEACHER_OPTIONS,
     config_options,
+    reject_option,
     resolve,
     run_options,
+    tolerance_option,
 )
 from selfstudy_engine.data.config import RunConfig
 
 SERVER_KEY_VARIABLE = "SELFSTUDY_SERVER_KEY"
+TEACHER_KEY_VARIABLE = "OPENAI_API_KEY"
+_ON_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _MAX_SHOWN = 5
 
 
 @click.command()
 @config_options("generation.batch", "rounds", "generation.samples_per_molecule")
-@click.option(
-    "--tolerance",
-    "property__tolerance",
-    type=float,
-    help="Largest error that is accepted, in the property's unit. "
-    "[default: the property's, 30 for melting points]",
-)
+@tolerance_option
 @TABLE_OPTIONS
 @BASE_OPTIONS
+@config_options(("teacher.exemplars", "--exemplars"))
+@TEACHER_OPTIONS
 @config_options(
-    ("teacher.exemplars", "--exemplars"),
-    ("teacher.url", "--teacher-url"),
-    ("teacher.model", "--teacher-model"),
-    ("teacher.num_exemplars", "--teacher-exemplars"),
     ("name", "--run"),
     "seed",
     "overlap",
@@ -50,8 +48,20 @@ _MAX_SHOWN = 5
     "generation.temperature",
     "generation.top_p",
     "generation.max_tokens",
+    "generation.template",
     "generation.prompt_exemplars",
     "generation.concurrency",
+    "sampler.strategy",
+    "sampler.num_value_bands",
+    "verdict.max_accepted_per_molecule",
+    "verdict.similarity",
+    "verdict.tolerance_rule",
+    "verdict.tolerance_quantile",
+    "verdict.min_tolerance",
+    ("rationalize.enabled", "--rationalize"),
+    ("rationalize.fraction", "--rationalize-fraction"),
+    ("rationalize.after_rounds", "--rationalize-after"),
+    ("rationalize.prompt_exemplars", "--rationalize-exemplars"),
     ("train.rank", "--lora-rank"),
     ("train.alpha", "--lora-alpha"),
     ("train.dropout", "--lora-dropout"),
@@ -60,11 +70,13 @@ _MAX_SHOWN = 5
     "train.min_steps",
     "train.tokens_per_step",
     "train.label",
+    "train.hinted_weight",
     "train.start_from",
     "train_evaluation_size",
     ("devices.train", "--train-device"),
     "report",
 )
+@reject_option
 @run_options
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved plan and its cost; start nothing."
@@ -83,7 +95,8 @@ def loop(
     kept, and the next adapter is trained on them. The same command continues a run that was
     stopped; a higher --rounds continues a finished one. Arguments after -- go to vLLM.
 
-    The key of a server given with --server comes from SELFSTUDY_SERVER_KEY.
+    The key of a server given with --server comes from SELFSTUDY_SERVER_KEY, a teacher's from
+    OPENAI_API_KEY.
     """
     if vllm_arguments:
         values["server__extra_args"] = list(vllm_arguments)
@@ -101,6 +114,7 @@ def loop(
             runs,
             reporter,
             os.environ.get(SERVER_KEY_VARIABLE, ""),
+            teacher_key=teacher_key(config.teacher.url),
             command=shlex.join(["selfstudy-engine", *sys.argv[1:]]),
         )
     reporter.print_summary(records)
@@ -110,11 +124,20 @@ def loop(
         click.echo(f"Report:  {folder.report.resolve()}")
 
 
+def teacher_key(url: str | None) -> str:
+    """Return the key for a teacher: a server of ours on this machine may be one."""
+    own = os.environ.get(SERVER_KEY_VARIABLE)
+    if own and url and urlsplit(url).hostname in _ON_THIS_MACHINE:
+        return own
+    return os.environ.get(TEACHER_KEY_VARIABLE, "")
+
+
 def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.devices import placement_of
     from selfstudy_engine.data.hardware import resolve_dtype
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
+    from selfstudy_engine.engine.teacher import CANDIDATES_PER_EXEMPLAR
 
     placement = placement_of(config)
     if config.model.path:  # the embedded one would be converted
@@ -152,6 +175,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     click.echo(
         f"# about {minutes} min of generating at {per_second:,} output tokens/s, plus training"
     )
-    teacher = f"up to {config.teacher.num_exemplars * 8} calls" if config.teacher.url else "none"
+    calls = 2 * CANDIDATES_PER_EXEMPLAR * config.teacher.num_exemplars
+    teacher = f"up to {calls} calls" if config.teacher.url else "none"
     click.echo(f"# teacher: {teacher}")
     click.echo(config.to_toml())

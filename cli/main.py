@@ -17,7 +17,9 @@ from selfstudy_engine.data.errors import SelfStudyError
 _COMMANDS = {
     "serve": "Start a vLLM server that is ready for hot-swapped adapters.",
     "loop": "Run the self-study loop, or continue it.",
+    "teach": "Have a teacher explain molecules: exemplars for a loop.",
     "train": "Train one adapter from a run's samples, or from files.",
+    "table": "Turn a table into canonical molecules, and say what is in it.",
     "predict": "Predict molecules with a run's best adapter.",
     "report": "Show what a run learned: one HTML file, figures, comparisons.",
     "bench": "Measure throughput side by side: original, transformers, vLLM, this engine.",

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from selfstudy_engine.data.config import RunConfig, load_config, override
+from selfstudy_engine.data.findings import FINDINGS, REJECT_BY_DEFAULT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _SEPARATOR = "__"
@@ -138,6 +139,30 @@ def config_options(*keys: str | tuple[str, ...]) -> Callable[[Function], Functio
     return decorate
 
 
+def reject_option(function: Function) -> Function:
+    """Take --reject, several times: the findings that reject an answer."""
+    return click.option(
+        "--reject",
+        "verdict__reject",
+        multiple=True,
+        type=click.Choice(FINDINGS),
+        callback=lambda ctx, param, value: list(value) or None,
+        help="Finding that rejects an answer; give it several times. "
+        f"[default: {', '.join(REJECT_BY_DEFAULT)}]",
+    )(function)
+
+
+def tolerance_option(function: Function) -> Function:
+    """Take --tolerance."""
+    return click.option(
+        "--tolerance",
+        "property__tolerance",
+        type=float,
+        help="Largest error that is accepted, in the property's unit. "
+        "[default: the property's, 30 for melting points]",
+    )(function)
+
+
 BASE_OPTIONS = config_options(
     ("model.path", "--model"),
     "model.dtype",
@@ -150,7 +175,11 @@ TABLE_OPTIONS = config_options(
     "table.value_column",
     "table.name_column",
     "table.value_unit",
+    "table.organics",
+    "table.salts",
+    "table.duplicates",
     "table.conflicts",
+    "table.split",
     "table.test_size",
 )
 SERVER_OPTIONS = config_options(
@@ -164,4 +193,16 @@ SERVER_OPTIONS = config_options(
     "server.compilation",
     "server.startup_timeout_seconds",
     ("devices.server", "--server-device"),
+)
+TEACHER_OPTIONS = config_options(
+    ("teacher.url", "--teacher-url"),
+    ("teacher.model", "--teacher-model"),
+    ("teacher.num_exemplars", "--teacher-exemplars"),
+    ("teacher.max_tokens", "--teacher-max-tokens"),
+    ("teacher.temperature", "--teacher-temperature"),
+    ("teacher.concurrency", "--teacher-concurrency"),
+    ("teacher.timeout_seconds", "--teacher-timeout-seconds"),
+    "teacher.price_in",
+    "teacher.price_out",
+    "teacher.max_cost",
 )

@@ -60,8 +60,9 @@ def predict(
     """
     from selfstudy_engine.cli.options import apply
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.molecules import read_smiles, to_molecule
+    from selfstudy_engine.data.molecules import to_molecule
     from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.data.table_files import read_smiles
     from selfstudy_engine.data.task import load_table
     from selfstudy_engine.engine.predict import predict as predict_molecules
 

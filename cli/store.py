@@ -1,4 +1,4 @@
-"""`selfstudy-engine store ls|show|export|rescore`."""
+"""`selfstudy-engine store ls|show|export|rescore|label-errors`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 import orjson
+
+from selfstudy_engine.cli.options import apply, config_options, reject_option
 
 _FORMATS = ("jsonl", "parquet", "chat", "original")
 
@@ -30,20 +32,27 @@ def _run_arguments(function: Callable[..., None]) -> Callable[..., None]:
 @store.command()
 @_run_arguments
 def ls(run_name: str, runs: Path) -> None:
-    """Count each round's samples."""
-    import pyarrow.compute as pc
+    """Count each round's samples; those in sight of the value apart, as hinted (accepted/all)."""
+    from collections import Counter
+
     from rich.console import Console
     from rich.table import Table
 
     samples = _open(runs, run_name)
     table = Table()
-    for column in ("round", "samples", "accepted", "acceptance", "shards"):
+    for column in ("round", "samples", "accepted", "acceptance", "hinted", "shards"):
         table.add_column(column, justify="right")
     for index in samples.rounds():
-        total = samples.count(index)
-        accepted = samples.count(index, pc.field("accepted"))
+        counts = Counter(
+            (row["hinted"], row["accepted"])
+            for row in _rows(samples.batches(index, ["hinted", "accepted"]))
+        )
+        accepted, hinted = counts[False, True], counts[True, True]
+        total, num_hinted = accepted + counts[False, False], hinted + counts[True, False]
         share = f"{accepted / total:.1%}" if total else "-"
-        table.add_row(str(index), str(total), str(accepted), share, str(len(samples.shards(index))))
+        of_hinted = f"{hinted}/{num_hinted}" if num_hinted else "-"
+        num_shards = len(samples.shards(index))
+        table.add_row(*map(str, (index, total, accepted, share, of_hinted, num_shards)))
     Console(width=80).print(table)
 
 
@@ -68,7 +77,8 @@ def show(
     samples = _open(runs, run_name).samples(round_index, where)
     for sample in itertools.islice(samples, limit):
         verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
-        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  ({sample.adapter})")
+        adapter = f"({sample.adapter}{', hinted' if sample.hinted else ''})"
+        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  {adapter}")
         click.echo(f"  reason:    {sample.reason}")
         click.echo(f"  predicted: {sample.predicted}  measured: {sample.measured}  {verdict}\n")
 
@@ -115,10 +125,10 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
                     writer.write_batch(batch)
                     count += batch.num_rows
         else:
-            prop = read_config(find_run(runs, run_name)).property
+            config = read_config(find_run(runs, run_name))
             with temporary.open("wb") as file:
                 for row in _rows(samples.batches(where=where)):
-                    record = _record(row, form, prop)
+                    record = _record(row, form, config)
                     file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                     count += 1
         temporary.rename(out)
@@ -132,9 +142,11 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="Largest error that is accepted, in the property's unit [default: the run's].",
+    help="Largest error that is accepted, in the property's unit [default: that of each sample].",
 )
-def rescore(run_name: str, runs: Path, tolerance: float | None) -> None:
+@reject_option
+@config_options("verdict.max_accepted_per_molecule", "verdict.similarity")
+def rescore(run_name: str, runs: Path, tolerance: float | None, **values: Any) -> None:
     """Judge all samples anew, and show what would change; writes nothing."""
     from rich.console import Console
     from rich.table import Table
@@ -142,10 +154,8 @@ def rescore(run_name: str, runs: Path, tolerance: float | None) -> None:
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.rescore import rescore as rescore_store
 
-    prop = read_config(find_run(runs, run_name)).property
-    if tolerance is not None:
-        prop = prop.model_copy(update={"tolerance": tolerance})
-    result = rescore_store(_open(runs, run_name), prop)
+    config = apply(read_config(find_run(runs, run_name)), values)
+    result = rescore_store(_open(runs, run_name), config, tolerance)
     table = Table()
     for column in ("verdict", "before", "after", "gained", "lost"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
@@ -156,10 +166,78 @@ def rescore(run_name: str, runs: Path, tolerance: float | None) -> None:
         counts = (change.before, change.after, change.gained, change.lost)
         table.add_row(name, *map(str, counts))
     Console(width=80).print(table)
-    click.echo(
-        f"{result.num_changed} of {result.num_samples} verdicts would change at a tolerance of "
-        f"{prop.tolerance:g} {prop.unit}"
+    limit = "each sample's own tolerance"
+    if tolerance is not None:
+        limit = f"a tolerance of {tolerance:g} {config.property.unit}"
+    click.echo(f"{result.num_changed} of {result.num_samples} verdicts would change at {limit}")
+
+
+@store.command("label-errors")
+@_run_arguments
+@click.option(
+    "--min-answers",
+    type=click.IntRange(min=2),
+    default=4,
+    show_default=True,
+    help="Answers that a molecule must have, over all rounds.",
+)
+@click.option(
+    "--min-agreeing",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Share of its answers that must lie within the tolerance of their median.",
+)
+@click.option(
+    "--min-distance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of that median from the measured value, in the property's unit "
+    "[default: twice the tolerance].",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="Molecules at most."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for all of them.")
+def label_errors(
+    run_name: str,
+    runs: Path,
+    min_answers: int,
+    min_agreeing: float,
+    min_distance: float | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List molecules whose answers agree with one another, and not with the table.
+
+    For a human to look up: the row may be wrong, or the model wrong in the same way each time.
+    A row that is corrected in the table changes its samples' verdicts at the run's next start.
+    """
+    from dataclasses import asdict
+
+    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.engine.label_errors import find_label_errors
+
+    prop = read_config(find_run(runs, run_name)).property
+    found = find_label_errors(
+        _open(runs, run_name),
+        tolerance=prop.tolerance,
+        min_answers=min_answers,
+        min_agreeing=min_agreeing,
+        min_distance=2 * prop.tolerance if min_distance is None else min_distance,
     )
+    if as_json:
+        for suspect in found:
+            click.echo(orjson.dumps(asdict(suspect) | {"distance": suspect.distance}).decode())
+        return
+    for suspect in found[:limit]:
+        click.echo(f"{suspect.name or '(no name)'}  {suspect.smiles}  {suspect.molecule_id}")
+        click.echo(
+            f"  table: {prop.format(suspect.measured)} {prop.unit}  answers: "
+            f"{prop.format(suspect.median)} ({suspect.distance:+.0f}), {suspect.agreeing:.0%} of "
+            f"{suspect.num_answers} agree, from {suspect.num_rounds} rounds"
+        )
+        click.echo(f"  reason: {suspect.reason}\n")
+    click.echo(f"{len(found)} molecules whose answers agree far from the table")
 
 
 def _open(runs: Path, run_name: str) -> Any:
@@ -176,11 +254,12 @@ def _rows(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _record(row: dict[str, Any], form: str, prop: Any) -> dict[str, Any]:
+def _record(row: dict[str, Any], form: str, config: Any) -> dict[str, Any]:
     from selfstudy_engine.data.prompts import render_answer
 
     if form == "chat":
-        answer = render_answer(row["reason"], row["measured"], prop).strip()
+        template = config.generation.template
+        answer = render_answer(row["reason"], row["measured"], config.property, template).strip()
         return {
             "messages": [
                 {"role": "user", "content": row["prompt"]},

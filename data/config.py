@@ -14,6 +14,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
+from selfstudy_engine.data.prompts import Template
 from selfstudy_engine.data.properties import Property, find_property
 
 
@@ -27,7 +29,7 @@ class TableConfig(_Section):
     """Where the molecules come from, and how they are split."""
 
     path: str | None = None
-    """CSV or Parquet file of molecules [default: the embedded melting-point table]."""
+    """CSV, TSV, Parquet or SDF file of molecules [default: the embedded melting-point table]."""
     smiles_column: str = "smiles"
     """Column that holds SMILES."""
     value_column: str = "value"
@@ -36,8 +38,16 @@ class TableConfig(_Section):
     """Column that holds names [default: none, molecules are known by SMILES alone]."""
     value_unit: str | None = None
     """Unit of the value column (K, °F, ...) [default: the property's own unit]."""
+    organics: bool = False
+    """Keep small neutral organic molecules only, as the embedded table does."""
+    salts: Literal["keep", "drop", "strip"] = "keep"
+    """What to do with salts and mixtures; strip keeps the largest organic part, uncharged."""
+    duplicates: Literal["molecule", "skeleton"] = "molecule"
+    """Rows that are one molecule: of one InChIKey, or of one first block (stereo left out)."""
     conflicts: Literal["refuse", "drop"] = "refuse"
     """What to do with one molecule whose values differ by more than the tolerance."""
+    split: Literal["random", "scaffold"] = "random"
+    """How the test set is chosen: at random by skeleton, or whole Bemis-Murcko scaffolds."""
     test_size: int = Field(default=200, ge=1)
     """Molecules held out for the test set, never trained on."""
 
@@ -58,12 +68,45 @@ class TeacherConfig(_Section):
 
     exemplars: str | None = None
     """JSONL file of exemplars (name, smiles, value, reason) [default: the ten shipped ones]."""
-    url: str | None = None
+    url: str | None = Field(default=None, pattern="^https?://")
     """OpenAI-compatible server that explains molecules, e.g. https://api.openai.com/v1."""
     model: str = "gpt-4"
     """Model name at the teacher's URL."""
     num_exemplars: int = Field(default=10, ge=1, le=1000)
     """Molecules that the teacher explains."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """Longest answer of the teacher, in tokens; a model that thinks first needs more."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """The teacher's sampling temperature [default: its server's own]."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Molecules that the teacher explains at once; each has one question in flight."""
+    timeout_seconds: float = Field(default=120, gt=0)
+    """Longest wait for one answer of the teacher, in seconds."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Price of a million prompt tokens at the teacher, in any currency."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Price of a million output tokens at the teacher, in the same currency."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Most that the teacher may cost, earlier calls included; nothing is asked that could exceed
+    it."""
+
+    @model_validator(mode="after")
+    def _url_has_no_secret(self) -> Self:
+        # Not a check of the field alone: its message would show the value.
+        if self.url and "@" in self.url:
+            raise ValueError("url is written into files: leave the key out, set OPENAI_API_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _cost_has_prices(self) -> Self:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out go together: give both, 0 where it is free")
+        if self.max_cost is not None and self.price_in is None:
+            raise ValueError(
+                f"max_cost ({self.max_cost:g}) can't be kept without prices; give --price-in and "
+                "--price-out (per million tokens), or leave out --max-cost"
+            )
+        return self
 
 
 class GenerationConfig(_Section):
@@ -79,6 +122,8 @@ class GenerationConfig(_Section):
     """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: int = Field(default=64, ge=8)
     """Longest completion, in tokens."""
+    template: Template = "named"
+    """Form of prompts, in training too; facts adds a line that RDKit computes."""
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt; the adapter knows the form without them."""
     concurrency: int | None = Field(default=None, ge=1)
@@ -99,6 +144,51 @@ class GenerationConfig(_Section):
     def nearest_batch(self) -> int:
         """The next multiple of samples_per_molecule."""
         return -(-self.batch // self.samples_per_molecule) * self.samples_per_molecule
+
+
+class SamplerConfig(_Section):
+    """Which molecules a round asks about."""
+
+    strategy: Literal["balanced", "original"] = "balanced"
+    """balanced: the whole pool, evenly over its values; original: the same molecules each round."""
+    num_value_bands: int = Field(default=8, ge=1)
+    """Quantiles of the measured values that a round asks about equally often."""
+
+
+class VerdictConfig(_Section):
+    """How answers are judged."""
+
+    reject: list[Finding] = list(REJECT_BY_DEFAULT)
+    """Findings that reject an answer; the others are only recorded."""
+    max_accepted_per_molecule: int = Field(default=4, ge=0)
+    """Texts that may be accepted for one molecule over the whole run; 0 sets no limit."""
+    similarity: float = Field(default=0.8, gt=0, le=1)
+    """Share of four-word sequences from which on two reasons count as near-duplicates."""
+    tolerance_rule: Literal["fixed", "quantile"] = "fixed"
+    """fixed: the property's tolerance; quantile: a quantile of the last round's errors."""
+    tolerance_quantile: float = Field(default=0.3, gt=0, lt=1)
+    """Quantile rule: share of the last round's answers that lie within this round's tolerance."""
+    min_tolerance: float = Field(default=0.0, ge=0)
+    """Quantile rule: smallest tolerance, in the property's unit; the largest is the property's."""
+
+    @model_validator(mode="after")
+    def _without_a_value_nothing_is_accepted(self) -> Self:
+        if "no value" not in self.reject:
+            raise ValueError('reject must have "no value": such an answer has no error either')
+        return self
+
+
+class RationalizeConfig(_Section):
+    """Molecules that keep failing are shown their value, and asked for a reason."""
+
+    enabled: bool = False
+    """Ask for reasons in sight of the value, about molecules that keep failing."""
+    fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of a round's completions that may be such, at most."""
+    after_rounds: int = Field(default=2, ge=1)
+    """Rounds that asked about a molecule in vain before it is shown its value."""
+    prompt_exemplars: int = Field(default=0, ge=0)
+    """Exemplars shown in each prompt that states the value."""
 
 
 class TrainConfig(_Section):
@@ -124,8 +214,11 @@ class TrainConfig(_Section):
     """Fraction of the steps over which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay."""
-    label: Literal["measured", "predicted"] = "measured"
-    """Value that accepted samples are trained on: the table's, or the model's own."""
+    label: Literal["measured", "predicted", "checked"] = "measured"
+    """Value that accepted samples are trained on: the table's, the model's own, or the table's
+    unless the reason's arithmetic comes to another."""
+    hinted_weight: float = Field(default=0.5, gt=0, le=1)
+    """Weight of the loss on reasons that were given in sight of the value."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)
@@ -193,9 +286,24 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     teacher: TeacherConfig = TeacherConfig()
     generation: GenerationConfig = GenerationConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    verdict: VerdictConfig = VerdictConfig()
+    rationalize: RationalizeConfig = RationalizeConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     devices: DevicesConfig = DevicesConfig()
+
+    @model_validator(mode="after")
+    def _hinted_share_is_a_molecule(self) -> Self:
+        generation, hinted = self.generation, self.rationalize
+        if hinted.enabled and hinted.fraction * generation.batch < generation.samples_per_molecule:
+            least = generation.samples_per_molecule / generation.batch
+            raise ValueError(
+                f"rationalize.fraction ({hinted.fraction:g}) of a batch of {generation.batch} is "
+                f"less than the {generation.samples_per_molecule} completions of one molecule; "
+                f"give {least:.3g} or more"
+            )
+        return self
 
     def to_toml(self) -> str:
         """Write the configuration so that `load_config` reads the same one back."""
@@ -204,7 +312,8 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How and where the server runs and is asked may change between two calls; `rounds` may grow.
+        How and where the server runs and is asked, and what a teacher may cost, may change between
+        two calls; `rounds` may grow.
         """
         free: dict[str, Any] = {
             "server": True,
@@ -212,6 +321,7 @@ class RunConfig(_Section):
             "rounds": True,
             "report": True,
             "generation": {"concurrency"},
+            "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
         }
         mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [

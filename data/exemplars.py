@@ -1,9 +1,10 @@
-"""Exemplars: molecules with a teacher's reason, read from JSON lines.
+"""Exemplars: molecules with a teacher's reason, read from JSON lines and written to them.
 
 The ten shipped ones were written for this project (Apache-2.0); their values stand in the embedded
 table. The source molecule of each exemplar is in neither pool nor test set.
 """
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _FIELDS = ("name", "smiles", "value", "reason")
 
 def load_exemplars(path: Path | None = None) -> list[Exemplar]:
     """Read exemplars from a JSONL file (name, smiles, value, reason), or the shipped ones.
+
+    A further field "source" says who gave the reason; without it, that is the file.
 
     Args:
         path: values in the property's unit; None means the ten shipped melting points in °C.
@@ -57,4 +60,21 @@ def _parse(line: bytes, where: str, source: str) -> Exemplar:
     molecule = to_molecule(str(record["smiles"]), str(name), float(value))
     if molecule is None:
         raise UsageError(f"{where}: SMILES {record['smiles']!r} can't be parsed")
-    return Exemplar(molecule, " ".join(reason.split()), source)
+    return Exemplar(molecule, " ".join(reason.split()), str(record.get("source") or source))
+
+
+def to_lines(exemplars: Iterable[Exemplar]) -> bytes:
+    """Return the JSON lines that `load_exemplars` reads back."""
+    return b"".join(
+        orjson.dumps(
+            {
+                "name": exemplar.molecule.name,
+                "smiles": exemplar.molecule.smiles,
+                "value": exemplar.molecule.value,
+                "reason": exemplar.reason,
+                "source": exemplar.source,
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        for exemplar in exemplars
+    )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
-from selfstudy_engine.data.molecules import quiet_rdkit
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
 NUM_BITS = 2048
 _LARGEST = 1e9

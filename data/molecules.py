@@ -1,43 +1,31 @@
-"""A property table in, canonical molecules out; and their split into pool and test set.
+"""Rows in, canonical molecules out: no row is lost without a named reason."""
 
-Nothing is dropped without a named reason; values are converted into the property's unit.
-"""
-
-import hashlib
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from rdkit import Chem, rdBase
+from rdkit import Chem
+from rdkit.Chem import rdMolHash
+from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from selfstudy_engine.data.config import TableConfig
 from selfstudy_engine.data.errors import TableError
-from selfstudy_engine.data.properties import Property, convert
+from selfstudy_engine.data.properties import Property
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
-
-MAX_LISTED = 5
-"""Rows that an error message lists at most."""
+from selfstudy_engine.data.table_files import Row, listed
 
 ORGANIC_ELEMENTS = frozenset(["H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"])
 MAX_HEAVY_ATOMS = 70
 
+UNPARSABLE = "unparsable SMILES"
+NOT_ORGANIC = "not a small organic molecule"
+SALT = "salt or mixture"
+CONFLICTING = "conflicting values"
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a table as it was read: `line` is what an editor shows."""
-
-    line: int
-    name: str
-    smiles: str
-    value: float
+_CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,120 +34,10 @@ class Table:
 
     molecules: list[Molecule]
     dropped: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Molecules to learn from, and molecules that are only ever measured on."""
-
-    pool: list[Molecule]
-    test: list[Molecule]
-
-
-@contextmanager
-def quiet_rdkit() -> Iterator[None]:
-    """Keep RDKit from writing each SMILES that it can't parse to stderr."""
-    block = rdBase.BlockLogs()
-    try:
-        yield
-    finally:
-        del block
-
-
-def read_rows(path: Path, table: TableConfig, prop: Property) -> list[Row]:
-    """Read a CSV, TSV or Parquet table, its values converted into the property's unit.
-
-    Raises:
-        TableError: unreadable, without a named column, empty, or with values that aren't numbers.
-    """
-    wanted = [table.smiles_column, table.value_column, *filter(None, [table.name_column])]
-    columns = _read_columns(path, wanted)
-    smiles = columns[table.smiles_column].to_pylist()
-    values = columns[table.value_column].to_pylist()
-    names = columns[table.name_column].to_pylist() if table.name_column else [""] * len(smiles)
-    unit = table.value_unit or prop.unit
-    rows, bad = [], []
-    for line, (name, text, value) in enumerate(zip(names, smiles, values, strict=True), start=2):
-        number = _to_number(value)
-        if number is None:
-            bad.append(f"line {line}: {value!r}")
-        else:
-            converted = convert(number, unit, prop.unit)
-            rows.append(Row(line, str(name or "").strip(), str(text or "").strip(), converted))
-    if bad:
-        raise TableError(
-            f"table {path}: column {table.value_column!r} has {len(bad)} values that aren't "
-            f"finite numbers ({_listed(bad)}); correct or remove these rows"
-        )
-    return rows
-
-
-def read_smiles(path: Path, smiles_column: str, name_column: str | None) -> list[tuple[str, str]]:
-    """Read (name, SMILES) pairs, as they stand, of a CSV, TSV or Parquet table.
-
-    Raises:
-        TableError: unreadable, or without a named column.
-    """
-    columns = _read_columns(path, [smiles_column, *filter(None, [name_column])])
-    smiles = [str(text or "").strip() for text in columns[smiles_column].to_pylist()]
-    names = columns[name_column].to_pylist() if name_column else [""] * len(smiles)
-    return [(str(name or "").strip(), text) for name, text in zip(names, smiles, strict=True)]
-
-
-def _read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
-    columns = _read_table(path)
-    for column in wanted:
-        if column not in columns.column_names:
-            raise TableError(
-                f"table {path} has no column {column!r} (it has: "
-                f"{', '.join(columns.column_names)}); name it with --smiles-column, "
-                "--value-column or --name-column"
-            )
-        if columns.column_names.count(column) > 1:
-            raise TableError(f"table {path} has several columns {column!r}; rename all but one")
-    return columns
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            return pa.parquet.read_table(path)
-        header = pa.csv.open_csv(path, parse_options=_delimiter(path)).schema.names
-        # Text for every column: a type guessed from the first rows would fail later without a line.
-        options = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
-        return pa.csv.read_csv(path, parse_options=_delimiter(path), convert_options=options)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise TableError(
-            f"can't read table {path}: {error}; give a CSV (UTF-8, with a header line), TSV or "
-            "Parquet file"
-        ) from error
-
-
-def _delimiter(path: Path) -> pa.csv.ParseOptions:
-    delimiter = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
-    # Empty lines stay, so that a row's number is the line that an editor shows.
-    return pa.csv.ParseOptions(
-        delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
-    )
-
-
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-
-
-def _to_number(value: Any) -> float | None:
-    # Stricter than float(), which also takes "1_000" and digits of other scripts.
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if abs(number) < float("inf") else None
-
-
-def _listed(items: list[str]) -> str:
-    more = f", and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
-    return "; ".join(items[:MAX_LISTED]) + more
+    num_merged: int = 0
+    """Further rows of a molecule that went into its median."""
+    num_cas_names: int = 0
+    """Rows whose name was a bare CAS number, and was left out."""
 
 
 def to_molecule(smiles: str, name: str = "", value: float = float("nan")) -> Molecule | None:
@@ -204,84 +82,106 @@ def is_small_organic(smiles: str) -> bool:
     )
 
 
-def canonicalize(rows: Iterable[Row], prop: Property, conflicts: str, source: str) -> Table:
+def family(smiles: str) -> str:
+    """Return what a molecule shares with its salts, its charged forms and its tautomers.
+
+    The largest organic fragment, uncharged, hashed without the place of its mobile hydrogens
+    (RDKit's HetAtomTautomerv2) and without stereo.
+
+    >>> family("CC(=O)[O-].[Na+]") == family("CC(=O)O")
+    True
+    >>> family("Oc1ccccn1") == family("O=c1cccc[nH]1")
+    True
+    >>> family("CCO") == family("CCN")
+    False
+    """
+    with quiet_rdkit():
+        mol = parent(Chem.MolFromSmiles(smiles))
+        Chem.RemoveStereochemistry(mol)
+        mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol)) or mol
+        return str(rdMolHash.MolHash(mol, rdMolHash.HashFunction.HetAtomTautomerv2))
+
+
+def parent(mol: Chem.Mol) -> Chem.Mol:
+    """Return the largest organic fragment of a molecule, uncharged."""
+    if len(Chem.GetMolFrags(mol)) > 1:
+        mol = rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(mol)
+    charged = any(atom.GetFormalCharge() for atom in mol.GetAtoms())
+    return rdMolStandardize.Uncharger().uncharge(mol) if charged else Chem.Mol(mol)
+
+
+def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source: str) -> Table:
     """Turn rows into molecules: one for each InChIKey, its value the median of its rows.
 
     Args:
         rows: in the property's unit.
         prop: its tolerance decides from where on two values of one molecule conflict.
-        conflicts: "refuse" raises, "drop" leaves the molecule out and says so.
+        rules: what to keep, and what to do about salts, duplicates and conflicts.
         source: what error messages call the table.
 
     Raises:
-        TableError: conflicting values (with "refuse"), or no usable row at all.
+        TableError: conflicting values (where they are refused), or no usable row at all.
     """
     found: dict[str, list[tuple[Row, Molecule]]] = defaultdict(list)
     dropped: dict[str, list[str]] = defaultdict(list)
+    num_cas_names = 0
     for row in rows:
-        molecule = to_molecule(row.smiles, row.name, row.value)
+        molecule, reason = _read_row(row, rules)
         if molecule is None:
-            dropped["unparsable SMILES"].append(f"line {row.line}: {row.smiles!r}")
-        else:
-            found[molecule.molecule_id].append((row, molecule))
-    molecules, conflicting = [], []
+            dropped[reason].append(f"line {row.line}: {row.smiles!r}")
+            continue
+        if _CAS_NUMBER.fullmatch(molecule.name):
+            molecule, num_cas_names = replace(molecule, name=""), num_cas_names + 1
+        by_skeleton = rules.duplicates == "skeleton"
+        found[molecule.skeleton if by_skeleton else molecule.molecule_id].append((row, molecule))
+    molecules, num_merged, conflicting = [], 0, []
     for same in found.values():
         values = [row.value for row, _ in same]
         if max(values) - min(values) > prop.tolerance:
-            lines = ", ".join(str(row.line) for row, _ in same)
-            conflicting.append(
-                f"{same[0][1].smiles} (lines {lines}: {min(values)} to {max(values)})"
-            )
+            conflicting.append(same)
             continue
         first = same[0][1]
         name = next((molecule.name for _, molecule in same if molecule.name), "")
         value = statistics.median(values)
         molecules.append(Molecule(first.molecule_id, name, first.smiles, value))
-    if conflicting and conflicts == "refuse":
+        num_merged += len(same) - 1
+    if conflicting and rules.conflicts == "refuse":
         raise TableError(
             f"table {source}: {len(conflicting)} molecules have values further apart than the "
-            f"tolerance of {prop.tolerance:g} {prop.unit} ({_listed(conflicting)}); correct them, "
+            f"tolerance of {prop.tolerance:g} {prop.unit} "
+            f"({listed([_describe(same) for same in conflicting])}); correct them, "
             "or leave these molecules out with --conflicts drop"
         )
-    if conflicting:
-        dropped["conflicting values"] = conflicting
+    for same in conflicting:
+        dropped[CONFLICTING] += [f"line {row.line}: {_describe(same)}" for row, _ in same]
     if not molecules:
+        rejected = [f"{reason}: {line}" for reason, lines in dropped.items() for line in lines]
         raise TableError(
-            f"table {source} has no usable row ({_listed(dropped['unparsable SMILES']) or 'empty'})"
-            "; check --smiles-column"
+            f"table {source} has no usable row ({listed(rejected) or 'empty'}); check "
+            "--smiles-column, --organics and --salts"
         )
-    return Table(molecules, dict(dropped))
+    return Table(molecules, dict(dropped), num_merged, num_cas_names)
 
 
-def _rank(seed: int, skeleton: str) -> str:
-    return hashlib.sha256(f"{seed}:{skeleton}".encode()).hexdigest()
+def _describe(same: Sequence[tuple[Row, Molecule]]) -> str:
+    values = [row.value for row, _ in same]
+    lines = ", ".join(str(row.line) for row, _ in same)
+    low, high = min(values), max(values)
+    return f"{same[0][1].smiles} (lines {lines}: {low} to {high}, spread {high - low:g})"
 
 
-def split(molecules: list[Molecule], held_out: set[str], test_size: int, seed: int) -> Split:
-    """Split at random by skeleton, so that no test molecule has a stereoisomer in the pool.
-
-    The rank of a skeleton depends on the seed and itself alone: rows that are added to a table
-    later don't reshuffle the rest.
-
-    Args:
-        molecules: all molecules.
-        held_out: skeletons in neither part (those of the exemplars).
-        test_size: molecules in the test set, each of its own skeleton.
-        seed: of the shuffle.
-
-    Raises:
-        TableError: the table is too small for that test set.
-    """
-    groups: dict[str, list[Molecule]] = defaultdict(list)
-    for molecule in molecules:
-        if molecule.skeleton not in held_out:
-            groups[molecule.skeleton].append(molecule)
-    if test_size >= len(groups):
-        raise TableError(
-            f"test size {test_size} leaves nothing to learn from: the table has {len(groups)} "
-            f"distinct molecules besides the exemplars; lower --test-size below that"
-        )
-    ranked = sorted(groups, key=lambda skeleton: _rank(seed, skeleton))
-    test = [groups[skeleton][0] for skeleton in ranked[:test_size]]
-    pool = [molecule for skeleton in ranked[test_size:] for molecule in groups[skeleton]]
-    return Split(pool, test)
+def _read_row(row: Row, rules: TableConfig) -> tuple[Molecule | None, str]:
+    """Return a row's molecule, or None and the reason why not."""
+    smiles = row.smiles
+    with quiet_rdkit():
+        mol = Chem.MolFromSmiles(smiles)
+    if mol is None or mol.GetNumAtoms() == 0:
+        return None, UNPARSABLE
+    if "." in smiles and rules.salts == "drop":
+        return None, SALT
+    if "." in smiles and rules.salts == "strip":
+        with quiet_rdkit():
+            smiles = Chem.MolToSmiles(parent(mol))
+    if rules.organics and not is_small_organic(smiles):
+        return None, NOT_ORGANIC
+    return to_molecule(smiles, row.name, row.value), UNPARSABLE

@@ -104,3 +104,20 @@ def convert(value: float, unit: str, to_unit: str) -> float:
     _, factor, offset = _UNITS[unit]
     _, to_factor, to_offset = _UNITS[to_unit]
     return (value * factor + offset - to_offset) / to_factor
+
+
+def spellings(unit: str) -> frozenset[str]:
+    """Return the ways in which the same unit is written, its own among them.
+
+    >>> sorted(spellings("K"))
+    ['K', 'kelvin']
+    """
+    known = _UNITS.get(unit)
+    same = {name for name, scale in _UNITS.items() if scale == known} if known else set()
+    return frozenset(same | {unit})
+
+
+def commensurable(unit: str) -> frozenset[str]:
+    """Return every unit that `convert` can turn into this one, itself among them."""
+    quantity = _UNITS[unit][0] if unit in _UNITS else None
+    return frozenset({name for name, scale in _UNITS.items() if scale[0] == quantity} | {unit})

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "adapters"
 
     @property
+    def split(self) -> Path:
+        """The split that the run began with."""
+        return self.path / "split.parquet"
+
+    @property
     def logs(self) -> Path:
         """What the server and the training processes wrote."""
         return self.path / "logs"
@@ -75,6 +80,11 @@ class RunFolder:
     def exemplars(self) -> Path:
         """The exemplars of this run, fixed when it began."""
         return self.path / "exemplars.jsonl"
+
+    @property
+    def teacher_answers(self) -> Path:
+        """What a teacher answered before the run began; see `engine.teacher_cache`."""
+        return self.path / "teacher" / "answers.jsonl"
 
     def update_config(self, config: RunConfig) -> None:
         """Write the configuration of a continued run, if it changed, while holding the run."""
@@ -134,18 +144,14 @@ def open_run(
                 f"{config.rounds} asked for; give --rounds {before.rounds} or more"
             )
         made_with = orjson.loads(folder.identity.read_bytes()).get("task")
-        if made_with != task_fingerprint:
+        if made_with != task_fingerprint and not folder.split.exists():
             raise RunFolderError(
                 f"the table behind run {folder.path} has changed since the run began (molecules or "
-                "values); restore it, or choose another --run"
+                "values), and an earlier version made the run, which kept no split; restore the "
+                "table, or choose another --run"
             )
         return folder
-    # Without run.json only what a killed start left behind may be there.
-    files = [path for path in folder.path.rglob("*") if path.is_file()]
-    if any(path.name not in (folder.config.name, ".lock") for path in files):
-        raise RunFolderError(
-            f"folder {folder.path} isn't empty and isn't a run; choose another --run"
-        )
+    check_unused(folder)
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
         path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.config, config.to_toml().encode())
@@ -160,6 +166,19 @@ def open_run(
     }
     write_atomic(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
     return folder
+
+
+def check_unused(folder: RunFolder) -> None:
+    """Refuse a folder that holds more than a start left behind which was killed.
+
+    Raises:
+        RunFolderError: it isn't empty, and isn't a run.
+    """
+    left = (folder.config, folder.path / ".lock", folder.teacher_answers)
+    if any(path.is_file() and path not in left for path in folder.path.rglob("*")):
+        raise RunFolderError(
+            f"folder {folder.path} isn't empty and isn't a run; choose another --run"
+        )
 
 
 def find_run(root: Path, name: str) -> RunFolder:

@@ -64,6 +64,11 @@ class Verdict:
     """predicted - measured, in the property's unit."""
     accepted: bool
     rejections: tuple[str, ...]
+    """Findings that reject it; empty for an accepted one."""
+    findings: tuple[str, ...]
+    """Everything that was found wrong with it, rejecting or not: see `findings.py`."""
+    tolerance: float
+    """Largest error that was accepted, in the property's unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,13 @@ class Sample:
     rejections: tuple[str, ...]
     created_at: float
     """Seconds since 1970 (UTC) when the completion arrived."""
+    findings: tuple[str, ...] = ()
+    """All findings; of a sample that was stored before they were kept, those that rejected it."""
+    tolerance: float | None = None
+    """By which it was judged, in the property's unit; None for one stored before it was kept."""
+    hinted: bool = False
+    """The reason was given in sight of the measured value; the value followed from prompt and
+    reason alone. See `engine.rationalize`."""
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -106,13 +118,15 @@ class Sample:
 
     def to_row(self) -> dict[str, Any]:
         """Return the row that `SAMPLE_SCHEMA` describes."""
-        return asdict(self) | {"rejections": list(self.rejections)}
+        lists = {"rejections": list(self.rejections), "findings": list(self.findings)}
+        return asdict(self) | lists
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
         """Rebuild a sample from a row; columns of later versions are left out."""
         known = {field.name: row[field.name] for field in fields(cls)}
-        return cls(**(known | {"rejections": tuple(row["rejections"])}))
+        lists = {key: tuple(row[key]) for key in ("rejections", "findings")}
+        return cls(**(known | lists))
 
 
 def _field(
@@ -143,6 +157,17 @@ SAMPLE_SCHEMA = pa.schema(
         _field("accepted", pa.bool_()),
         _field("rejections", pa.list_(pa.field("item", pa.string(), nullable=False))),
         _field("created_at", pa.float64(), "s since 1970-01-01 UTC"),
+        _field("findings", pa.list_(pa.field("item", pa.string(), nullable=False))),
+        _field("tolerance", pa.float64(), "property", nullable=True),
+        _field("hinted", pa.bool_()),
     ],
     metadata={"selfstudy_engine.format": "1"},
 )
+
+ADDED_COLUMNS: dict[str, str | bool | None] = {
+    "findings": "rejections",
+    "tolerance": None,
+    "hinted": False,
+}
+"""Columns that older shards lack, and the column whose content stands for them; or the value that
+does (None: nulls)."""

@@ -19,12 +19,13 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.errors import StoreError
 from selfstudy_engine.data.files import write_atomic
-from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
 
 _SET_ASIDE = ".damaged"
+_SUPERSEDED = ".superseded"
 _ROUND = re.compile(r"round-([0-9]{4,})")
 _SHARD = re.compile(r"part-([0-9]{6})\.parquet.*")
 logger = logging.getLogger(__name__)
@@ -102,12 +103,35 @@ class SampleStore:
             where &= pc.field("round") < before_round
         return self.samples(where=where)
 
+    def read_shard(self, path: Path) -> list[Sample]:
+        """Return the samples of one shard; none if it is damaged, and was set aside."""
+        table = _read_shard(path, SAMPLE_SCHEMA.names)
+        return [] if table is None else [Sample.from_row(row) for row in table.to_pylist()]
+
+    def supersede(self, path: Path, samples: Sequence[Sample]) -> None:
+        """Put samples with other verdicts in the place of a shard, which is kept beside it.
+
+        Raises:
+            OSError: the folder can't be written; the shard is as it was.
+        """
+        names = (f"{path.name}{_SUPERSEDED}{number or ''}" for number in itertools.count())
+        beside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+        beside.hardlink_to(path)
+        write_atomic(path, _to_parquet(samples))
+
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
         pairs: set[tuple[str, int]] = set()
         for batch in self.batches(round_index, ["molecule_id", "sample_index"]):
             pairs.update((row["molecule_id"], row["sample_index"]) for row in batch.to_pylist())
         return pairs
+
+    def molecules(self, round_index: int) -> dict[str, bool]:
+        """Return the ids of a round's molecules, and whether their samples are hinted."""
+        found: dict[str, bool] = {}
+        for batch in self.batches(round_index, ["molecule_id", "hinted"]):
+            found.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        return found
 
     def count(self, round_index: int | None = None, where: pc.Expression | None = None) -> int:
         """Return the number of samples."""
@@ -219,12 +243,18 @@ class SampleWriter:
 
 
 def _write_shard(path: Path, samples: list[Sample]) -> None:
+    content = _to_parquet(samples)
+    if path.exists():  # never over a shard, whoever wrote it
+        raise FileExistsError(None, "the shard exists already", str(path))
+    write_atomic(path, content)
+
+
+def _to_parquet(samples: Sequence[Sample]) -> bytes:
     table = pa.Table.from_pylist([sample.to_row() for sample in samples], schema=SAMPLE_SCHEMA)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    if path.exists():  # never over a shard, whoever wrote it
-        raise FileExistsError(None, "the shard exists already", str(path))
-    write_atomic(path, sink.getvalue().to_pybytes())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
@@ -239,13 +269,17 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
         # ParquetFile, as read_table goes through a dataset, which takes twice as long for a small
         # shard; a slow server makes hundreds of thousands of those.
         with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            missing = set(SAMPLE_SCHEMA.names) - set(file.schema_arrow.names)
+            there = set(file.schema_arrow.names)
+            missing = set(SAMPLE_SCHEMA.names) - there - set(ADDED_COLUMNS)
             if missing:
                 raise pa.ArrowInvalid(f"column {min(missing)!r} is missing")
-            table = file.read(columns, use_threads=False)
+            sources = {ADDED_COLUMNS.get(name) for name in set(columns) - there}
+            needed = {source for source in sources if isinstance(source, str)}
+            wanted = [*columns, *sorted(needed - set(columns))]
+            table = file.read([name for name in wanted if name in there], use_threads=False)
         table.validate(full=True)
         schema = pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
-        table = table.select(columns).cast(schema)
+        table = _with_added_columns(table).select(columns).cast(schema)
         nulls = [
             field.name for field in schema if not field.nullable and table[field.name].null_count
         ]
@@ -254,6 +288,19 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         _set_aside(path, str(error).split("\n", 1)[0])
         return None
+    return table
+
+
+def _with_added_columns(table: pa.Table) -> pa.Table:
+    """Fill in what shards of earlier versions lack."""
+    for name, source in ADDED_COLUMNS.items():
+        if name not in table.column_names:
+            kind = SAMPLE_SCHEMA.field(name).type
+            if isinstance(source, str):
+                column = table[source]
+            else:
+                column = pa.repeat(pa.scalar(source, kind), table.num_rows)
+            table = table.append_column(name, column)
     return table
 
 

@@ -9,8 +9,10 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.embedded import embedded_model, embedded_table
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.molecules import Split, Table, canonicalize, read_rows, split
-from selfstudy_engine.data.schema import Exemplar
+from selfstudy_engine.data.molecules import Table, canonicalize
+from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.data.splits import Split, check_leaks, split
+from selfstudy_engine.data.table_files import read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,10 @@ def load_table(config: RunConfig) -> Table:
         UsageError: no table is given for a property that the embedded one doesn't have.
     """
     if config.table.path is None:
-        if config.property.unit != "°C" or config.property.name != "melting point":
-            raise UsageError(
-                f"the embedded table holds melting points in °C, not {config.property.name} in "
-                f"{config.property.unit}; pass --table"
-            )
-        return embedded_table()
+        return embedded_table(config.property)
     path = Path(config.table.path)
     rows = read_rows(path, config.table, config.property)
-    return canonicalize(rows, config.property, config.table.conflicts, str(path))
+    return canonicalize(rows, config.property, config.table, str(path))
 
 
 def load_task(config: RunConfig, exemplars: list[Exemplar] | None = None) -> Task:
@@ -67,9 +64,31 @@ def load_task(config: RunConfig, exemplars: list[Exemplar] | None = None) -> Tas
     table = load_table(config)
     if exemplars is None:
         exemplars = configured_exemplars(config)
-    held_out = {exemplar.molecule.skeleton for exemplar in exemplars}
-    parts = split(table.molecules, held_out, config.table.test_size, config.seed)
+    shown = [exemplar.molecule for exemplar in exemplars]
+    parts = _split(table, shown, config)
+    check_leaks(parts.pool, parts.test, shown)
     return Task(table, parts, exemplars)
+
+
+def split_table(table: Table, config: RunConfig) -> tuple[Split, list[Exemplar]]:
+    """Return how a table would be split, with the exemplars where the property has some.
+
+    Raises:
+        TableError: it is too small.
+        UsageError: the exemplars that the config names can't be read.
+    """
+    named = config.teacher.exemplars is not None
+    exemplars = configured_exemplars(config) if named or _has_shipped(config) else []
+    return _split(table, [exemplar.molecule for exemplar in exemplars], config), exemplars
+
+
+def _split(table: Table, exemplars: list[Molecule], config: RunConfig) -> Split:
+    size, by = config.table.test_size, config.table.split
+    return split(table.molecules, exemplars, size, config.seed, by)
+
+
+def _has_shipped(config: RunConfig) -> bool:
+    return (config.property.name, config.property.unit) == ("melting point", "°C")
 
 
 def configured_exemplars(config: RunConfig) -> list[Exemplar]:
@@ -80,7 +99,7 @@ def configured_exemplars(config: RunConfig) -> list[Exemplar]:
     """
     if config.teacher.exemplars is not None:
         return load_exemplars(Path(config.teacher.exemplars))
-    if config.property.name != "melting point" or config.property.unit != "°C":
+    if not _has_shipped(config):
         raise UsageError(
             f"the shipped exemplars explain melting points in °C, not {config.property.name}; "
             "pass --exemplars FILE or --teacher-url URL"

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.prompts import render_answer, render_prompt
 from selfstudy_engine.data.properties import Property, find_property
@@ -23,7 +24,7 @@ from selfstudy_engine.data.schema import Completion, Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
 from selfstudy_engine.engine.rescore import rescore
-from selfstudy_engine.engine.verify import verify
+from selfstudy_engine.engine.verify import Rules, verify
 
 NUM_SAMPLES = 1_000_000
 _SAMPLES_PER_SHARD = 2_000
@@ -73,6 +74,7 @@ def make_samples(
     molecules: list[Molecule], prop: Property, round_index: int, first: int, size: int
 ) -> Iterator[Sample]:
     """Yield made-up samples number `first` to `first + size`; 1 in 16 has no value or no end."""
+    rules = Rules.of(RunConfig(property=prop))
     for number in range(first, first + size):
         generator = random.Random(number)
         index, molecule_number = divmod(number, len(molecules))
@@ -82,7 +84,7 @@ def make_samples(
         flaw = generator.randrange(32)
         text = {0: text[: len(text) // 2], 1: text + "-ish"}.get(flaw, text)
         completion = Completion(text, "length" if flaw == 0 else "stop", 40, 40)
-        verdict = verify(completion, molecule, prop)
+        verdict = verify(completion, molecule, rules)
         yield Sample(
             run="bench",
             round=round_index,
@@ -104,15 +106,16 @@ def make_samples(
             accepted=verdict.accepted,
             rejections=verdict.rejections,
             created_at=1.7e9 + number,
+            findings=verdict.findings,
+            tolerance=verdict.tolerance,
         )
 
 
 def run_rescore(folder: Path) -> dict[str, Any]:
     """Re-score a store in this process, and say what it took."""
     store = SampleStore(folder)
-    prop = find_property("melting_point").model_copy(update={"tolerance": _TOLERANCE})
     started = time.perf_counter()
-    result = rescore(store, prop)
+    result = rescore(store, RunConfig(), tolerance=_TOLERANCE)
     seconds = time.perf_counter() - started
     return {
         "num_samples": result.num_samples,

@@ -14,7 +14,7 @@ from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.client import SamplingParams
-from selfstudy_engine.engine.verify import verify
+from selfstudy_engine.engine.verify import Rules, verify
 
 _LONG_PROMPT_EXEMPLARS = 14
 """As many as make a prompt of about 900 tokens."""
@@ -111,7 +111,8 @@ def make_workloads(
     num_asked = max(num_prompts, num_real // config.generation.samples_per_molecule)
     molecules = tuple(generator.sample(pool, min(num_asked, len(pool))))
     shown = task.exemplars[: config.generation.prompt_exemplars]
-    prompts = tuple(render_prompt(molecule, config.property, shown) for molecule in molecules)
+    template = config.generation.template
+    prompts = tuple(render_prompt(m, config.property, shown, template) for m in molecules)
     generation = config.generation
     fixed = SamplingParams(
         n=1, temperature=0, top_p=1, max_tokens=max_tokens, stop=(), ignore_eos=True
@@ -147,7 +148,7 @@ def _long_prompt(
     """Return a prompt whose exemplars stand in an order of its own: no cache knows its prefix."""
     repeated = task.exemplars * (-(-_LONG_PROMPT_EXEMPLARS // len(task.exemplars)))
     shown = generator.sample(repeated, _LONG_PROMPT_EXEMPLARS)
-    return render_prompt(molecule, config.property, shown)
+    return render_prompt(molecule, config.property, shown, config.generation.template)
 
 
 def measure(workload: Workload, done: Pass, config: RunConfig) -> Measurement:
@@ -186,9 +187,10 @@ def measure(workload: Workload, done: Pass, config: RunConfig) -> Measurement:
 def _num_accepted_distinct(
     molecule: Molecule, completions: Sequence[Completion], config: RunConfig
 ) -> int:
+    rules = Rules.of(config)
     texts = {
         completion.text
         for completion in completions
-        if verify(completion, molecule, config.property).accepted
+        if verify(completion, molecule, rules).accepted
     }
     return len(texts)

@@ -35,7 +35,7 @@ def evaluation_requests(
         n=1, temperature=0, top_p=1, max_tokens=config.generation.max_tokens, stop=(STOP,)
     )
     for index, (split, molecule) in enumerate(molecules):
-        prompt = render_prompt(molecule, config.property, shown)
+        prompt = render_prompt(molecule, config.property, shown, config.generation.template)
         yield GenerationRequest(EvaluationQuestion(index, split, molecule), prompt, params)
 
 
@@ -43,7 +43,7 @@ def to_evaluated(
     question: EvaluationQuestion, completion: Completion, config: RunConfig
 ) -> Evaluated:
     """Return what an answer says."""
-    answer = parse_completion(completion.text, config.property)
+    answer = parse_completion(completion.text, config.property, config.generation.template)
     molecule = question.molecule
     return Evaluated(
         split=question.split,

@@ -5,24 +5,28 @@ evaluation or a round's samples that exist are never made again, so a killed run
 """
 
 import asyncio
+import logging
 from pathlib import Path
-
-import orjson
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
-from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.files import write_atomic
-from selfstudy_engine.data.run_folder import RunFolder, open_run
-from selfstudy_engine.data.schema import Exemplar
+from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
+from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
+from selfstudy_engine.engine.corrections import finish_settling, settle_task
+from selfstudy_engine.engine.rationalize import warn_if_idle
 from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
-from selfstudy_engine.engine.teacher import teach
+from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
+from selfstudy_engine.engine.teacher_client import Teacher
 from selfstudy_engine.engine.training import StartTraining, TrainingProcess
+
+logger = logging.getLogger(__name__)
 
 
 def run_loop(
@@ -31,6 +35,7 @@ def run_loop(
     reporter: Reporter,
     server_key: str = "",
     *,
+    teacher_key: str = "",
     start_training: StartTraining = TrainingProcess,
     command: str = "",
 ) -> list[RoundRecord]:
@@ -41,6 +46,7 @@ def run_loop(
         runs: folder of all runs.
         reporter: told of every phase and round.
         server_key: API key of the server at config.server.url.
+        teacher_key: API key of the server at config.teacher.url.
         start_training: how an adapter is trained.
         command: command line that began the run.
 
@@ -52,12 +58,20 @@ def run_loop(
     """
     placement_of(config)  # a device that isn't there is refused before anything is done
     model, config = choose_base_model(config)
-    before = runs / config.name / "exemplars.jsonl"
-    task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
+    folder = RunFolder(runs / config.name)
+    before = folder.exemplars()
+    if before.exists():
+        exemplars = load_exemplars(before)
+    elif config.teacher.url:
+        exemplars = _taught(config, folder, reporter, teacher_key)
+    else:
+        exemplars = configured_exemplars(config)
+    task = load_task(config, exemplars)
     folder = open_run(runs, config, task.fingerprint, command)
     with folder.locked():
         folder.update_config(config)
         fix_exemplars(folder, task.exemplars)
+        task, changes = settle_task(folder, task, config)
         # An own server gets ready while the first adapter is trained, unless they share a GPU.
         connection = open_connection(config, model, folder.logs / "server.log", server_key)
         reports = ReportRefresher(folder, config.report)
@@ -71,7 +85,12 @@ def run_loop(
             start_training=start_training,
             on_record=reports.refresh,
         )
+        if changes:
+            steps.derive_records_again()
+            finish_settling(folder, task)
         if not steps.is_finished():
+            if config.rationalize.enabled:
+                warn_if_idle(len(task.split.pool), config)
             with reports, connection:
                 (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
     return load_records(folder)
@@ -104,23 +123,33 @@ def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
     steps.record(num_rounds)
 
 
-def _exemplars(config: RunConfig) -> list[Exemplar]:
-    return asyncio.run(teach(config)) if config.teacher.url else configured_exemplars(config)
+def _taught(config: RunConfig, folder: RunFolder, reporter: Reporter, key: str) -> list[Exemplar]:
+    """Have the teacher explain molecules before the run begins; its answers lie in the run."""
+    if not folder.identity.exists():
+        check_unused(folder)
+    settings, num_explained = config.teacher, 0
+    assert settings.url, "there is a teacher"
+
+    def on_decided(molecule: Molecule, outcome: Exemplar | Rejection) -> None:
+        nonlocal num_explained
+        num_explained += isinstance(outcome, Exemplar)
+        reporter.advance(num_explained, f"{molecule.name or molecule.smiles} decided")
+
+    reporter.phase(f"teacher {settings.model} explains", settings.num_exemplars)
+    teacher = Teacher(settings.url, settings.model, key)
+    lessons = asyncio.run(teach(config, teacher, folder.teacher_answers, on_decided))
+    if lessons.failure:
+        raise lessons.failure
+    if len(lessons.exemplars) < settings.num_exemplars:
+        logger.warning(
+            "the teacher explained %d of %d molecules; rejected reasons: %s",
+            *(len(lessons.exemplars), settings.num_exemplars),
+            describe_rejections(lessons.rejections),
+        )
+    return lessons.exemplars
 
 
 def fix_exemplars(folder: RunFolder, exemplars: list[Exemplar]) -> None:
     """Keep a run's exemplars as they were when it began."""
-    if folder.exemplars().exists():
-        return
-    lines = [
-        orjson.dumps(
-            {
-                "name": exemplar.molecule.name,
-                "smiles": exemplar.molecule.smiles,
-                "value": exemplar.molecule.value,
-                "reason": exemplar.reason,
-            }
-        )
-        for exemplar in exemplars
-    ]
-    write_atomic(folder.exemplars(), b"\n".join(lines) + b"\n")
+    if not folder.exemplars().exists():
+        write_atomic(folder.exemplars(), to_lines(exemplars))

@@ -14,7 +14,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.molecules import quiet_rdkit
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.engine.claim_lexicon import Pattern
 
 REMEMBERED_MOLECULES = 8192

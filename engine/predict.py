@@ -106,14 +106,20 @@ def predict(
 
     async def ask(connection: Connection) -> list[Prediction]:
         requests = (
-            GenerationRequest(index, render_prompt(molecule, config.property, shown), params)
+            GenerationRequest(
+                index,
+                render_prompt(molecule, config.property, shown, generation.template),
+                params,
+            )
             for index, molecule in enumerate(molecules)
         )
         found: dict[int, Prediction] = {}
         model = connection.served.model
         async for generated in connection.client.generate(model, requests):
             texts = [completion.text for completion in generated.completions]
-            answers = [parse_completion(text, config.property) for text in texts]
+            answers = [
+                parse_completion(text, config.property, generation.template) for text in texts
+            ]
             found[generated.item] = summarize(molecules[generated.item], answers)
             on_done(len(found))
         return [found[index] for index in range(len(molecules))]

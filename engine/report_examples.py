@@ -9,7 +9,7 @@ from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.molecules import quiet_rdkit
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.engine.baselines import FOREST, MEDIAN
 from selfstudy_engine.engine.reason_quality import CheckReason, Piece, mark_claims
@@ -186,5 +186,5 @@ def _of_sample(sample: Sample, run: RunFacts, check: CheckReason | None) -> Exam
         predicted=sample.predicted,
         first_predicted=None,
         pieces=_pieces(sample.reason, _molecule(sample), check),
-        verdict=f"accepted in round {sample.round}",
+        verdict=f"accepted in round {sample.round}" + (", hinted" if sample.hinted else ""),
     )

@@ -5,14 +5,19 @@ Streams, so that memory doesn't grow with the store. It needs neither a server n
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from selfstudy_engine.data.properties import Property
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.verify import judge
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.verify import Rules, judge
 
-_COLUMNS = ("completion", "finish_reason", "measured", "accepted", "rejections")
+_COLUMNS = (
+    *("completion", "finish_reason", "molecule_id", "name", "smiles", "measured"),
+    *("tolerance", "hinted", "accepted", "rejections", "findings"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +47,44 @@ class RescoreResult:
     """By reason, in alphabetical order; those that never held are left out."""
 
 
-def rescore(store: SampleStore, prop: Property) -> RescoreResult:
-    """Check every completion of a store again.
+def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = None) -> RescoreResult:
+    """Check every completion of a store again, in the order in which it was stored.
+
+    What was accepted before a sample is what these rules accept. A claim that was found to be
+    false stays so: the text and the molecule are the same.
 
     Args:
         store: its damaged shards are set aside with a warning, as by every reader.
-        prop: the property, with the tolerance to apply.
+        config: with the rules to apply.
+        tolerance: to apply, in the property's unit; None takes the one that each sample was
+            judged by.
 
     Raises:
         StoreError: a shard can't be opened.
     """
+    rules = Rules.of(config, tolerance)
+    seen = AcceptedTexts(config.verdict.similarity)
     # Millions of samples take few different ways from verdict to verdict.
     ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]] = Counter()
-    for text, finish_reason, measured, accepted, rejections in _rows(store):
-        verdict = judge(text, finish_reason, measured, prop)
-        ways[accepted, tuple(rejections), verdict.rejections] += 1
+    for row in _rows(store):
+        text, finish_reason, molecule_id, name, smiles, measured, judged_by, hinted, *stored = row
+        accepted, rejections, findings = stored
+        limit = judged_by if tolerance is None and judged_by is not None else rules.tolerance
+        was_false = "false claim" in findings
+        verdict = judge(
+            text,
+            finish_reason,
+            Molecule(molecule_id, name, smiles, measured),
+            replace(rules, tolerance=limit, has_false_claim=lambda *_, known=was_false: known),
+            seen,
+            hinted=hinted,
+        )
+        now = verdict.rejections
+        if "withdrawn" in findings:
+            now = (*now, "withdrawn")
+        if not now:
+            seen.add(molecule_id, verdict.reason)
+        ways[accepted, tuple(rejections), now] += 1
     return _count(ways)
 
 

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -16,12 +17,14 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
 from selfstudy_engine.data.store import SampleStore, SampleWriter
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
+from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
     Timing,
@@ -29,9 +32,11 @@ from selfstudy_engine.engine.rounds import (
     load_records,
     save_record,
 )
-from selfstudy_engine.engine.sampler import molecules_of_round
+from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
+from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining
+from selfstudy_engine.engine.verify import Rules
 
 
 class Reporter(Protocol):
@@ -72,6 +77,8 @@ class RoundSteps:
         self._on_record = on_record
         self._store = SampleStore(folder.samples)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
+        self._accepted: AcceptedTexts | None = None
+        self._tallied: dict[tuple[int, bool], dict[str, Tally]] = {}
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
     def is_finished(self) -> bool:
@@ -85,7 +92,7 @@ class RoundSteps:
         recorded = records.get(round_index)
         return (
             recorded is not None
-            and recorded.num_completions >= planned
+            and recorded.num_completions + recorded.num_hinted >= planned
             and self._store.count(round_index) >= planned
         )
 
@@ -148,10 +155,11 @@ class RoundSteps:
         """
         molecules = [] if self._folder.evaluation(adapter).exists() else self._evaluated(adapter)
         last = self._config.generation.samples_per_molecule - 1
-        planned = self._planned(samples_of)
-        stored = self._store.molecule_indices(samples_of) if planned else set()
-        pending = [m for m in planned if (m.molecule_id, last) not in stored]
-        if not molecules and not pending:
+        plan = self._planned(samples_of)
+        stored = self._store.molecule_indices(samples_of) if plan.num_molecules else set()
+        pending = [m for m in plan.ordinary if (m.molecule_id, last) not in stored]
+        hinted = [m for m in plan.hinted if (m.molecule_id, last) not in stored]
+        if not molecules and not pending and not hinted:
             return
         self._serve(adapter)
         parts = (("evaluate", molecules), ("generate", pending))
@@ -163,8 +171,13 @@ class RoundSteps:
             sample_requests(pending, self._config, self._shown),
         )
         started = time.monotonic()
-        with self._store.writer(samples_of) if pending else nullcontext() as writer:
-            queue = _Queue(self._config, self._connection, self._reporter, samples_of, writer)
+        with self._store.writer(samples_of) if pending or hinted else nullcontext() as writer:
+            sampling = None
+            if writer:
+                tolerance = tolerance_of_round(self._store, samples_of, self._config)
+                rules = Rules.of(self._config, tolerance)
+                sampling = _Sampling(samples_of, writer, rules, self._accepted_texts())
+            queue = _Queue(self._config, self._connection, self._reporter, sampling)
             self._connection.run(
                 queue.run(
                     requests,
@@ -172,23 +185,44 @@ class RoundSteps:
                     lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
                 )
             )
+            if hinted:
+                self._reporter.phase(f"round {samples_of}: rationalize", len(hinted) * (last + 1))
+                self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
+        self._tallied.pop((samples_of, False), None)
+        self._tallied.pop((samples_of, True), None)
         self._account(adapter, samples_of, queue, time.monotonic() - started)
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record."""
         if self.is_recorded(round_index):
             return
-        record = derive_record(
+        record = self._derive(round_index, self._timings[round_index])
+        save_record(self._folder, record)
+        self._reporter.finish_round(record)
+        self._on_record()
+
+    def derive_records_again(self) -> None:
+        """Bring the records of finished rounds in line with verdicts that have changed."""
+        for record in load_records(self._folder):
+            save_record(self._folder, self._derive(record.round, record.timing))
+
+    def _derive(self, round_index: int, timing: Timing) -> RoundRecord:
+        return derive_record(
             self._folder,
             self._config,
             self._task,
             adapter=read_adapter(self._folder.adapter(round_index)),
             round_index=round_index,
-            timing=self._timings[round_index],
+            timing=timing,
         )
-        save_record(self._folder, record)
-        self._reporter.finish_round(record)
-        self._on_record()
+
+    def _accepted_texts(self) -> AcceptedTexts:
+        """Return what the run has accepted so far; read from the store once."""
+        if self._accepted is None:
+            self._accepted = AcceptedTexts(self._config.verdict.similarity)
+            for sample in self._store.accepted():
+                self._accepted.add(sample.molecule_id, sample.reason)
+        return self._accepted
 
     def _serve(self, adapter_round: int) -> None:
         """Swap to an adapter, if it isn't the one that answers."""
@@ -203,17 +237,46 @@ class RoundSteps:
         self._reporter.phase(f"swap to {adapter.name}")
         self._spend(adapter_round, wait=wait, swap=self._connection.swap_to(adapter))
 
-    def _planned(self, round_index: int) -> list[Molecule]:
+    def _planned(self, round_index: int) -> "_Plan":
+        """Return the molecules of a round; those of the rounds before it are complete."""
         if round_index >= self._config.rounds:  # the last adapter is only measured
-            return []
-        generation = self._config.generation
-        num_molecules = generation.batch // generation.samples_per_molecule
-        return molecules_of_round(
-            self._task.split.pool, round_index, num_molecules, self._config.seed
+            return _Plan([], [])
+        pool, tallies = self._task.split.pool, self._tallies(round_index)
+        begun = self._store.molecules(round_index)
+        hinted = []
+        if self._config.rationalize.enabled:
+            hinted = choose_hinted(
+                pool,
+                tallies,
+                self._tallies(round_index, hinted=True),
+                begun,
+                round_index=round_index,
+                config=self._config,
+            )
+        shown = {molecule.molecule_id for molecule in hinted}
+        ordinary = plan_round(
+            [molecule for molecule in pool if molecule.molecule_id not in shown],
+            tallies,
+            begun.keys() - shown,
+            round_index,
+            self._config,
+            num_reserved=len(hinted),
         )
+        return _Plan(ordinary, hinted)
+
+    def _tallies(self, before_round: int, *, hinted: bool = False) -> dict[str, Tally]:
+        """Add up what the rounds before one made of their molecules."""
+        total: dict[str, Tally] = {}
+        for index in range(before_round):
+            if (index, hinted) not in self._tallied:
+                self._tallied[index, hinted] = tally_round(self._store, index, hinted=hinted)
+            for molecule_id, tally in self._tallied[index, hinted].items():
+                total[molecule_id] = total.get(molecule_id, Tally()) + tally
+        return total
 
     def _num_planned(self, round_index: int) -> int:
-        return len(self._planned(round_index)) * self._config.generation.samples_per_molecule
+        plan = self._planned(round_index)
+        return plan.num_molecules * self._config.generation.samples_per_molecule
 
     def _evaluated(self, adapter_round: int) -> list[tuple[str, Molecule]]:
         """Return the test set, and a random part of what the adapter was trained on."""
@@ -247,6 +310,30 @@ class RoundSteps:
         self._timings[round_index] += Timing(**more)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Molecules of a round: no one is asked in both ways, so that a sample's key is its own."""
+
+    ordinary: list[Molecule]
+    hinted: list[Molecule]
+    """Those that are shown their value."""
+
+    @property
+    def num_molecules(self) -> int:
+        """All of them."""
+        return len(self.ordinary) + len(self.hinted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """Where a round's answers go, and how they are judged."""
+
+    round_index: int
+    writer: SampleWriter
+    rules: Rules
+    accepted: AcceptedTexts
+
+
 class _Queue:
     """One pass of questions through the server, and what came of it."""
 
@@ -255,14 +342,12 @@ class _Queue:
         config: RunConfig,
         connection: Connection,
         reporter: Reporter,
-        round_index: int,
-        writer: SampleWriter | None,
+        sampling: _Sampling | None,
     ) -> None:
         self._config = config
         self._connection = connection
         self._reporter = reporter
-        self._round_index = round_index
-        self._writer = writer
+        self._sampling = sampling
         self._answers: dict[int, Evaluated] = {}
         self.num_evaluation_tokens = 0
         self.num_sample_tokens = 0
@@ -278,25 +363,43 @@ class _Queue:
         served = self._connection.served
         async for generated in self._connection.client.generate(served.model, requests):
             question, completions = generated.item, generated.completions
-            num_tokens = sum(completion.num_output_tokens for completion in completions)
             if isinstance(question, EvaluationQuestion):
                 answer = to_evaluated(question, completions[0], self._config)
                 self._answers[question.index] = answer
-                self.num_evaluation_tokens += num_tokens
+                self.num_evaluation_tokens += completions[0].num_output_tokens
                 if len(self._answers) == num_evaluated:
                     on_evaluated([self._answers[index] for index in range(num_evaluated)])
             else:
-                assert self._writer, "samples come with a writer"
-                samples = to_samples(
-                    question,
-                    completions,
-                    self._config,
-                    round_index=self._round_index,
-                    served=served,
-                )
-                self.num_samples += self._writer.add(list(samples))
-                self.num_sample_tokens += num_tokens
-            stored = self._writer.num_durable_accepted if self._writer else 0
+                self._store(question, completions)
+            stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
             self._reporter.advance(
                 len(self._answers) + self.num_samples, f"{stored} accepted and stored"
             )
+
+    async def run_hinted(self, molecules: list[Molecule], exemplars: list[Exemplar]) -> None:
+        """Show molecules their value, and store what comes of it as it arrives."""
+        num_before = self.num_samples
+        found = rationalize(
+            self._connection.client,
+            self._connection.served.model,
+            molecules,
+            self._config,
+            exemplars,
+        )
+        async for question, completions in found:
+            self._store(question, completions)
+            self._reporter.advance(self.num_samples - num_before)
+
+    def _store(self, question: SampleQuestion, completions: list[Completion]) -> None:
+        assert self._sampling, "samples come with a place to go to"
+        samples = to_samples(
+            question,
+            completions,
+            self._sampling.rules,
+            self._sampling.accepted,
+            run=self._config.name,
+            round_index=self._sampling.round_index,
+            served=self._connection.served,
+        )
+        self.num_samples += self._sampling.writer.add(list(samples))
+        self.num_sample_tokens += sum(completion.num_output_tokens for completion in completions)

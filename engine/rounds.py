@@ -19,7 +19,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.sampler import chance_acceptance
-from selfstudy_engine.engine.verify import NO_VALUE
+from selfstudy_engine.engine.tolerance import stored_tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,13 @@ class RoundRecord:
     train_mae: float | None
     """On molecules that were trained on: far below the test MAE means memorising."""
     timing: Timing = field(default_factory=Timing)
+    findings: dict[str, int] = field(default_factory=dict)
+    """Samples with each finding, whether it rejects or not."""
+    tolerance: float | None = None
+    """By which the samples were judged; None where it wasn't kept."""
+    num_hinted: int = 0
+    """Completions in sight of the value; no other figure of the samples counts them."""
+    num_hinted_accepted: int = 0
 
     @property
     def lift(self) -> float | None:
@@ -117,15 +124,21 @@ def derive_record(
     """Compute a round's record from its samples, its evaluation and its adapter's manifest."""
     store = SampleStore(folder.samples)
     rejections: Counter[str] = Counter()
+    findings: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
-    num_completions = 0
+    num_completions = num_hinted = num_hinted_accepted = 0
     sampled_from: set[str] = set()
-    columns = ["molecule_id", "adapter", "accepted", "rejections"]
+    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "hinted"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
+            if row["hinted"]:
+                num_hinted += 1
+                num_hinted_accepted += row["accepted"]
+                continue
             num_completions += 1
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
+            findings.update(row["findings"])
             accepted[row["molecule_id"]] += row["accepted"]
     answers = load_evaluation(folder.evaluation(round_index))
     first = load_evaluation(folder.evaluation(0))
@@ -134,6 +147,8 @@ def derive_record(
     train = compute_metrics(answers, "train", task.median, tolerance)
     assert test is not None  # a test set has at least one molecule
     num_accepted = sum(accepted.values())
+    sample_tolerance = stored_tolerance(store, round_index)
+    values = [molecule.value for molecule in task.split.pool]
     return RoundRecord(
         round=round_index,
         adapter=adapter.name,
@@ -144,9 +159,9 @@ def derive_record(
         num_completions=num_completions,
         num_accepted=num_accepted,
         num_distinct_accepted=sum(count > 0 for count in accepted.values()),
-        parsed=1 - rejections[NO_VALUE] / num_completions if num_completions else None,
+        parsed=1 - rejections["no value"] / num_completions if num_completions else None,
         acceptance=num_accepted / num_completions if num_completions else None,
-        chance=chance_acceptance([m.value for m in task.split.pool], tolerance),
+        chance=chance_acceptance(values, sample_tolerance or tolerance),
         rejections=dict(sorted(rejections.items())),
         answered=test.answered.value,
         test_mae=test.mae,
@@ -157,6 +172,10 @@ def derive_record(
         test_change=paired_difference(first, answers, task.median),
         train_mae=train.mae.value if train else None,
         timing=timing,
+        findings=dict(sorted(findings.items())),
+        tolerance=sample_tolerance,
+        num_hinted=num_hinted,
+        num_hinted_accepted=num_hinted_accepted,
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
-from selfstudy_engine.engine.verify import verify
+from selfstudy_engine.engine.verify import Rules, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class SampleQuestion:
 
     molecule: Molecule
     prompt: str
+    hinted: bool = False
+    """See `Sample.hinted`."""
 
 
 def sampling_params(config: RunConfig) -> SamplingParams:
@@ -36,26 +39,40 @@ def sample_requests(
     molecules: Iterable[Molecule], config: RunConfig, shown: Sequence[Exemplar]
 ) -> Iterator[GenerationRequest[SampleQuestion]]:
     """Yield a request for n completions about each molecule."""
-    params = sampling_params(config)
+    params, generation = sampling_params(config), config.generation
     for molecule in molecules:
-        prompt = render_prompt(molecule, config.property, shown)
+        prompt = render_prompt(molecule, config.property, shown, generation.template)
         yield GenerationRequest(SampleQuestion(molecule, prompt), prompt, params)
 
 
 def to_samples(
     question: SampleQuestion,
     completions: Sequence[Completion],
-    config: RunConfig,
+    rules: Rules,
+    accepted: AcceptedTexts,
     *,
+    run: str,
     round_index: int,
     served: Served,
 ) -> Iterator[Sample]:
-    """Yield the samples of one molecule's answers, each with its verdict and its adapter."""
+    """Yield the samples of one molecule's answers, each with its verdict and its adapter.
+
+    Args:
+        question: that was asked.
+        completions: all answers to it.
+        rules: to judge by.
+        accepted: what the run has accepted so far; takes in what is accepted here.
+        run: name of the run.
+        round_index: round that the samples belong to.
+        served: the adapter that answered.
+    """
     molecule = question.molecule
     for index, completion in enumerate(completions):
-        verdict = verify(completion, molecule, config.property)
+        verdict = verify(completion, molecule, rules, accepted, hinted=question.hinted)
+        if verdict.accepted:
+            accepted.add(molecule.molecule_id, verdict.reason)
         yield Sample(
-            run=config.name,
+            run=run,
             round=round_index,
             molecule_id=molecule.molecule_id,
             sample_index=index,
@@ -75,4 +92,7 @@ def to_samples(
             accepted=verdict.accepted,
             rejections=verdict.rejections,
             created_at=time.time(),
+            findings=verdict.findings,
+            tolerance=verdict.tolerance,
+            hinted=question.hinted,
         )

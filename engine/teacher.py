@@ -1,29 +1,67 @@
-"""A teacher explains molecules of the table; what it can't re-predict from its reason is dropped.
+"""A teacher explains molecules of the table; only reasons that stand every check are kept.
 
-Works with any OpenAI-compatible server; the key comes from OPENAI_API_KEY.
+Each molecule takes two questions: why it has its value, and what value follows from the reason
+alone, without name, SMILES and value. In between, the reason is checked here.
 """
 
 import asyncio
 import logging
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-import openai
-from openai.types.chat import ChatCompletion
-
+from selfstudy_engine.data.adapters import base_fingerprint
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import ServerError, UsageError
+from selfstudy_engine.data.errors import SelfStudyError, UsageError
 from selfstudy_engine.data.prompts import read_number
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import load_table
-from selfstudy_engine.engine.transport import MAX_RETRIES
+from selfstudy_engine.engine.base_model import choose_base_model
+from selfstudy_engine.engine.claims import check_claims
+from selfstudy_engine.engine.connection import open_connection
+from selfstudy_engine.engine.known_values import KnownValues
+from selfstudy_engine.engine.masking import mask_reason
+from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
+from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer
+from selfstudy_engine.engine.teacher_client import Teacher, TeacherClient
+from selfstudy_engine.engine.told_values import tells_value
 
-_CANDIDATES_PER_EXEMPLAR = 4
+CANDIDATES_PER_EXEMPLAR = 4
 """Molecules that are tried for each exemplar before the teacher counts as unable."""
-_TIMEOUT_SECONDS = 120
+
+Rejection = Literal[
+    "truncated",
+    "no reason",
+    "boilerplate reason",
+    "answer leaked",
+    "false claim",
+    "no value re-predicted",
+    "re-prediction out of tolerance",
+]
+"""Why a reason isn't kept, in the order in which it is checked."""
+
+OnDecided = Callable[[Molecule, Exemplar | Rejection], None]
+"""Told of every molecule as soon as it is decided."""
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a teacher gave, and what it took."""
+
+    exemplars: list[Exemplar]
+    """In the order of their values."""
+    rejections: Counter[Rejection]
+    spent: str
+    """Calls, tokens and cost of everything asked so far, in words."""
+    num_known: int
+    """Questions whose answer was known from an earlier call."""
+    failure: SelfStudyError | None = field(default=None)
+    """Why not everything was asked: the budget, or a server that failed."""
 
 
 def candidates(
@@ -40,75 +78,168 @@ def candidates(
         low = band * len(ordered) // num_wanted
         high = (band + 1) * len(ordered) // num_wanted
         members = ordered[low:high]
-        yield generator.sample(members, min(len(members), _CANDIDATES_PER_EXEMPLAR))
+        yield generator.sample(members, min(len(members), CANDIDATES_PER_EXEMPLAR))
 
 
-async def teach(config: RunConfig) -> list[Exemplar]:
-    """Have the teacher at config.teacher.url explain molecules of the run's table.
-
-    Raises:
-        UsageError: no key, or no band with a reason that stands the re-prediction.
-        ServerError: the teacher doesn't answer.
-    """
-    teacher, prop = config.teacher, config.property
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
-        raise UsageError("the teacher needs a key; set OPENAI_API_KEY (any text if it takes none)")
-    molecules = load_table(config).molecules
-    async with openai.AsyncOpenAI(
-        base_url=teacher.url, api_key=key, max_retries=MAX_RETRIES, timeout=_TIMEOUT_SECONDS
-    ) as api:
-        bands = candidates(molecules, teacher.num_exemplars, config.seed)
-        found = await asyncio.gather(
-            *(_explain_one_of(api, teacher.model, band, prop) for band in bands)
-        )
-    exemplars = [exemplar for exemplar in found if exemplar]
-    if not exemplars:
-        raise UsageError(
-            f"teacher {teacher.model} at {teacher.url} gave no reason from which it could predict "
-            f"the {prop.name} within {prop.tolerance:g} {prop.unit}; try another --teacher-model"
-        )
-    if len(exemplars) < teacher.num_exemplars:
-        logger.warning(
-            "the teacher explained %d of %d molecules", len(exemplars), teacher.num_exemplars
-        )
-    return exemplars
+def why_question(molecule: Molecule, prop: Property) -> str:
+    """Return the question for a reason: molecule and value in, why so out."""
+    name = f"Name: {molecule.name}\n" if molecule.name else ""
+    return (
+        f"{name}SMILES: {molecule.smiles}\n{prop.question} {prop.format(molecule.value)}\n\n"
+        "Explain in two short sentences which features of the structure account for this "
+        f"{prop.name}, so that a reader who knows neither name nor SMILES could estimate it from "
+        "your explanation alone. State only what the SMILES shows. Don't state the value, or any "
+        "other number of that unit."
+    )
 
 
-async def _explain_one_of(
-    api: openai.AsyncOpenAI, model: str, band: Sequence[Molecule], prop: Property
-) -> Exemplar | None:
-    for molecule in band:
-        subject = f"Name: {molecule.name}\nSMILES: {molecule.smiles}"
-        reason = await _ask(
-            api,
-            model,
-            f"{subject}\n{prop.question} {prop.format(molecule.value)}\n\nExplain in two short "
-            f"sentences which features of the structure account for this {prop.name}. Name only "
-            "what the SMILES shows. Don't state the value or any other number of that unit.",
-        )
-        reason = " ".join(reason.split())
-        if not reason or prop.format(molecule.value) in reason:
-            continue
-        again = await _ask(
-            api,
-            model,
-            f"{subject}\nReason: {reason}\n\nPredict the {prop.name} in {prop.unit}. Answer with "
-            "one number only.",
-        )
-        value = read_number(again, prop)
-        if value is not None and abs(value - molecule.value) <= prop.tolerance:
-            return Exemplar(molecule, reason, model)
+def value_question(reason: str, molecule: Molecule, prop: Property) -> str:
+    """Return the question for a value from a reason alone: name, SMILES and value are masked."""
+    return (
+        f"Of a compound this is said:\n{mask_reason(reason, molecule, prop)}\n\n"
+        f"Predict its {prop.name} in {prop.unit}. Answer with one number only."
+    )
+
+
+def check_reason(
+    reason: str, is_cut_off: bool, molecule: Molecule, prop: Property, known: KnownValues
+) -> Rejection | None:
+    """Return what is wrong with a teacher's reason before anything is predicted from it."""
+    if is_cut_off:
+        return "truncated"
+    if not reason:
+        return "no reason"
+    if is_boilerplate(reason):
+        return "boilerplate reason"
+    value = molecule.value
+    if leaks_answer(reason, value, prop) or tells_value(reason, value, prop):
+        return "answer leaked"
+    if any(claim.truth == "false" for claim in check_claims(reason, molecule, known)):
+        return "false claim"
     return None
 
 
-async def _ask(api: openai.AsyncOpenAI, model: str, question: str) -> str:
-    try:
-        answer = await api.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": question}]
+async def explain(
+    client: TeacherClient, molecule: Molecule, prop: Property, known: KnownValues
+) -> Exemplar | Rejection:
+    """Have a molecule explained, and the explanation put to the test.
+
+    Raises:
+        ServerError: the teacher doesn't answer.
+        BudgetError: asking could cost more than is allowed.
+    """
+    answer = await client.ask(why_question(molecule, prop))
+    reason = " ".join(answer.text.split())
+    rejection = check_reason(reason, _is_cut_off(answer), molecule, prop, known)
+    if rejection:
+        return rejection
+    again = await client.ask(value_question(reason, molecule, prop))
+    value = None if _is_cut_off(again) else read_number(again.text, prop)
+    if value is None:
+        return "no value re-predicted"
+    if abs(value - molecule.value) > prop.tolerance:
+        return "re-prediction out of tolerance"
+    return Exemplar(molecule, reason, client.teacher.name)
+
+
+def _is_cut_off(answer: TeacherAnswer) -> bool:
+    return answer.finish_reason == "length"
+
+
+async def teach(
+    config: RunConfig,
+    teacher: Teacher,
+    answers: Path,
+    on_decided: OnDecided = lambda molecule, outcome: None,
+) -> Lessons:
+    """Have a teacher explain molecules of the run's table.
+
+    Args:
+        config: table, property, seed, and how the teacher is asked.
+        teacher: who is asked.
+        answers: file that holds every answer; what it has already isn't asked again.
+        on_decided: see `OnDecided`.
+
+    Returns:
+        What stood all checks. A failure in the middle is in it, beside what was kept until then.
+
+    Raises:
+        UsageError: no key, the answers are in use, or no reason stood the checks.
+    """
+    molecules = load_table(config).molecules
+    prop, settings = config.property, config.teacher
+    known = KnownValues.from_molecules(molecules, prop)
+    rejections: Counter[Rejection] = Counter()
+
+    # Each one in turn has both of its questions, so that what is spent makes whole exemplars.
+    slots = asyncio.Semaphore(settings.concurrency)
+
+    async def explain_one_of(client: TeacherClient, band: Sequence[Molecule]) -> Exemplar | None:
+        async with slots:
+            for molecule in band:
+                outcome = await explain(client, molecule, prop, known)
+                on_decided(molecule, outcome)
+                if isinstance(outcome, Exemplar):
+                    return outcome
+                rejections[outcome] += 1
+        return None
+
+    with AnswerCache(answers) as cache:
+        async with TeacherClient(teacher, settings, cache) as client:
+            bands = candidates(molecules, settings.num_exemplars, config.seed)
+            # What is in flight when one fails has been paid for: its answer is waited for.
+            found = await asyncio.gather(
+                *(explain_one_of(client, band) for band in bands), return_exceptions=True
+            )
+    failure = None
+    for outcome in found:
+        if isinstance(outcome, SelfStudyError):
+            failure = failure or outcome
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    exemplars = [outcome for outcome in found if isinstance(outcome, Exemplar)]
+    if not exemplars and not failure:
+        raise UsageError(
+            f"teacher {teacher.name} at {teacher.url} gave no reason that stands the checks "
+            f"({describe_rejections(rejections)}); try another model, or a larger tolerance than "
+            f"{prop.tolerance:g} {prop.unit}"
         )
-    except (openai.APIError, ValueError) as error:  # ValueError: a body that isn't JSON
-        raise ServerError(f"teacher {model} at {api.base_url} failed: {error}") from error
-    if not isinstance(answer, ChatCompletion):
-        raise ServerError(f"teacher {model} at {api.base_url} answered {str(answer)[:100]!r}")
-    return (answer.choices[0].message.content or "") if answer.choices else ""
+    return Lessons(exemplars, rejections, client.budget.describe(), client.num_known, failure)
+
+
+def describe_rejections(rejections: Counter[Rejection]) -> str:
+    """Return how many reasons were rejected, by name, the most frequent first."""
+    return ", ".join(f"{name}: {count}" for name, count in rejections.most_common()) or "none"
+
+
+def teach_locally(
+    config: RunConfig,
+    answers: Path,
+    log: Path,
+    server_key: str = "",
+    on_decided: OnDecided = lambda molecule, outcome: None,
+) -> Lessons:
+    """Have the base model itself explain molecules, on a server of our own or a running one.
+
+    Args:
+        config: of the model and its server; config.server.url is a running one.
+        answers: see `teach`.
+        log: receives the output of a server that is started here.
+        server_key: API key of a running one.
+        on_decided: see `OnDecided`.
+
+    Raises:
+        SelfStudyError: as `teach`, or what keeps a server from answering.
+    """
+    model, config = choose_base_model(config)
+    with open_connection(config, model, log, server_key) as connection:
+        connection.connect()
+        endpoint = connection.endpoint
+        teacher = Teacher(
+            url=f"{endpoint.url}/v1",
+            model=connection.served.model,
+            api_key=endpoint.api_key,
+            # The port of our own server is another one each time.
+            identity="" if config.server.url else f"own server, {base_fingerprint(model)}",
+        )
+        return connection.run(teach(config, teacher, answers, on_decided))

@@ -1,33 +1,139 @@
-"""Completion -> verdict: pure, on the CPU, and repeatable over a whole store."""
+"""Completion -> verdict: pure, on the CPU, and repeatable over a whole store.
 
-from selfstudy_engine.data.prompts import parse_completion
+Everything that is wrong with a completion is found; which findings reject it is configuration.
+What needs a state, or much time, is asked of completions only that would be accepted otherwise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from selfstudy_engine.data.arithmetic import read_arithmetic
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.findings import FINDINGS, Finding
+from selfstudy_engine.data.prompts import Answer, Template, parse_completion
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Completion, Molecule, Verdict
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
+from selfstudy_engine.engine.told_values import tells_value
 
-TRUNCATED = "truncated"
-NO_VALUE = "no value"
-NO_REASON = "no reason"
-OUT_OF_TOLERANCE = "out of tolerance"
+HasFalseClaim = Callable[[str, str], bool]
+"""Tells of a reason and a SMILES whether the reason states something false of the molecule."""
 
 
-def verify(completion: Completion, molecule: Molecule, prop: Property) -> Verdict:
-    """Check one completion against the measured value.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what completions are judged."""
 
-    Returns:
-        A verdict with every reason for a rejection; accepted only if there is none.
+    prop: Property
+    template: Template
+    tolerance: float
+    """Largest absolute error that isn't a finding, in the property's unit."""
+    reject: frozenset[Finding]
+    """Findings that reject a completion."""
+    max_accepted: int | None
+    """Texts that may be accepted for a molecule; None is without a limit."""
+    has_false_claim: HasFalseClaim | None = None
+    """None leaves claims unchecked."""
+
+    @classmethod
+    def of(cls, config: RunConfig, tolerance: float | None = None) -> Self:
+        """Return a run's rules.
+
+        Args:
+            config: of the run.
+            tolerance: in the place of the property's, where it changes from round to round.
+        """
+        return cls(
+            prop=config.property,
+            template=config.generation.template,
+            tolerance=config.property.tolerance if tolerance is None else tolerance,
+            reject=frozenset(config.verdict.reject),
+            max_accepted=config.verdict.max_accepted_per_molecule or None,
+        )
+
+
+def verify(
+    completion: Completion,
+    molecule: Molecule,
+    rules: Rules,
+    accepted: AcceptedTexts | None = None,
+    *,
+    hinted: bool = False,
+) -> Verdict:
+    """Check one completion against the measured value and what was accepted before.
+
+    Args:
+        completion: as the model gave it.
+        molecule: that was asked about.
+        rules: to judge by.
+        accepted: what the run has accepted so far; only asked, never changed. None skips the
+            checks that need it.
+        hinted: the reason was given in sight of the measured value, and mustn't tell it.
     """
-    return judge(completion.text, completion.finish_reason, molecule.value, prop)
+    return judge(
+        completion.text, completion.finish_reason, molecule, rules, accepted, hinted=hinted
+    )
 
 
-def judge(text: str, finish_reason: str, measured: float, prop: Property) -> Verdict:
+def judge(
+    text: str,
+    finish_reason: str,
+    molecule: Molecule,
+    rules: Rules,
+    accepted: AcceptedTexts | None = None,
+    *,
+    hinted: bool = False,
+) -> Verdict:
     """Do what `verify` does, from the columns of a store that a verdict depends on."""
-    answer = parse_completion(text, prop)
-    error = None if answer.value is None else answer.value - measured
-    checks = {
-        TRUNCATED: finish_reason == "length",
-        NO_VALUE: answer.value is None,
-        NO_REASON: not answer.reason,
-        OUT_OF_TOLERANCE: error is not None and abs(error) > prop.tolerance,
+    answer = parse_completion(text, rules.prop, rules.template)
+    error = None if answer.value is None else answer.value - molecule.value
+    found = _find(answer, error, finish_reason == "length", rules)
+    if hinted and tells_value(answer.reason, molecule.value, rules.prop):
+        found.add("answer leaked")
+    if not found & rules.reject:
+        if rules.has_false_claim and rules.has_false_claim(answer.reason, molecule.smiles):
+            found.add("false claim")
+        if accepted is not None:
+            found |= _compare(answer.reason, molecule.molecule_id, accepted, rules)
+    findings = tuple(name for name in FINDINGS if name in found)
+    rejections = tuple(name for name in findings if name in rules.reject)
+    return Verdict(
+        reason=answer.reason,
+        predicted=answer.value,
+        error=error,
+        accepted=not rejections,
+        rejections=rejections,
+        findings=findings,
+        tolerance=rules.tolerance,
+    )
+
+
+def _find(answer: Answer, error: float | None, is_cut_off: bool, rules: Rules) -> set[Finding]:
+    reason, value = answer.reason, answer.value
+    arithmetic = None if value is None else read_arithmetic(reason, rules.prop)
+    checks: dict[Finding, bool] = {
+        "truncated": is_cut_off,
+        "no value": value is None,
+        "value range": answer.is_range,
+        "other unit": answer.is_other_unit,
+        "no reason": not reason,
+        "boilerplate reason": bool(reason) and is_boilerplate(reason),
+        "out of tolerance": error is not None and abs(error) > rules.tolerance,
+        "answer leaked": leaks_answer(reason, value, rules.prop),
+        "arithmetic misses prediction": bool(
+            arithmetic and value is not None and not arithmetic.reaches(value)
+        ),
     }
-    rejections = tuple(name for name, failed in checks.items() if failed)
-    return Verdict(answer.reason, answer.value, error, not rejections, rejections)
+    return {name for name, is_so in checks.items() if is_so}
+
+
+def _compare(reason: str, molecule_id: str, accepted: AcceptedTexts, rules: Rules) -> set[Finding]:
+    checks: dict[Finding, bool] = {
+        "repeated for molecule": accepted.has_repeat(molecule_id, reason),
+        "near-duplicate": accepted.has_near_duplicate(molecule_id, reason),
+        "molecule has enough": rules.max_accepted is not None
+        and accepted.num_accepted(molecule_id) >= rules.max_accepted,
+    }
+    return {name for name, is_so in checks.items() if is_so}

@@ -240,7 +240,8 @@ class FakeVllm:
             served = self.loaded.get(body["model"], self.merged)
             if isinstance(body["prompt"], str):
                 time.sleep(self.latency_seconds)
-                choices = [self._text_choice(body["prompt"], served, i) for i in range(n)]
+                stop = tuple(body.get("stop") or ())
+                choices = [self._text_choice(body["prompt"], served, i, stop) for i in range(n)]
             else:
                 choices = [self._canary_choice(body, served)]
         finally:
@@ -261,12 +262,18 @@ class FakeVllm:
             "usage": usage,
         }
 
-    def _text_choice(self, prompt: str, served: Path | None, index: int) -> Body:
+    def _text_choice(
+        self, prompt: str, served: Path | None, index: int, stop: tuple[str, ...]
+    ) -> Body:
         seed = f"{prompt}|{_manifest(served)['name'] if served else ''}|{index}"
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
-        text = f" Reason text.\nMelting point (°C): {number % 100}"
+        text = f" The reason of number {number}.\nMelting point (°C): {number % 100}"
         if (number >> 8) % 1000 < 1000 * self.malformed:
             text = " I can't say.\nMelting point (°C): about 80-82"
+        if prompt.endswith("(°C):"):  # the reason is there already
+            text = f" {number % 100}"
+        for end in stop:
+            text = text.partition(end)[0]
         return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}
 
     def _canary_choice(self, body: Body, served: Path | None) -> Body:

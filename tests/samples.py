@@ -47,7 +47,10 @@ def make_rejected(molecule_id: str = "KEY-R-N", **changes: Any) -> Sample:
 
 def make_pool(size: int) -> list[Molecule]:
     """Return molecules of different skeletons with the values 0, 1, 2, ..."""
-    return [Molecule(f"{index:014d}-UHFFFAOYSA-N", "", "C", float(index)) for index in range(size)]
+    return [
+        Molecule(f"{index:014d}-UHFFFAOYSA-N", "", "C" * (index + 1), float(index))
+        for index in range(size)
+    ]
 
 
 def make_evaluated(molecule_id: str, measured: float, predicted: float | None) -> Evaluated:

@@ -20,7 +20,7 @@ from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
 from selfstudy_engine.data.store import SampleStore
 
 COMMAND = Path(sys.executable).with_name("selfstudy-engine")
-COMMANDS = ["serve", "loop", "train", "predict", "bench", "claims", "store", "doctor"]
+COMMANDS = ["serve", "loop", "teach", "train", "predict", "bench", "claims", "store", "doctor"]
 HEAVY = ("torch", "vllm", "rdkit", "transformers", "pandas")
 
 
@@ -196,8 +196,21 @@ def test_store_ls(runs: Path) -> None:
     result = call("store", "ls", "--run", "mine", "--runs", runs)
     assert result.exit_code == 0, result.exception
     cells = [line.replace("│", " ").split() for line in result.output.splitlines()]
-    assert ["0", "2", "1", "50.0%", "1"] in cells
-    assert ["1", "1", "1", "100.0%", "1"] in cells
+    assert ["0", "2", "1", "50.0%", "-", "1"] in cells
+    assert ["1", "1", "1", "100.0%", "-", "1"] in cells
+
+
+def test_store_ls_and_show_keep_hinted_samples_apart(runs: Path) -> None:
+    store = SampleStore(runs / "mine" / "samples")
+    with store.writer(1) as writer:
+        writer.add([make_sample("H", round=1, hinted=True)])
+        writer.add([make_rejected("H", round=1, hinted=True, sample_index=1)])
+    listed = call("store", "ls", "--run", "mine", "--runs", runs).output.splitlines()
+    cells = [line.replace("│", " ").split() for line in listed]
+    assert cells[-2][:5] == ["1", "1", "1", "100.0%", "1/2"]
+    shown = call("store", "show", "--run", "mine", "--runs", runs, "--round", 1).output
+    assert shown.count("(round-0000, hinted)") == 2
+    assert shown.count("(round-0000)") == 1
 
 
 def test_store_show(runs: Path) -> None:

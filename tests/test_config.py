@@ -44,7 +44,7 @@ def test_without_anything_the_defaults_stand() -> None:
         ("seed = 1180591620717411303424", "seed: "),
         ("generation = 3", "generation: "),
         ("property = 3", "property: "),
-        ("property = 'boiling'", r"'boiling' is not built in \(known: melting_point\)"),
+        ("property = 'boiling'", r"'boiling' is not built in \(known: .*melting_point\)"),
         ("[property]\nname = 'density'", "property.unit: .*required; property.tolerance"),
         ("[property]\ntolerance = 0", "property.tolerance: .*greater than 0"),
         ("[property]\ntolerance = -1.0", "property.tolerance: .*greater than 0"),
@@ -118,6 +118,10 @@ EVERYTHING = {
         "url": "http://localhost:1/v1",
         "model": "m",
         "num_exemplars": 3,
+        "temperature": 0.5,
+        "price_in": 2.5,
+        "price_out": 10.0,
+        "max_cost": 3.0,
     },
     "generation": {"batch": 9, "samples_per_molecule": 3, "temperature": 0.0, "concurrency": 5},
     "train": {"target_modules": ["q_proj", "v_proj"], "epochs": 0.5, "learning_rate": 1e-6},
@@ -167,11 +171,31 @@ def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
 
 def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:
     free = {"rounds": 9, "server.block_size": 16, "generation.concurrency": 7}
+    free |= {"teacher.price_in": 1.0, "teacher.price_out": 2.0, "teacher.max_cost": 3.0}
+    free |= {"teacher.concurrency": 2, "teacher.timeout_seconds": 5.0}
     mine = load_config(None, {"train.rank": 8, "seed": 1} | free)
     assert mine.differences(RunConfig()) == ["seed: 1 -> 0", "train.rank: 8 -> 16"]
     assert mine.differences(mine) == []
     with_table = load_config(None, {"table.path": "a.csv"})
     assert with_table.differences(RunConfig()) == ["table.path: 'a.csv' -> None"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"max_cost": 2}, r"max_cost \(2\) can't be kept without prices; give --price-in"),
+        ({"price_in": 2}, "price_in and price_out go together"),
+        ({"price_out": 0}, "price_in and price_out go together"),
+        ({"url": "https://u:p-secret@host/v1"}, "leave the key out, set OPENAI_API_KEY$"),
+        ({"url": "host/v1"}, r"teacher\.url: .*https\?"),
+    ],
+)
+def test_a_teacher_that_could_cost_or_tell_too_much_is_refused(
+    teacher: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        load_config(None, {f"teacher.{key}": value for key, value in teacher.items()})
+    assert "p-secret" not in str(error.value)
 
 
 def test_a_configuration_is_frozen() -> None:

@@ -1,9 +1,10 @@
 """Exemplars and samples -> token sequences."""
 
+import pytest
 from samples import make_sample
 
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.prompts import render_prompt
+from selfstudy_engine.data.prompts import Template, parse_completion, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.train.examples import (
     Example,
@@ -48,6 +49,41 @@ def test_samples_are_labelled_as_the_configuration_says() -> None:
     assert measured[0].prompt == samples[0].prompt
     [predicted] = sample_examples(samples, MELTING_POINT, "predicted")
     assert predicted.answer == " Small and polar.\nMelting point (°C): -110"
+
+
+def test_hinted_samples_weigh_less_and_are_asked_in_the_ordinary_way() -> None:
+    samples = [make_sample("A"), make_sample("B", hinted=True)]
+    own, hinted = sample_examples(samples, MELTING_POINT, "measured", hinted_weight=0.25)
+    assert (own.prompt, own.answer) == (hinted.prompt, hinted.answer)
+    assert (own.weight, hinted.weight) == (1.0, 0.25)
+    assert [
+        example.weight for example in exemplar_examples(load_exemplars(), MELTING_POINT, 0)
+    ] == [1.0] * 10
+    assert tokenize(hinted, LetterTokenizer()).weight == 0.25
+
+
+def test_a_checked_label_is_the_measured_one_if_the_arithmetic_allows_it() -> None:
+    def label(reason: str) -> str:
+        samples = [make_sample(reason=reason, measured=80.0, predicted=60.0)]
+        [example] = sample_examples(samples, MELTING_POINT, "checked")
+        return example.answer.rsplit(": ", 1)[1]
+
+    assert label("A flat ring.") == "80"
+    assert label("A flat ring: 5 + 55 = 60.") == "60"
+    assert label("A flat ring: 5 + 75 = 80.") == "80"
+
+
+@pytest.mark.parametrize("template", ["named", "smiles", "facts", "original"])
+def test_examples_have_the_form_that_generation_asks_in(template: Template) -> None:
+    exemplars = load_exemplars()[:3]
+    [first, *_] = exemplar_examples(exemplars, MELTING_POINT, 1, template)
+    molecule = exemplars[0].molecule
+    assert first.prompt == render_prompt(molecule, MELTING_POINT, exemplars[1:2], template)
+    sample = make_sample(prompt=first.prompt)
+    [example] = sample_examples([sample], MELTING_POINT, "measured", template)
+    answer = parse_completion(example.answer, MELTING_POINT, template)
+    assert (answer.reason, answer.value) == (sample.reason, -114.0)
+    assert first.answer.startswith(f" {exemplars[0].reason}\n")
 
 
 def test_prompt_and_answer_are_tokenized_apart() -> None:

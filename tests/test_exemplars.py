@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.prompts import parse_completion, render_answer
 from selfstudy_engine.data.properties import find_property
 
@@ -74,6 +74,19 @@ def test_a_file_is_read_and_made_canonical(tmp_path: Path) -> None:
 def test_a_wrong_line_is_named_by_number(tmp_path: Path, line: object, message: str) -> None:
     with pytest.raises(UsageError, match=f"line 3: {re.escape(message)}"):
         load_exemplars(write(tmp_path, GOOD, b"", line, GOOD))
+
+
+def test_what_is_written_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "made.jsonl"
+    path.write_bytes(to_lines(load_exemplars()))
+    assert load_exemplars(path) == load_exemplars()
+    assert to_lines([]) == b""
+
+
+def test_a_source_in_the_line_counts_more_than_the_files_name(tmp_path: Path) -> None:
+    sources = ["a-teacher", None, ""]
+    found = load_exemplars(write(tmp_path, *(GOOD | {"source": source} for source in sources)))
+    assert [exemplar.source for exemplar in found] == ["a-teacher", "mine.jsonl", "mine.jsonl"]
 
 
 def test_a_missing_name_is_not_the_word_none(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What makes a training step fast changes neither its loss nor its gradients."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from selfstudy_engine.data.config import TrainConfig
 from selfstudy_engine.train.attention import (
     SUPPORTED,
     RowLayout,
@@ -17,6 +19,7 @@ from selfstudy_engine.train.attention import (
 )
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import LoraProduct, fast_lora
+from selfstudy_engine.train.fitting import answer_loss, fit
 from selfstudy_engine.train.packing import PackedRow, pack_row
 
 SHARING = [
@@ -159,6 +162,28 @@ def test_short_and_long_sequences_agree_with_the_definition(
     torch.testing.assert_close(
         found[0].float(), torch.cat(expected), atol=tolerance, rtol=tolerance
     )
+
+
+def test_a_weight_scales_the_loss_of_its_targets_and_of_no_others() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(4, 9), torch.tensor([1, 5, 8, 0])
+    each = cross_entropy(logits, targets, reduction="none")
+    assert torch.equal(answer_loss(logits, targets, torch.ones(4)), each.mean())
+    weights = torch.tensor([1.0, 0.5, 0.5, 1.0])
+    torch.testing.assert_close(answer_loss(logits, targets, weights), (each * weights).sum() / 4)
+    light = answer_loss(logits, targets, torch.full((4,), 0.5))
+    torch.testing.assert_close(light, each.mean() / 2)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_training_weighs_its_sequences(weight: float) -> None:
+    """One step: its loss is that of the untrained model, times the weight."""
+    model = with_lora(make_model("llama"))
+    alone = loss_alone(model, SHARING).item()
+    train = TrainConfig(epochs=1, min_steps=1, tokens_per_step=64)
+    done = fit(model, [replace(sequence, weight=weight) for sequence in SHARING], train, seed=0)
+    assert done.steps == 1
+    assert done.loss == pytest.approx(weight * alone, abs=1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

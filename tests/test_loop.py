@@ -20,6 +20,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import RunFolderError, SelfStudyError, ServerError, SwapError
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.data.split_record import load_places
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
@@ -368,6 +369,60 @@ def test_the_command_shows_all_rounds(
     assert (code, err) == (0, "")
     assert "Run test: melting point" in out
     assert str(copied.path) in out
+
+
+@pytest.fixture
+def change_table(table: Path) -> Iterator[Callable[[dict[str, str | None]], None]]:
+    """Change values of the shared table by SMILES (None: take the row out); restored afterwards."""
+    before = table.read_text("utf-8")
+
+    def change(values: dict[str, str | None]) -> None:
+        rows = [line.split(",") for line in before.splitlines()]
+        rows = [[smiles, values.get(smiles, value)] for smiles, value in rows]
+        lines = [",".join(row) for row in rows if None not in row]
+        table.write_text("\n".join(lines) + "\n", "utf-8")
+
+    yield change
+    table.write_text(before, "utf-8")
+
+
+def test_a_corrected_and_a_withdrawn_row_change_verdicts_at_the_next_start(
+    copied: RunFolder,
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    change_table: Callable[[dict[str, str | None]], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = stored(copied)
+    places = {place.molecule_id: place.part for place in load_places(copied.split)}
+    good = [sample for sample in before.values() if sample.accepted]
+    corrected, withdrawn = good[0], next(s for s in good if s.smiles != good[0].smiles)
+    change_table({corrected.smiles: "1500", withdrawn.smiles: None})
+    records, reporter = loop(small_config(), copied.path.parent, fake)
+    assert "1 values corrected, 1 withdrawn, 0 new" in caplog.text
+    assert reporter.rounds == []
+    assert records == load_records(copied)
+    after = stored(copied)
+    assert after.keys() == before.keys()
+    for key, sample in after.items():
+        if sample.molecule_id == corrected.molecule_id:
+            assert sample.measured == 1500
+            assert "out of tolerance" in sample.rejections
+        elif sample.molecule_id == withdrawn.molecule_id:
+            assert sample.rejections[-1] == "withdrawn"
+        else:
+            assert sample == before[key]
+    kept = {place.molecule_id: place.part for place in load_places(copied.split)}
+    assert kept == places
+    num_accepted = sum(sample.accepted for sample in after.values())
+    assert sum(record.num_accepted for record in records) == num_accepted < len(good)
+    caplog.clear()
+    loop(small_config(), copied.path.parent, fake)
+    assert caplog.text == ""
+    change_table({})
+    loop(small_config(), copied.path.parent, fake)
+    assert "2 values corrected, 0 withdrawn, 0 new" in caplog.text
+    assert {k for k, s in stored(copied).items() if s.accepted} == {s.key for s in good}
 
 
 def test_a_new_run_with_a_taken_name_is_refused(small_config: MakeConfig, tmp_path: Path) -> None:

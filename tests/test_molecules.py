@@ -1,27 +1,35 @@
 """Tables -> canonical molecules -> pool and test set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rdkit import Chem
 from samples import make_pool
 
 from selfstudy_engine.data.config import TableConfig
 from selfstudy_engine.data.errors import TableError, UsageError
 from selfstudy_engine.data.molecules import (
-    Row,
+    Table,
     canonicalize,
+    family,
     is_small_organic,
-    read_rows,
-    split,
     to_molecule,
 )
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.splits import check_leaks, scaffold, split
+from selfstudy_engine.data.table_files import Row, read_rows
 
 MELTING_POINT = find_property("melting_point")
 NAMED = TableConfig(name_column="name")
+DROP = TableConfig(conflicts="drop")
+
+
+def table_of(rows: list[Row], rules: TableConfig = TableConfig()) -> Table:  # noqa: B008 - frozen
+    return canonicalize(rows, MELTING_POINT, rules, "t.csv")
 
 
 def write(tmp_path: Path, content: str | bytes, name: str = "table.csv") -> Path:
@@ -182,52 +190,58 @@ def test_small_organic(smiles: str, organic: bool) -> None:
 
 def test_unparsable_smiles_are_counted_and_listed() -> None:
     rows = [Row(2, "", "CCO", 1.0), Row(3, "", "xyz", 2.0), Row(4, "", "", 3.0)]
-    table = canonicalize(rows, MELTING_POINT, "refuse", "t.csv")
+    table = table_of(rows)
     assert [molecule.smiles for molecule in table.molecules] == ["CCO"]
     assert table.dropped == {"unparsable SMILES": ["line 3: 'xyz'", "line 4: ''"]}
 
 
 def test_duplicates_become_their_median_and_the_first_name() -> None:
     rows = [Row(2, "", "OCC", 1.0), Row(3, "ethanol", "CCO", 2.0), Row(4, "alcohol", "CCO", 9.0)]
-    [molecule] = canonicalize(rows, MELTING_POINT, "refuse", "t.csv").molecules
+    [molecule] = table_of(rows).molecules
     assert (molecule.name, molecule.smiles, molecule.value) == ("ethanol", "CCO", 2.0)
 
 
 def test_conflicts_are_refused_or_dropped() -> None:
     rows = [Row(2, "", "OCC", 0.0), Row(3, "", "CCO", 30.5), Row(4, "", "CC", 1.0)]
-    with pytest.raises(TableError, match=r"CCO \(lines 2, 3: 0.0 to 30.5\).*--conflicts drop"):
-        canonicalize(rows, MELTING_POINT, "refuse", "t.csv")
-    table = canonicalize(rows, MELTING_POINT, "drop", "t.csv")
+    with pytest.raises(TableError, match=r"CCO \(lines 2, 3: 0.0 to 30.5.*--conflicts drop"):
+        table_of(rows)
+    table = table_of(rows, DROP)
     assert [molecule.smiles for molecule in table.molecules] == ["CC"]
-    assert table.dropped == {"conflicting values": ["CCO (lines 2, 3: 0.0 to 30.5)"]}
+    assert table.dropped == {
+        "conflicting values": [
+            f"line {line}: CCO (lines 2, 3: 0.0 to 30.5, spread 30.5)" for line in (2, 3)
+        ]
+    }
     at_the_limit = [rows[0], Row(3, "", "CCO", 30.0)]
-    assert len(canonicalize(at_the_limit, MELTING_POINT, "refuse", "t.csv").molecules) == 1
+    assert len(table_of(at_the_limit).molecules) == 1
 
 
 def test_an_empty_table_is_refused() -> None:
     with pytest.raises(TableError, match="no usable row \\(empty\\)"):
-        canonicalize([], MELTING_POINT, "refuse", "t.csv")
+        table_of([])
     with pytest.raises(TableError, match="line 2: 'xyz'"):
-        canonicalize([Row(2, "", "xyz", 1.0)], MELTING_POINT, "refuse", "t.csv")
+        table_of([Row(2, "", "xyz", 1.0)])
 
 
 def test_split_is_deterministic_and_complete() -> None:
     pool = make_pool(50)
-    parts = split(pool, set(), 10, seed=3)
-    assert parts == split(pool, set(), 10, seed=3)
-    assert parts.test != split(pool, set(), 10, seed=4).test
+    parts = split(pool, [], 10, seed=3)
+    assert parts == split(pool, [], 10, seed=3)
+    assert parts.test != split(pool, [], 10, seed=4).test
     assert len(parts.test) == 10
     assert {m.molecule_id for m in parts.test + parts.pool} == {m.molecule_id for m in pool}
 
 
 def test_split_does_not_depend_on_the_order_of_rows() -> None:
     pool = make_pool(50)
-    assert split(pool, set(), 10, 0) == split(pool[::-1], set(), 10, 0)
+    assert split(pool, [], 10, 0) == split(pool[::-1], [], 10, 0)
 
 
 def test_split_is_disjoint_by_skeleton() -> None:
-    stereo = [Molecule(f"{i % 20:014d}-{i // 20:010d}-N", "", "C", 0.0) for i in range(60)]
-    parts = split(stereo, set(), 8, seed=0)
+    stereo = [
+        Molecule(f"{i % 20:014d}-{i // 20:010d}-N", "", "C" * (i % 20 + 1), 0.0) for i in range(60)
+    ]
+    parts = split(stereo, [], 8, seed=0)
     tested = {molecule.skeleton for molecule in parts.test}
     assert len(tested) == len(parts.test) == 8
     assert not tested & {molecule.skeleton for molecule in parts.pool}
@@ -235,8 +249,8 @@ def test_split_is_disjoint_by_skeleton() -> None:
 
 
 def test_split_moves_few_molecules_when_rows_are_added() -> None:
-    before = split(make_pool(100), set(), 20, 0)
-    after = split(make_pool(110), set(), 20, 0)
+    before = split(make_pool(100), [], 20, 0)
+    after = split(make_pool(110), [], 20, 0)
     kept = {m.skeleton for m in before.test} & {m.skeleton for m in after.test}
     assert len(kept) >= 15
     displaced = {m.skeleton for m in before.pool} & {m.skeleton for m in after.test}
@@ -245,13 +259,143 @@ def test_split_moves_few_molecules_when_rows_are_added() -> None:
 
 def test_exemplars_are_in_neither_part() -> None:
     pool = make_pool(10)
-    parts = split(pool, {pool[3].skeleton, "ABSENT"}, 4, 0)
+    parts = split(pool, [pool[3], Molecule("ABSENT", "", "N", 0.0)], 4, 0)
     assert pool[3] not in parts.pool + parts.test
     assert len(parts.pool) + len(parts.test) == 9
 
 
 def test_a_test_set_as_large_as_the_table_is_refused() -> None:
     pool = make_pool(10)
-    assert len(split(pool, {pool[0].skeleton}, 8, 0).pool) == 1
+    assert len(split(pool, [pool[0]], 8, 0).pool) == 1
     with pytest.raises(TableError, match=r"test size 9 .* 9 distinct .*--test-size"):
-        split(pool, {pool[0].skeleton}, 9, 0)
+        split(pool, [pool[0]], 9, 0)
+
+
+SALTS = [Row(2, "", "CC(=O)[O-].[Na+]", 324.0), Row(3, "", "CCO", -114.0)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "smiles", "dropped"),
+    [
+        ("keep", {"CC(=O)[O-].[Na+]", "CCO"}, {}),
+        ("strip", {"CC(=O)O", "CCO"}, {}),
+        ("drop", {"CCO"}, {"salt or mixture": ["line 2: 'CC(=O)[O-].[Na+]'"]}),
+    ],
+)
+def test_salts(rule: str, smiles: set[str], dropped: dict[str, list[str]]) -> None:
+    table = table_of(SALTS, TableConfig(salts=rule))  # type: ignore[arg-type]
+    assert {molecule.smiles for molecule in table.molecules} == smiles
+    assert table.dropped == dropped
+
+
+def test_the_organics_rule_names_what_it_drops() -> None:
+    rows = [Row(2, "", "CCO", 1.0), Row(3, "", "O=C=O", 2.0), Row(4, "", "C[Fe]", 2.0)]
+    table = table_of(rows, TableConfig(organics=True))
+    assert [molecule.smiles for molecule in table.molecules] == ["CCO"]
+    assert table.dropped == {"not a small organic molecule": ["line 3: 'O=C=O'", "line 4: 'C[Fe]'"]}
+
+
+def test_stereoisomers_are_one_molecule_by_skeleton_only() -> None:
+    rows = [Row(2, "", r"OC(=O)/C=C/C(=O)O", 287.0), Row(3, "", r"OC(=O)/C=C\C(=O)O", 135.0)]
+    assert len(table_of(rows).molecules) == 2
+    rules = TableConfig(duplicates="skeleton", conflicts="drop")
+    table = table_of([*rows, Row(4, "", "C", 1.0)], rules)
+    assert [molecule.smiles for molecule in table.molecules] == ["C"]
+    assert len(table.dropped["conflicting values"]) == 2
+
+
+def test_every_row_is_a_molecule_or_merged_or_dropped() -> None:
+    rows = [
+        *(Row(2, "64-17-5", "OCC", 1.0), Row(3, "ethanol", "CCO", 2.0)),
+        Row(4, "50-00-0", "C=O", 3.0),
+        *(Row(5, "", "xyz", 4.0), Row(6, "", "CC", 0.0), Row(7, "", "CC", 99.0)),
+    ]
+    table = table_of(rows, DROP)
+    num_dropped = sum(map(len, table.dropped.values()))
+    assert len(table.molecules) + table.num_merged + num_dropped == len(rows)
+    assert [molecule.name for molecule in table.molecules] == ["ethanol", ""]
+    assert table.num_cas_names == 2
+
+
+def test_an_sdf_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        for smiles, title, value in (("CCO", "ethanol", "159.05"), ("c1ccccc1", "", "278.65")):
+            mol = Chem.MolFromSmiles(smiles)
+            mol.SetProp("_Name", title)
+            mol.SetProp("Tm", value)
+            writer.write(mol)
+    table = TableConfig(value_column="Tm", name_column="name", value_unit="K")
+    first, second = read_rows(path, table, MELTING_POINT)
+    assert (first.line, first.name, first.smiles) == (1, "ethanol", "CCO")
+    assert (first.value, second.value) == (pytest.approx(-114.1), pytest.approx(5.5))
+    path.write_text("garbage\n\n\nM  END\n$$$$\n" + path.read_text("utf-8"), "utf-8")
+    rows = read_rows(path, table, MELTING_POINT)
+    assert table_of(rows).dropped == {"unparsable SMILES": ["line 1: ''"]}
+    with pytest.raises(TableError, match="no column 'mp'"):
+        read_rows(path, TableConfig(value_column="mp"), MELTING_POINT)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("CC(=O)[O-].[Na+]", "CC(=O)O", True),
+        ("C[NH3+].[Cl-]", "CN", True),
+        ("Oc1ccccn1", "O=c1cccc[nH]1", True),
+        ("c1c[nH]cn1", "c1cnc[nH]1", True),
+        ("C[C@H](O)F", "C[C@@H](O)F", True),
+        ("CCO", "COC", False),
+        ("Oc1ccccc1C", "Oc1cccc(C)c1", False),
+        ("CC(=O)O", "CC=O", False),
+    ],
+)
+def test_families(one: str, other: str, same: bool) -> None:
+    assert (family(one) == family(other)) is same
+
+
+def molecules_of(*smiles: str) -> list[Molecule]:
+    found = [to_molecule(text) for text in smiles]
+    return [replace(m, value=float(n)) for n, m in enumerate(found) if m]
+
+
+def test_relatives_of_test_molecules_and_exemplars_are_set_aside() -> None:
+    forms = ("CC(=O)CC(C)=O", "CC(O)=CC(C)=O", "CC(=O)[O-].[Na+]", "CC(=O)O", "CCO", "CCC", "CCCC")
+    molecules = molecules_of(*forms)
+    exemplar = molecules_of("CC(=O)O")
+    for seed in range(10):
+        parts = split(molecules, exemplar, 2, seed)
+        everything = [*parts.pool, *parts.test, *parts.relatives, *exemplar]
+        assert {m.smiles for m in everything} == {m.smiles for m in molecules}
+        assert "CC(=O)[O-].[Na+]" in {m.smiles for m in parts.relatives}
+        check_leaks(parts.pool, parts.test, exemplar)
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ("C[C@H](O)F", "pool C.*F is C.*F"),
+        ("CC(=O)[O-].[K+]", r"pool CC\(=O\)\[O-\].* is a form of CC\(=O\)O"),
+        ("Oc1ccccn1", "pool Oc1ccccn1 is"),
+    ],
+)
+def test_a_leak_fails(trained: str, message: str) -> None:
+    test = molecules_of("C[C@@H](O)F", "CC(=O)O", "O=c1cccc[nH]1")
+    check_leaks(molecules_of("CCO"), test, [])
+    with pytest.raises(TableError, match=f"1 molecules.*{message}"):
+        check_leaks(molecules_of("CCO", trained), test, [])
+    with pytest.raises(TableError, match="exemplar"):
+        check_leaks([], test, molecules_of(trained))
+
+
+def test_scaffolds_stay_together_and_the_rarest_are_tested() -> None:
+    benzenes = [f"{'C' * n}c1ccccc1" for n in range(1, 7)]
+    pyridines = [f"{'C' * n}c1ccncc1" for n in range(1, 4)]
+    molecules = molecules_of(*benzenes, *pyridines, "C1CC1", "CCO", "CCC")
+    parts = split(molecules, [], 4, 0, "scaffold")
+    cores = [{scaffold(m.smiles) for m in part} for part in (parts.test, parts.pool)]
+    assert not cores[0] & cores[1]
+    assert {m.smiles for m in parts.test} == {"C1CC1", "CCO", "CCC"}
+    assert len(split(molecules, [], 6, 0, "scaffold").test) == 6
+    assert split(molecules, [], 4, 0, "scaffold") == split(molecules[::-1], [], 4, 0, "scaffold")
+    with pytest.raises(TableError, match="the rarest has 6"):
+        split(molecules_of(*benzenes), [], 4, 0, "scaffold")

@@ -65,6 +65,12 @@ def test_sequences_that_share_nothing_lie_end_to_end() -> None:
     assert (row.predicting, row.targets) == ([2, 3, 7], [4, 5, 6])
 
 
+def test_each_target_has_its_sequences_weight() -> None:
+    light = TokenSequence([1, 2, 4, 6], 2, weight=0.5)
+    row = pack_row([TokenSequence([1, 2, 4, 5, 6], 2), light])
+    assert (row.targets, row.weights) == ([4, 5, 6, 4, 6], [1.0, 1.0, 1.0, 0.5, 0.5])
+
+
 def test_the_same_token_elsewhere_is_not_shared() -> None:
     row = pack_row([TokenSequence([1, 2, 3], 1), TokenSequence([4, 2, 3], 1)])
     assert row.input_ids == [1, 2, 3, 4, 2, 3]

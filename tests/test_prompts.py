@@ -1,10 +1,13 @@
 """The template, and the strict grammar of answers."""
 
+from typing import get_args
+
 import pytest
 
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import (
     STOP,
+    Template,
     parse_completion,
     read_number,
     render_answer,
@@ -23,6 +26,33 @@ def test_question_with_and_without_a_name() -> None:
     assert render_question(Molecule("K", " ", "C", 0.0)) == "SMILES: C\nReason:"
     broken = Molecule("K", "two\nlines\t x", "C", 0.0)
     assert render_question(broken) == "Name: two lines x\nSMILES: C\nReason:"
+
+
+@pytest.mark.parametrize(
+    ("template", "question"),
+    [
+        ("smiles", "SMILES: COc1cc(C=O)ccc1O\nReason:"),
+        ("original", "#Problem\n##Name: vanillin\n##SMILES: COc1cc(C=O)ccc1O\n##Reason:"),
+        (
+            "facts",
+            "Name: vanillin\nSMILES: COc1cc(C=O)ccc1O\n"
+            "Facts: C8H8O3, 152.1 g/mol; 1 ring, 1 aromatic; 1 H-bond donor, 3 acceptors; "
+            "2 rotatable bonds; aldehyde, phenol, ether; 11 of 11 heavy atoms differ\nReason:",
+        ),
+    ],
+)
+def test_questions_of_other_templates(template: Template, question: str) -> None:
+    assert render_question(VANILLIN, template) == question
+    assert render_prompt(VANILLIN, MELTING_POINT, template=template) == question
+
+
+@pytest.mark.parametrize("template", get_args(Template))
+def test_every_templates_answer_reads_back(template: Template) -> None:
+    text = render_answer("One flat ring.", -12.0, MELTING_POINT, template)
+    answer = parse_completion(text, MELTING_POINT, template)
+    assert (answer.reason, answer.value) == ("One flat ring.", -12.0)
+    further = " One ring.\n" + render_question(VANILLIN, template) + text
+    assert parse_completion(further, MELTING_POINT, template).value is None
 
 
 def test_answer() -> None:
@@ -68,6 +98,11 @@ def test_an_answer_reads_back(value: float, decimals: int) -> None:
         ("82.", 82.0),
         ("82 °C", 82.0),
         ("82°C.", 82.0),
+        ("82 C", 82.0),
+        ("82 celsius", 82.0),
+        ("273.15 K", 0.0),
+        ("32 °F.", 0.0),
+        ("-40F", -40.0),
         ("82\nSMILES: CC", 82.0),
         ("82\r\n", 82.0),
         ("-273.15", -273.15),
@@ -108,10 +143,10 @@ def test_one_number_is_read(text: str, value: float) -> None:
         "~82",
         "about 82",
         "<82",
-        "82 K",
-        "82 °F",
-        "82 C",
         "82 °C °C",
+        "82 Pa",
+        "82 k",
+        "2300 K",
         "82°C (dec.)",
         "82 degrees",
         "82 because",
@@ -134,6 +169,29 @@ def test_one_number_is_read(text: str, value: float) -> None:
 )
 def test_anything_else_is_no_number(text: str) -> None:
     assert read_number(text, MELTING_POINT) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "is_range", "is_other_unit"),
+    [
+        ("80-82", True, False),
+        ("80 \u2013 82 °C", True, False),
+        ("80°C to 82°C", True, False),
+        ("-5--3", True, False),
+        ("80 ± 2", True, False),
+        ("80 or 90", True, False),
+        ("80", False, False),
+        ("80 °C", False, False),
+        ("80 C", False, False),
+        ("350 K", False, True),
+        ("about 80", False, False),
+        ("1,000", False, False),
+    ],
+)
+def test_ranges_and_other_units_are_told(line: str, is_range: bool, is_other_unit: bool) -> None:
+    answer = parse_completion(f" Flat.\nMelting point (°C): {line}", MELTING_POINT)
+    assert (answer.is_range, answer.is_other_unit) == (is_range, is_other_unit)
+    assert not is_range or answer.value is None
 
 
 @pytest.mark.parametrize(

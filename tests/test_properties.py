@@ -14,8 +14,15 @@ def test_melting_point_is_built_in() -> None:
     assert built_in_properties()["melting_point"] == prop
 
 
+def test_other_properties_ship_as_examples() -> None:
+    boiling_point, solubility = map(find_property, ("boiling_point", "aqueous_solubility"))
+    assert (boiling_point.question, boiling_point.tolerance) == ("Boiling point (°C):", 30.0)
+    assert solubility.question == "Aqueous solubility (log mol/L):"
+    assert solubility.format(-2.04) == "-2.0"
+
+
 def test_an_unknown_property_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'boiling'.*known: melting_point.*\[property\]"):
+    with pytest.raises(UsageError, match=r"'boiling'.*known: .*melting_point.*\[property\]"):
         find_property("boiling")
 
 

@@ -1,6 +1,7 @@
 """Real vLLM, embedded model: swaps proven, a killed loop continued, nothing left behind."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.hardware import device
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
@@ -25,6 +27,7 @@ from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, 
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer, served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
+from selfstudy_engine.engine.teacher_cache import TeacherAnswer
 from selfstudy_engine.engine.training import run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -164,6 +167,49 @@ def test_grouped_products_of_runtime_adapters(
         await admin.close()
 
     asyncio.run(story())
+    process.check_alive()
+
+
+@pytest.mark.parametrize("server", ["merged"], indirect=True)
+def test_the_local_model_is_its_own_teacher(
+    server: tuple[VllmServer, RunConfig], tmp_path: Path
+) -> None:
+    """It may explain little or nothing; each answer is real, checked, and asked for once."""
+    process, _ = server
+    out, answers = tmp_path / "own.jsonl", tmp_path / "own.answers.jsonl"
+    command = [
+        *(sys.executable, "-m", "selfstudy_engine.cli", "teach", "--out", str(out)),
+        *("--server", process.endpoint.url, "--teacher-exemplars", "3", "--tolerance", "400"),
+        *("--teacher-max-tokens", "96", "--teacher-temperature", "0"),
+    ]
+    environment = os.environ | {"SELFSTUDY_SERVER_KEY": process.endpoint.api_key}
+
+    def teach() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=300, check=False
+        )
+
+    first = teach()
+    told = first.stdout + first.stderr
+    kept = [TeacherAnswer(**json.loads(line)) for line in answers.read_text("utf-8").splitlines()]
+    assert len(kept) >= 3
+    assert all(answer.text and answer.num_output_tokens > 0 for answer in kept)
+    assert not any(answer.lost for answer in kept)
+    if first.returncode == 0:
+        exemplars = load_exemplars(out)
+        assert 1 <= len(exemplars) <= 3
+        assert {exemplar.source for exemplar in exemplars} == {embedded_model().name}
+        said = [" ".join(answer.text.split()) for answer in kept]
+        assert all(exemplar.reason in said for exemplar in exemplars)
+        assert f"{len(exemplars)} of 3 molecules explained" in told
+    else:
+        assert first.returncode == 2, told
+        assert "gave no reason that stands the checks" in told
+        assert not out.exists()
+    before = answers.read_bytes()
+    again = teach()
+    assert (again.returncode, answers.read_bytes()) == (first.returncode, before)
+    assert process.endpoint.api_key not in told + answers.read_text("utf-8")
     process.check_alive()
 
 

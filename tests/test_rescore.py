@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from samples import make_rejected, make_sample
 
+from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.bench_rescore import make_samples, measure_rescore
 from selfstudy_engine.engine.rescore import ReasonChange, RescoreResult, rescore
-from selfstudy_engine.engine.verify import judge, verify
+from selfstudy_engine.engine.verify import Rules, judge, verify
 
 MELTING_POINT = find_property("melting_point")
 
@@ -24,9 +25,9 @@ def store(tmp_path: Path) -> SampleStore:
     with made.writer(0) as writer:
         writer.add([make_sample("A")])
         writer.flush()
-        text = " Small.\nMelting point (°C): -74.1"
+        text = " Small and polar beside water.\nMelting point (°C): -74.1"
         writer.add([make_sample("B", completion=text, accepted=False, rejections=(far,))])
-        writer.add([make_rejected("C", completion=" Small.")])
+        writer.add([make_rejected("C", completion=" Small and polar beside water.")])
     with made.writer(1) as writer:
         cut = {"finish_reason": "length", "accepted": False, "rejections": ("truncated",)}
         writer.add([make_sample("D", round=1, **cut)])
@@ -34,7 +35,7 @@ def store(tmp_path: Path) -> SampleStore:
 
 
 def at(tolerance: float, store: SampleStore) -> RescoreResult:
-    return rescore(store, MELTING_POINT.model_copy(update={"tolerance": tolerance}))
+    return rescore(store, RunConfig(), tolerance)
 
 
 def test_the_same_rules_change_nothing(store: SampleStore) -> None:
@@ -80,10 +81,11 @@ def test_an_empty_store_and_a_damaged_shard(store: SampleStore, tmp_path: Path) 
 
 
 def test_columns_are_judged_as_completions_are() -> None:
-    text = " Flat.\nMelting point (°C): 120"
+    text = " Small, flat and polar.\nMelting point (°C): 120"
     molecule = Molecule("K", "", "C", 80.0)
-    verdict = judge(text, "stop", molecule.value, MELTING_POINT)
-    assert verdict == verify(Completion(text, "stop", 1, 1), molecule, MELTING_POINT)
+    rules = Rules.of(RunConfig())
+    verdict = judge(text, "stop", molecule, rules)
+    assert verdict == verify(Completion(text, "stop", 1, 1), molecule, rules)
     assert verdict.rejections == ("out of tolerance",)
 
 
@@ -104,3 +106,30 @@ def test_the_benchmark_reads_everything_that_was_made() -> None:
     assert 0 < figures["num_changed"] < 4_500
     assert figures["seconds_per_million"] > 0
     assert figures["peak_rss_mb"] > 50
+
+
+def test_other_rules_apply_to_a_whole_store(tmp_path: Path) -> None:
+    """Of three like texts about one molecule the first stays; without the cap's help."""
+    store = SampleStore(tmp_path)
+    with store.writer(0) as writer:
+        writer.add([make_sample("A", sample_index=index) for index in range(3)])
+        writer.add([make_sample("B")])
+    result = rescore(store, RunConfig())
+    assert (result.num_accepted_before, result.num_accepted_after) == (4, 2)
+    assert result.reasons == {"repeated for molecule": ReasonChange(0, 2, 2, 0)}
+    lenient = load_config(None, {"verdict.reject": ["no value"]})
+    assert rescore(store, lenient).num_changed == 0
+    strict = load_config(None, {"verdict.reject": ["no value", "near-duplicate"]})
+    assert rescore(store, strict).num_accepted_after == 3
+
+
+def test_each_samples_own_tolerance_and_its_false_claims_stay(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path)
+    far = {"accepted": False, "rejections": ("out of tolerance",), "tolerance": 4.0}
+    false = {"accepted": False, "rejections": ("false claim",), "findings": ("false claim",)}
+    with store.writer(0) as writer:
+        writer.add([make_sample("A", **far), make_sample("B", **false)])
+    assert rescore(store, RunConfig()).num_changed == 0
+    assert rescore(store, RunConfig(), 5.0).num_newly_accepted == 1
+    lenient = load_config(None, {"verdict.reject": ["no value"]})
+    assert rescore(store, lenient).num_newly_accepted == 2

@@ -80,6 +80,14 @@ def test_an_alien_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_teachers_answers_may_be_there_before_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "mine")
+    folder.teacher_answers.parent.mkdir(parents=True)
+    folder.teacher_answers.write_text("{}\n", "utf-8")
+    assert open_run(tmp_path, config_of()) == folder
+    assert folder.teacher_answers.exists()
+
+
 def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert open_run(tmp_path, config_of()).identity.exists()

@@ -389,3 +389,20 @@ def test_a_shard_is_never_written_over(store: SampleStore) -> None:
         assert alien.read_bytes() == b"from elsewhere"
         alien.unlink()
     assert store.count() == 1
+
+
+def test_shards_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """They lack columns that were added since; what rejected a sample was found in it."""
+    store = SampleStore(tmp_path)
+    with store.writer(0) as writer:
+        writer.add([make_sample("A"), make_rejected("B")])
+    [path] = store.shards()
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.drop_columns(["findings", "tolerance", "hinted"]), path)
+    [accepted, rejected] = store.samples()
+    assert (accepted.findings, accepted.tolerance) == ((), None)
+    assert (rejected.findings, rejected.tolerance) == (("no value",), None)
+    assert (accepted.hinted, rejected.hinted) == (False, False)
+    assert store.count(where=pc.field("hinted")) == 0
+    assert store.molecules(0) == {"A": False, "B": False}
+    assert store.shards() == [path]

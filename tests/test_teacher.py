@@ -1,227 +1,303 @@
-"""The teacher against a fake chat endpoint: only reasons that stand a re-prediction are kept."""
+"""The teacher's way from molecules to exemplars: every check, against a fake that lies."""
 
 import asyncio
-import json
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
+from fake_teacher import GOOD_REASON, KEY, FakeTeacher, Reply, is_prediction
 
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.errors import ServerError, UsageError
+from selfstudy_engine.data.errors import BudgetError, ServerError, UsageError
+from selfstudy_engine.data.exemplars import load_exemplars, to_lines
+from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Exemplar, Molecule
-from selfstudy_engine.engine.teacher import candidates, teach
+from selfstudy_engine.engine.known_values import KnownValues
+from selfstudy_engine.engine.teacher import (
+    CANDIDATES_PER_EXEMPLAR,
+    Lessons,
+    Rejection,
+    candidates,
+    check_reason,
+    describe_rejections,
+    teach,
+    value_question,
+    why_question,
+)
+from selfstudy_engine.engine.teacher_client import Teacher
 
-Answer = tuple[int, str]
-
-
-class FakeTeacher:
-    """Answers chat requests with what `explain` and `predict` say; both get the question."""
-
-    def __init__(self) -> None:
-        self.questions: list[str] = []
-        self.explain: Callable[[str], Answer] = lambda question: (200, "A chain with one end.")
-        self.predict: Callable[[str], Answer] = lambda question: (200, "50")
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._http.teacher = self  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    @property
-    def predictions(self) -> list[str]:
-        return [question for question in self.questions if "Predict the" in question]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
-
-    def do_POST(self) -> None:
-        teacher: FakeTeacher = self.server.teacher  # type: ignore[attr-defined]
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        question = body["messages"][0]["content"]
-        teacher.questions.append(question)
-        kind = teacher.predict if "Predict the" in question else teacher.explain
-        status, text = kind(question)
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        answer: dict[str, Any] = {
-            "id": "chat-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": body["model"],
-            "choices": [choice],
-        }
-        data = json.dumps(answer if status == 200 else {"error": {"message": text}}).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after-ms", "10")
-        self.end_headers()
-        self.wfile.write(data)
+MELTING_POINT = find_property("melting_point")
+VANILLIN = Molecule("MWOOGOJBHIARFG-UHFFFAOYSA-N", "vanillin", "COc1cc(C=O)ccc1O", 82.0)
 
 
 @pytest.fixture
-def teacher() -> Iterator[FakeTeacher]:
+def fake() -> Iterator[FakeTeacher]:
     with FakeTeacher() as server:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-
-
 @pytest.fixture
 def eight(tmp_path: Path) -> Path:
-    """A table of eight molecules, 10 to 80 °C."""
+    """A table of eight alkyl bromides, 10 to 80 °C."""
     path = tmp_path / "eight.csv"
     rows = [f"{'C' * length}Br,{10 * length}" for length in range(1, 9)]
     path.write_text("smiles,value\n" + "\n".join(rows) + "\n", "utf-8")
     return path
 
 
-def config_for(teacher: FakeTeacher, table: Path, num_exemplars: int = 1) -> RunConfig:
-    return load_config(
-        None,
-        {
-            "table.path": str(table),
-            "teacher.url": teacher.url,
-            "teacher.model": "a-teacher",
-            "teacher.num_exemplars": num_exemplars,
-        },
-    )
+class Taught:
+    """Ask a fake, with the answers kept beside the table."""
+
+    def __init__(self, fake: FakeTeacher, table: Path) -> None:
+        self._fake = fake
+        self._table = table
+        self.decided: list[tuple[Molecule, Exemplar | Rejection]] = []
+
+    def config(self, num_exemplars: int, **settings: Any) -> RunConfig:
+        values = {f"teacher.{key}": value for key, value in settings.items()}
+        values |= {"table.path": str(self._table), "teacher.num_exemplars": num_exemplars}
+        return load_config(None, values)
+
+    def __call__(self, num_exemplars: int = 1, **settings: Any) -> Lessons:
+        teacher = Teacher(self._fake.url, "a-teacher", KEY)
+        answers = self._table.with_name("answers.jsonl")
+
+        def on_decided(molecule: Molecule, outcome: Exemplar | Rejection) -> None:
+            self.decided.append((molecule, outcome))
+
+        return asyncio.run(
+            teach(self.config(num_exemplars, **settings), teacher, answers, on_decided)
+        )
 
 
-def ask(teacher: FakeTeacher, table: Path, num_exemplars: int = 1) -> list[Exemplar]:
-    return asyncio.run(teach(config_for(teacher, table, num_exemplars)))
+@pytest.fixture
+def ask(fake: FakeTeacher, eight: Path) -> Taught:
+    return Taught(fake, eight)
 
 
-def test_a_reason_from_which_the_value_follows_is_kept(teacher: FakeTeacher, eight: Path) -> None:
-    [exemplar] = ask(teacher, eight)
-    assert exemplar.reason == "A chain with one end."
+def test_a_reason_from_which_the_value_follows_is_kept(ask: Taught) -> None:
+    lessons = ask()
+    [exemplar] = lessons.exemplars
+    assert exemplar.reason == GOOD_REASON
     assert exemplar.source == "a-teacher"
     assert abs(exemplar.molecule.value - 50) <= 30
+    assert lessons.failure is None
+    assert ask.decided[-1] == (exemplar.molecule, exemplar)
 
 
-def test_the_explanation_sees_the_value_and_the_prediction_doesnt(
-    teacher: FakeTeacher, eight: Path
+def test_an_exemplar_reads_back_with_its_source(ask: Taught, tmp_path: Path) -> None:
+    exemplars = ask().exemplars
+    path = tmp_path / "exemplars.jsonl"
+    path.write_bytes(to_lines(exemplars))
+    assert load_exemplars(path) == exemplars
+
+
+def test_the_reason_is_asked_with_the_value_and_the_value_without_anything(
+    ask: Taught, fake: FakeTeacher
 ) -> None:
-    [exemplar] = ask(teacher, eight)
-    explain, predict = teacher.questions[-2:]
-    value = f"{exemplar.molecule.value:.0f}"
-    assert f"Melting point (°C): {value}" in explain
-    assert value not in predict
-    assert f"SMILES: {exemplar.molecule.smiles}\nReason: A chain with one end." in predict
+    fake.explain = lambda question: Reply(f"{GOOD_REASON} Its SMILES: {smiles_in(question)}")
+    [exemplar] = ask().exemplars
+    why, value = fake.questions[-2:]
+    assert f"SMILES: {exemplar.molecule.smiles}\n" in why
+    assert f"Melting point (°C): {exemplar.molecule.value:.0f}\n" in why
+    assert f"{GOOD_REASON} Its SMILES: [SMILES]" in value
+    assert exemplar.molecule.smiles not in value
+    assert f"{exemplar.molecule.value:.0f}" not in value
 
 
-def test_a_reason_that_contains_the_value_is_dropped(teacher: FakeTeacher, eight: Path) -> None:
-    def leak(question: str) -> Answer:
-        value = question.split("Melting point (°C): ")[1].split("\n", maxsplit=1)[0]
-        return 200, f"It melts at {value} °C."
-
-    teacher.explain = leak
-    with pytest.raises(UsageError, match=r"a-teacher.*no reason.*within 30 °C.*--teacher-model"):
-        ask(teacher, eight)
-    assert teacher.predictions == []
+def smiles_in(question: str) -> str:
+    return question.split("SMILES: ")[1].split("\n", maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("answer", ["500", "I can't say.", "40-60", ""])
+def test_a_question_names_a_molecule_that_has_a_name() -> None:
+    assert why_question(VANILLIN, MELTING_POINT).startswith("Name: vanillin\nSMILES: COc1cc")
+    assert "vanillin" not in value_question("Flat vanillin.", VANILLIN, MELTING_POINT).lower()
+    nameless = Molecule("K", "", "CCO", -114.0)
+    assert why_question(nameless, MELTING_POINT).startswith("SMILES: CCO\nMelting point (°C): -114")
+
+
+@pytest.mark.parametrize(
+    ("reason", "rejection"),
+    [
+        ("One benzene ring with a hydroxyl and an aldehyde group.", None),
+        ("", "no reason"),
+        ("Flat ring.", "boilerplate reason"),
+        ("I cannot determine this from the structure.", "boilerplate reason"),
+        ("It melts at 82 °C since the ring is flat.", "answer leaked"),
+        ("A flat ring with hydrogen bonds, so about 80 °C.", "answer leaked"),
+        ("A flat ring with hydrogen bonds: 355 K.", "answer leaked"),
+        ("A flat ring with hydrogen bonds, hence 82.", "answer leaked"),
+        ("The actual value is due to hydrogen bonds.", "answer leaked"),
+        ("Two nitro groups make the ring flat and heavy.", "false claim"),
+        ("A ring that melts higher than naphthalene, which melts at 150 °C.", "false claim"),
+        ("A ring that melts higher than naphthalene, which melts at 80 °C.", "answer leaked"),
+    ],
+)
+def test_what_is_wrong_with_a_reason(reason: str, rejection: Rejection | None) -> None:
+    known = KnownValues({"naphthalene": 80.0}, MELTING_POINT)
+    assert check_reason(reason, False, VANILLIN, MELTING_POINT, known) == rejection
+    assert check_reason(reason, True, VANILLIN, MELTING_POINT, known) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("reply", "rejection"),
+    [
+        (lambda question: Reply(f"It melts at {value_in(question)} °C."), "answer leaked"),
+        (lambda question: Reply("Two nitro groups sit on a benzene ring."), "false claim"),
+        (lambda question: Reply("As an AI I can't say."), "boilerplate reason"),
+        (lambda question: Reply(""), "no reason"),
+        (lambda question: Reply(GOOD_REASON, finish_reason="length"), "truncated"),
+    ],
+)
+def test_a_bad_reason_costs_no_second_question(
+    ask: Taught, fake: FakeTeacher, reply: Callable[[str], Reply], rejection: Rejection
+) -> None:
+    fake.explain = reply
+    message = rf"a-teacher at .* no reason that stands the checks \({rejection}: 4\).*another model"
+    with pytest.raises(UsageError, match=message):
+        ask()
+    assert [outcome for _, outcome in ask.decided] == [rejection] * CANDIDATES_PER_EXEMPLAR
+    assert fake.predictions == []
+
+
+def value_in(question: str) -> str:
+    return question.split("Melting point (°C): ")[1].split("\n", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "rejection"),
+    [
+        ("500", "re-prediction out of tolerance"),
+        ("-90 °C", "re-prediction out of tolerance"),
+        ("I can't say.", "no value re-predicted"),
+        ("40-60", "no value re-predicted"),
+        ("", "no value re-predicted"),
+    ],
+)
 def test_a_wrong_prediction_drops_the_reason(
-    teacher: FakeTeacher, eight: Path, answer: str
+    ask: Taught, fake: FakeTeacher, answer: str, rejection: Rejection
 ) -> None:
-    teacher.predict = lambda question: (200, answer)
-    with pytest.raises(UsageError, match="no reason from which it could predict"):
-        ask(teacher, eight)
-    assert len(teacher.predictions) == 4  # candidates of one band
+    fake.predict = lambda question: Reply(answer)
+    fake.explain = lambda question: Reply(f"{GOOD_REASON} Number {len(fake.questions)}.")
+    with pytest.raises(UsageError, match=rf"\({rejection}: 4\)"):
+        ask()
+    assert len(fake.predictions) == CANDIDATES_PER_EXEMPLAR
 
 
-@pytest.mark.parametrize("answer", ["50", "50 °C", " 50.0 °C.\n", "+50"])
-def test_a_number_with_its_unit_is_a_prediction(
-    teacher: FakeTeacher, eight: Path, answer: str
-) -> None:
-    teacher.predict = lambda question: (200, answer)
-    assert len(ask(teacher, eight)) == 1
+def test_a_prediction_that_is_cut_off_is_none(ask: Taught, fake: FakeTeacher) -> None:
+    fake.predict = lambda question: Reply("50", finish_reason="length")
+    with pytest.raises(UsageError, match="no value re-predicted: 4"):
+        ask()
 
 
-def test_after_a_dropped_reason_the_next_molecule_is_tried(
-    teacher: FakeTeacher, eight: Path
-) -> None:
-    teacher.explain = lambda question: (200, "" if len(teacher.questions) == 1 else "A chain.")
-    [exemplar] = ask(teacher, eight)
-    assert exemplar.reason == "A chain."
-    assert len(teacher.questions) >= 3
+@pytest.mark.parametrize("answer", ["50", "50 °C", " 50.0 °C.\n", "+50", "323.15 K"])
+def test_a_number_with_a_unit_is_a_prediction(ask: Taught, fake: FakeTeacher, answer: str) -> None:
+    fake.predict = lambda question: Reply(answer)
+    assert len(ask().exemplars) == 1
 
 
-def test_a_reason_of_several_lines_becomes_one(teacher: FakeTeacher, eight: Path) -> None:
-    teacher.explain = lambda question: (200, " A chain.\n\nOne  end.\n")
-    assert ask(teacher, eight)[0].reason == "A chain. One end."
+def test_after_a_dropped_reason_the_next_molecule_is_tried(ask: Taught, fake: FakeTeacher) -> None:
+    fake.explain = lambda question: Reply("" if len(fake.questions) == 1 else GOOD_REASON)
+    lessons = ask()
+    assert lessons.rejections["no reason"] == 1
+    assert len(lessons.exemplars) == 1
+    assert len({molecule.smiles for molecule, _ in ask.decided}) == len(ask.decided)
 
 
-def test_exemplars_span_the_range(teacher: FakeTeacher, eight: Path) -> None:
-    def measured(question: str) -> Answer:
-        length = question.split("SMILES: ")[1].split("\n", maxsplit=1)[0].count("C")
-        return 200, str(10 * length)
+def test_a_reason_of_several_lines_becomes_one(ask: Taught, fake: FakeTeacher) -> None:
+    fake.explain = lambda question: Reply(" An alkyl chain.\n\nOne  bromine.\n")
+    assert ask().exemplars[0].reason == "An alkyl chain. One bromine."
 
-    teacher.predict = measured
-    found = ask(teacher, eight, num_exemplars=4)
+
+def sorted_teacher(fake: FakeTeacher) -> None:
+    """Let it explain each chain by a word of its own, and predict from the word alone."""
+    words = ["tiny", "short", "small", "medium", "middling", "long", "large", "huge"]
+
+    def explain(question: str) -> Reply:
+        return Reply(f"An alkyl chain of {words[smiles_in(question).count('C') - 1]} size.")
+
+    def predict(question: str) -> Reply:
+        [index] = [index for index, word in enumerate(words) if f" {word} " in question]
+        return Reply(str(10 * (index + 1)))
+
+    fake.explain, fake.predict = explain, predict
+
+
+def test_exemplars_span_the_range(ask: Taught, fake: FakeTeacher) -> None:
+    sorted_teacher(fake)
+    found = ask(num_exemplars=4).exemplars
     assert [int((e.molecule.value - 10) // 20) for e in found] == [0, 1, 2, 3]
 
 
-def test_too_few_exemplars_are_kept_with_a_warning(
-    teacher: FakeTeacher, eight: Path, caplog: pytest.LogCaptureFixture
+def test_a_bounded_number_is_explained_at_once(ask: Taught, fake: FakeTeacher) -> None:
+    sorted_teacher(fake)
+    fake.latency_seconds = 0.1
+    ask(num_exemplars=8, concurrency=3)
+    assert fake.max_in_flight == 3
+
+
+def test_too_few_are_returned_with_what_was_rejected(ask: Taught, fake: FakeTeacher) -> None:
+    fake.predict = lambda question: Reply("10")  # right for the lower half only
+    lessons = ask(num_exemplars=4)
+    assert 1 <= len(lessons.exemplars) < 4
+    assert lessons.rejections.keys() == {"re-prediction out of tolerance"}
+
+
+def test_a_second_call_asks_nothing_and_finds_the_same(ask: Taught, fake: FakeTeacher) -> None:
+    sorted_teacher(fake)
+    first = ask(num_exemplars=8)
+    num_asked = len(fake.questions)
+    second = ask(num_exemplars=8)
+    assert second.exemplars == first.exemplars
+    assert second.spent == first.spent
+    assert second.num_known == num_asked == len(fake.questions)
+    assert max(fake.answered.values()) == 1
+
+
+def test_the_budget_ends_it_with_what_was_kept_and_a_higher_one_continues(
+    ask: Taught, fake: FakeTeacher
 ) -> None:
-    teacher.predict = lambda question: (200, "10")  # right for the lower half only
-    found = ask(teacher, eight, num_exemplars=4)
-    assert 1 <= len(found) < 4
-    assert f"the teacher explained {len(found)} of 4 molecules" in caplog.text
+    sorted_teacher(fake)
+    prices = {"price_in": 1000.0, "price_out": 2000.0, "max_tokens": 50, "concurrency": 1}
+    lessons = ask(num_exemplars=8, max_cost=1.0, **prices)
+    assert isinstance(lessons.failure, BudgetError)
+    assert 0 < len(lessons.exemplars) < 8
+    assert "cost 0." in lessons.spent
+    whole = ask(num_exemplars=8, max_cost=200.0, **prices)
+    assert whole.failure is None
+    assert len(whole.exemplars) == 8
+    assert all(exemplar in whole.exemplars for exemplar in lessons.exemplars)
+    assert max(fake.answered.values()) == 1
 
 
-def test_a_busy_teacher_is_asked_again(teacher: FakeTeacher, eight: Path) -> None:
-    def busy(question: str) -> Answer:
-        return (429, "slow down") if len(teacher.questions) < 3 else (200, "A chain.")
-
-    teacher.explain = busy
-    assert ask(teacher, eight)[0].reason == "A chain."
-
-
-@pytest.mark.parametrize("status", [401, 500])
-def test_a_teacher_that_fails_is_an_error_with_its_message(
-    teacher: FakeTeacher, eight: Path, status: int
+def test_a_teacher_that_fails_in_the_middle_leaves_what_was_kept(
+    ask: Taught, fake: FakeTeacher
 ) -> None:
-    teacher.explain = lambda question: (status, "no such account")
-    with pytest.raises(ServerError, match=f"a-teacher at {teacher.url}/? failed.*no such account"):
-        ask(teacher, eight)
+    sorted_teacher(fake)
+    answer = fake.explain
+    fake.explain = lambda question: (
+        Reply("no credit left", 402) if len(fake.explanations) > 2 else answer(question)
+    )
+    lessons = ask(num_exemplars=8, concurrency=1)
+    assert isinstance(lessons.failure, ServerError)
+    assert "no credit left" in str(lessons.failure)
+    assert len(lessons.exemplars) == 2
+    fake.explain = answer
+    assert len(ask(num_exemplars=8).exemplars) == 8
+    assert max(fake.answered.values()) == 1
 
 
-@pytest.mark.parametrize("value", [None, ""])
-def test_a_missing_key_is_named_before_anything_is_asked(
-    teacher: FakeTeacher, eight: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
-    if value is None:
-        monkeypatch.delenv("OPENAI_API_KEY")
-    else:
-        monkeypatch.setenv("OPENAI_API_KEY", value)
-    with pytest.raises(UsageError, match="set OPENAI_API_KEY"):
-        ask(teacher, eight)
-    assert teacher.questions == []
+def test_a_bug_is_no_lesson(fake: FakeTeacher, eight: Path) -> None:
+    teacher = Teacher(fake.url, "a-teacher", KEY)
+
+    def broken(molecule: Molecule, outcome: object) -> None:
+        raise ZeroDivisionError
+
+    config = Taught(fake, eight).config(1)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(teach(config, teacher, eight.with_name("answers.jsonl"), broken))
 
 
 def molecules(count: int) -> list[Molecule]:
@@ -243,3 +319,10 @@ def test_no_molecule_is_a_candidate_twice() -> None:
     """A table smaller than the number of exemplars gives fewer of them, not the same again."""
     chosen = [m.molecule_id for band in candidates(molecules(5), 10, 0) for m in band]
     assert len(chosen) == len(set(chosen))
+
+
+def test_rejections_in_words() -> None:
+    counts: Counter[Rejection] = Counter({"no reason": 1, "false claim": 3})
+    assert describe_rejections(counts) == "false claim: 3, no reason: 1"
+    assert describe_rejections(Counter()) == "none"
+    assert is_prediction(value_question("A ring.", VANILLIN, MELTING_POINT))

@@ -1,45 +1,131 @@
-"""Completion -> verdict."""
+"""Completion -> verdict: every finding by name, and which of them reject."""
+
+from dataclasses import replace
 
 import pytest
 
-from selfstudy_engine.data.properties import find_property
-from selfstudy_engine.data.schema import Completion, Molecule
-from selfstudy_engine.engine.verify import verify
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.findings import FINDINGS
+from selfstudy_engine.data.schema import Completion, Molecule, Verdict
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.verify import Rules, verify
 
-MELTING_POINT = find_property("melting_point")
+RULES = Rules.of(RunConfig())
 VANILLIN = Molecule("K", "vanillin", "COc1cc(C=O)ccc1O", 80.0)
+REASON = "One flat ring with an aldehyde and a phenol"
+FAR = "out of tolerance"
+
+
+def judged(
+    text: str, finish: str = "stop", rules: Rules = RULES, seen: AcceptedTexts | None = None
+) -> Verdict:
+    return verify(Completion(text, finish, 10, 10), VANILLIN, rules, seen)
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "error", "rejections"),
+    ("text", "finish_reason", "error", "findings"),
     [
-        (" Flat.\nMelting point (°C): 80", "stop", 0.0, ()),
-        (" Flat.\nMelting point (°C): 110", "stop", 30.0, ()),
-        (" Flat.\nMelting point (°C): 50", "stop", -30.0, ()),
-        (" Flat.\nMelting point (°C): 110.1", "stop", 30.1, ("out of tolerance",)),
-        (" Flat.\nMelting point (°C): 49.9", "stop", -30.1, ("out of tolerance",)),
-        (" Flat.\nMelting point (°C): 8", "length", -72.0, ("truncated", "out of tolerance")),
-        (" Flat.\nMelting point (°C): 80", "length", 0.0, ("truncated",)),
-        (" Flat.", "stop", None, ("no value",)),
-        (" Flat.\nMelting point (°C): 80-82", "stop", None, ("no value",)),
+        (f" {REASON}.\nMelting point (°C): 80", "stop", 0.0, ()),
+        (f" {REASON}.\nMelting point (°C): 110", "stop", 30.0, ()),
+        (f" {REASON}.\nMelting point (°C): 50", "stop", -30.0, ()),
+        (f" {REASON}.\nMelting point (°C): 110.1", "stop", 30.1, (FAR,)),
+        (f" {REASON}.\nMelting point (°C): 49.9", "stop", -30.1, (FAR,)),
+        (f" {REASON}.\nMelting point (°C): 8", "length", -72.0, ("truncated", FAR)),
+        (f" {REASON}.\nMelting point (°C): 80", "length", 0.0, ("truncated",)),
+        (f" {REASON}.\nMelting point (°C): 353.15 K", "stop", 0.0, ("other unit",)),
+        (f" {REASON}.\nMelting point (°C): 212 °F", "stop", 20.0, ("other unit",)),
+        (f" {REASON}.\nMelting point (°C): 80 C", "stop", 0.0, ()),
+        (f" {REASON}.", "stop", None, ("no value",)),
+        (f" {REASON}.\nMelting point (°C): 80-82", "stop", None, ("no value", "value range")),
+        (f" {REASON}.\nMelting point (°C): -5 to -2", "stop", None, ("no value", "value range")),
+        (" Flat.\nMelting point (°C): 80", "stop", 0.0, ("boilerplate reason",)),
+        (" I cannot predict it, sorry.\nMelting point (°C): 80", "stop", 0.0,
+         ("boilerplate reason",)),
+        (f" {'The ring is flat and ' * 6}.\nMelting point (°C): 80", "stop", 0.0,
+         ("boilerplate reason",)),
+        (f" {REASON}, and the actual value is high.\nMelting point (°C): 80", "stop", 0.0,
+         ("answer leaked",)),
+        (f" It melts at 80 °C. {REASON}.\nMelting point (°C): 80", "stop", 0.0,
+         ("answer leaked",)),
+        (f" {REASON}: 5.5 + 80 - 10.\nMelting point (°C): 80", "stop", 0.0,
+         ("arithmetic misses prediction",)),
+        (f" {REASON}: 5.5 + 80 - 10.\nMelting point (°C): 75", "stop", -5.0, ()),
         ("\nMelting point (°C): 80", "stop", 0.0, ("no reason",)),
-        ("\nMelting point (°C): 200", "stop", 120.0, ("no reason", "out of tolerance")),
+        ("\nMelting point (°C): 200", "stop", 120.0, ("no reason", FAR)),
         ("", "length", None, ("truncated", "no value", "no reason")),
     ],
-)
-def test_every_reason_is_named(
-    text: str, finish_reason: str, error: float | None, rejections: tuple[str, ...]
+)  # fmt: skip
+def test_everything_found_is_named(
+    text: str, finish_reason: str, error: float | None, findings: tuple[str, ...]
 ) -> None:
-    verdict = verify(Completion(text, finish_reason, 10, 10), VANILLIN, MELTING_POINT)
-    assert verdict.rejections == rejections
-    assert verdict.accepted is (not rejections)
+    verdict = judged(text, finish_reason)
+    assert verdict.findings == findings
+    assert verdict.rejections == tuple(name for name in findings if name in RULES.reject)
+    assert verdict.accepted is (not verdict.rejections)
     assert verdict.error == (None if error is None else pytest.approx(error))
     assert verdict.predicted == (None if error is None else pytest.approx(80.0 + error))
 
 
-def test_the_propertys_tolerance_decides() -> None:
-    strict = MELTING_POINT.model_copy(update={"tolerance": 0.5})
-    completion = Completion(" Flat.\nMelting point (°C): 81", "stop", 1, 1)
-    assert verify(completion, VANILLIN, MELTING_POINT).accepted
-    assert verify(completion, VANILLIN, strict).rejections == ("out of tolerance",)
-    assert verify(completion, VANILLIN, strict).reason == "Flat."
+def test_the_tolerance_decides() -> None:
+    text = f" {REASON}.\nMelting point (°C): 81"
+    verdict = judged(text, rules=Rules.of(RunConfig(), tolerance=0.5))
+    assert judged(text).accepted
+    assert verdict.rejections == (FAR,)
+    assert (verdict.reason, verdict.tolerance) == (f"{REASON}.", 0.5)
+
+
+def test_which_findings_reject_is_configuration() -> None:
+    text = " Flat.\nMelting point (°C): 353.15 K"
+    lenient = Rules.of(load_config(None, {"verdict.reject": ["no value", FAR]}))
+    strict = Rules.of(load_config(None, {"verdict.reject": ["no value", "other unit"]}))
+    assert judged(text, rules=lenient).accepted
+    assert judged(text, rules=strict).rejections == ("other unit",)
+    assert judged(text, rules=lenient).findings == ("other unit", "boilerplate reason")
+
+
+@pytest.mark.parametrize("names", [["no values"], [FAR], []])
+def test_names_that_make_no_sense_are_refused(names: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"verdict\.?\w*: |no value"):
+        load_config(None, {"verdict.reject": names})
+
+
+def test_claims_are_checked_only_where_the_rest_is_right() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def is_false(reason: str, smiles: str) -> bool:
+        asked.append((reason, smiles))
+        return "ester" in reason
+
+    rules = replace(RULES, has_false_claim=is_false)
+    false = " A flat ring with an ester.\nMelting point (°C): 80"
+    assert judged(false, rules=rules).rejections == ("false claim",)
+    assert judged(f" {REASON}.\nMelting point (°C): 80", rules=rules).accepted
+    assert not judged(f" {REASON}.\nMelting point (°C): 200", rules=rules).accepted
+    assert [reason for reason, _ in asked] == ["A flat ring with an ester.", f"{REASON}."]
+    assert {smiles for _, smiles in asked} == {VANILLIN.smiles}
+
+
+def test_what_was_accepted_before_counts() -> None:
+    seen = AcceptedTexts(0.8)
+    text = f" {REASON} beside an ether.\nMelting point (°C): 80"
+    assert judged(text, seen=seen).accepted
+    assert len(seen) == 0
+    seen.add("OTHER", f"{REASON} beside an ether.")
+    again = judged(text, seen=seen)
+    assert again.accepted
+    assert again.findings == ("near-duplicate",)
+    seen.add("K", f"{REASON} beside an ether.")
+    assert judged(text, seen=seen).rejections == ("repeated for molecule",)
+    for other in ("alpha", "beta", "gamma"):
+        seen.add("K", other)
+    other_text = " Hydrogen bonds tie the rings together.\nMelting point (°C): 80"
+    assert judged(other_text, seen=seen).rejections == ("molecule has enough",)
+    unlimited = Rules.of(load_config(None, {"verdict.max_accepted_per_molecule": 0}))
+    assert judged(other_text, rules=unlimited, seen=seen).accepted
+
+
+def test_findings_keep_their_order() -> None:
+    verdict = judged("\nMelting point (°C): 900 K", "length")
+    assert verdict.findings == ("truncated", "other unit", "no reason", FAR)
+    assert list(verdict.findings) == sorted(verdict.findings, key=FINDINGS.index)

@@ -119,8 +119,23 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
             use_cache=False,
             **({"row_layout": layout} if self.by_sequence else {}),
         )
-        loss = torch.nn.functional.cross_entropy(outputs.logits[0].float(), inputs["targets"])
+        loss = answer_loss(outputs.logits[0], inputs["targets"], inputs["weights"])
         return (loss, outputs) if return_outputs else loss
+
+
+def answer_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the weighted cross-entropy of a row's answers.
+
+    The sum is divided by the number of targets: by the sum of the weights, a row of light ones
+    would move the model as much as any other.
+
+    Args:
+        logits: shape (targets, vocabulary).
+        targets: token ids, shape (targets,).
+        weights: shape (targets,).
+    """
+    losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * weights).mean()
 
 
 class _Rows(Dataset[dict[str, torch.Tensor]]):
@@ -137,6 +152,7 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
             "position_ids": torch.tensor([row.position_ids]),
             "predicting": torch.tensor(row.predicting),
             "targets": torch.tensor(row.targets),
+            "weights": torch.tensor(row.weights),
             **row_layout_of(row)._asdict(),
         }
 

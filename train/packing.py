@@ -39,6 +39,8 @@ class PackedRow:
     """Where the logits are needed: the token before each token of an answer."""
     targets: list[int]
     """What comes next there."""
+    weights: list[float]
+    """Of the loss on each target."""
 
     @property
     def num_tokens(self) -> int:
@@ -58,7 +60,7 @@ def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> Pack
         sequences: at least one. The first token of each has no loss: none of its own precedes it.
         shared: keep common beginnings once; otherwise the sequences lie end to end.
     """
-    row = PackedRow([], [], [], [], [], [])
+    row = PackedRow([], [], [], [], [], [], [])
     nodes: dict[tuple[int, int], int] = {}  # (place of the token before, token) -> place
     for number, sequence in enumerate(sequences):
         path: list[int] = []
@@ -76,6 +78,7 @@ def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> Pack
         row.paths.append(path)
         row.predicting.extend(path[num_prompt - 1 : -1])
         row.targets.extend(sequence.token_ids[num_prompt:])
+        row.weights.extend([sequence.weight] * (len(sequence) - num_prompt))
     return row
 
 

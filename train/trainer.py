@@ -103,11 +103,14 @@ def _load_sequences(job: TrainingJob, tokenizer: Any) -> tuple[list[TokenSequenc
     """Return the exemplars' sequences, then the samples', and the number of each."""
     config = job.config
     exemplars = load_exemplars(job.exemplars)
-    num_shown = config.generation.prompt_exemplars
-    examples = list(exemplar_examples(exemplars, config.property, num_shown))
+    prop, generation = config.property, config.generation
+    num_shown, template = generation.prompt_exemplars, generation.template
+    examples = list(exemplar_examples(exemplars, prop, num_shown, template))
     if job.samples is not None:
         accepted = SampleStore(job.samples).accepted(job.before_round)
-        examples += sample_examples(accepted, config.property, config.train.label)
+        examples += sample_examples(
+            accepted, prop, config.train.label, template, config.train.hinted_weight
+        )
     sequences = [tokenize(example, tokenizer) for example in examples]
     limit = config.server.max_model_len
     longest = max(sequences, key=lambda sequence: len(sequence.token_ids))

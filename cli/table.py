@@ -1,0 +1,94 @@
+"""`selfstudy-engine table prepare|describe`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from selfstudy_engine.cli.options import TABLE_OPTIONS, config_options, resolve
+
+_CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="TOML file with any of the options, e.g. a [property] of your own.",
+)
+
+
+def _table_arguments(function: Callable[..., None]) -> Callable[..., None]:
+    options = config_options(
+        ("property", "--property"), "seed", ("teacher.exemplars", "--exemplars")
+    )
+    return TABLE_OPTIONS(options(_CONFIG(function)))
+
+
+@click.group()
+def table() -> None:
+    """Turn a table into canonical molecules, and say what is in it."""
+
+
+@table.command()
+@_table_arguments
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Parquet or CSV file to write: molecule_id, name, smiles, value. Must not exist.",
+)
+@click.option(
+    "--dropped",
+    "dropped_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV file that lists every dropped row with its reason [default: OUT.dropped.csv].",
+)
+def prepare(config_path: Path | None, out: Path, dropped_path: Path | None, **values: Any) -> None:
+    """Write a table's canonical molecules, and list every row that was left out.
+
+    The result is a table for --table (with --name-column name), in the property's own unit.
+    """
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.table_output import write_dropped, write_molecules
+    from selfstudy_engine.data.task import load_table
+
+    dropped_path = dropped_path or out.with_name(f"{out.name}.dropped.csv")
+    for path in (out, dropped_path):
+        if path.exists():
+            raise UsageError(f"{path} exists already; name another file")
+    read = load_table(resolve(config_path, values))
+    write_molecules(out, read.molecules)
+    write_dropped(dropped_path, read.dropped)
+    _print_counts(read)
+    click.echo(f"molecules: {out}\ndropped rows: {dropped_path}")
+
+
+@table.command()
+@_table_arguments
+def describe(config_path: Path | None, **values: Any) -> None:
+    """Say how many molecules a table has, how their values lie, and how it would be split."""
+    from selfstudy_engine.data.table_output import describe_values
+    from selfstudy_engine.data.task import load_table, split_table
+
+    config = resolve(config_path, values)
+    read = load_table(config)
+    prop = config.property
+    _print_counts(read)
+    click.echo(f"{prop.name} ({prop.unit}): {describe_values([m.value for m in read.molecules])}")
+    parts, exemplars = split_table(read, config)
+    click.echo(
+        f"split by {config.table.split}: {len(parts.pool)} pool, {len(parts.test)} test, "
+        f"{len(parts.relatives)} set aside as salts or tautomers of test molecules or exemplars, "
+        f"{len(exemplars)} exemplars"
+    )
+    click.echo(f"  pool: {describe_values([m.value for m in parts.pool])}")
+    click.echo(f"  test: {describe_values([m.value for m in parts.test])}")
+
+
+def _print_counts(read: Any) -> None:
+    click.echo(f"{len(read.molecules)} molecules")
+    if read.num_merged:
+        click.echo(f"{read.num_merged} further rows of the same molecules went into their medians")
+    if read.num_cas_names:
+        click.echo(f"{read.num_cas_names} names were bare CAS numbers and were left out")
+    for reason, rows in read.dropped.items():
+        click.echo(f"{len(rows)} rows dropped, {reason}: {'; '.join(rows[:3])}")

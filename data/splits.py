@@ -1,0 +1,196 @@
+"""Molecules in, pool and test set out: at random or by scaffold, and never a relative in both."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.molecules import family, parent
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.table_files import listed
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Molecules to learn from, and molecules that are only ever measured on."""
+
+    pool: list[Molecule]
+    test: list[Molecule]
+    relatives: list[Molecule] = field(default_factory=list)
+    """In neither part: salts, charged forms or tautomers of test molecules or exemplars."""
+
+
+def _rank(seed: int, skeleton: str) -> str:
+    return hashlib.sha256(f"{seed}:{skeleton}".encode()).hexdigest()
+
+
+def split(
+    molecules: Sequence[Molecule],
+    exemplars: Sequence[Molecule],
+    test_size: int,
+    seed: int,
+    by: Literal["random", "scaffold"] = "random",
+) -> Split:
+    """Split so that no test molecule has a stereoisomer, a salt or a tautomer in the pool.
+
+    random: the rank of a skeleton (InChIKey's first block) depends on the seed and itself alone:
+    rows that are added to a table later don't reshuffle the rest. scaffold: the molecules of one
+    Bemis-Murcko scaffold stay together, the rarest whole ones make the test set, up to its size
+    (molecules without a ring are one scaffold); the seed decides among equally rare ones.
+
+    Args:
+        molecules: all molecules.
+        exemplars: they and their relatives are in neither part.
+        test_size: molecules in the test set, each of its own skeleton.
+        seed: of the shuffle.
+        by: how to choose the test set.
+
+    Raises:
+        TableError: the table is too small for that test set.
+    """
+    held_out = {exemplar.skeleton for exemplar in exemplars}
+    taken = _Relatives(exemplars)
+    groups: dict[str, list[Molecule]] = defaultdict(list)
+    relatives: list[Molecule] = []
+    for molecule in molecules:
+        if molecule.skeleton in held_out:
+            continue
+        if taken.has(molecule):
+            relatives.append(molecule)
+        else:
+            groups[molecule.skeleton].append(molecule)
+    if test_size >= len(groups):
+        raise TableError(
+            f"test size {test_size} leaves nothing to learn from: the table has {len(groups)} "
+            f"distinct molecules besides the exemplars; lower --test-size below that"
+        )
+    ranked = sorted(groups, key=lambda skeleton: _rank(seed, skeleton))
+    if by == "scaffold":
+        chosen = _rarest_scaffolds(
+            {skeleton: scaffold(groups[skeleton][0].smiles) for skeleton in ranked}, test_size
+        )
+    else:
+        chosen = set(ranked[:test_size])
+    test = [groups[skeleton][0] for skeleton in ranked if skeleton in chosen]
+    related = _Relatives(test)
+    pool: list[Molecule] = []
+    for skeleton in ranked:
+        if skeleton not in chosen:
+            for molecule in groups[skeleton]:
+                (relatives if related.has(molecule) else pool).append(molecule)
+    if not pool:
+        raise TableError(
+            f"test size {test_size} leaves nothing to learn from: what is left are relatives of "
+            "the test set; lower --test-size"
+        )
+    return Split(pool, test, relatives)
+
+
+def _rarest_scaffolds(scaffolds: Mapping[str, str], test_size: int) -> set[str]:
+    """Return skeletons of whole scaffolds, the rarest first, as many as fit into a test set.
+
+    Args:
+        scaffolds: of each skeleton, in a random order, which decides among equally rare ones.
+        test_size: skeletons at most.
+
+    Raises:
+        TableError: not even the rarest scaffold fits.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for skeleton, core in scaffolds.items():
+        members[core].append(skeleton)
+    chosen: set[str] = set()
+    for same in sorted(members.values(), key=len):
+        if len(chosen) + len(same) > test_size:
+            break
+        chosen.update(same)
+    if not chosen:
+        smallest = min(map(len, members.values()))
+        raise TableError(
+            f"no scaffold fits into a test set of {test_size}: the rarest has {smallest} "
+            f"molecules; give --test-size {smallest}, or --split random"
+        )
+    return chosen
+
+
+def scaffold(smiles: str) -> str:
+    """Return the Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887); empty without a ring.
+
+    >>> scaffold("CCc1ccccc1O")
+    'c1ccccc1'
+    """
+    with quiet_rdkit():
+        return str(MurckoScaffold.MurckoScaffoldSmiles(smiles))  # type: ignore[no-untyped-call]
+
+
+def check_leaks(
+    pool: Sequence[Molecule], test: Sequence[Molecule], exemplars: Sequence[Molecule]
+) -> None:
+    """Make sure that nothing that is trained on is a test molecule in another guise.
+
+    Raises:
+        TableError: a molecule of the pool or an exemplar has the skeleton of a test molecule, or is
+            a salt, a charged form or a tautomer of it; both are named.
+    """
+    skeletons = {molecule.skeleton: molecule for molecule in test}
+    related = _Relatives(test)
+    leaks = []
+    for kind, trained in (("pool", pool), ("exemplar", exemplars)):
+        for molecule in trained:
+            if molecule.skeleton in skeletons:
+                leaks.append(f"{kind} {molecule.smiles} is {skeletons[molecule.skeleton].smiles}")
+            elif other := related.has(molecule):
+                leaks.append(f"{kind} {molecule.smiles} is a form of {other.smiles}")
+    if leaks:
+        raise TableError(
+            f"the test set leaks into what is trained on: {len(leaks)} molecules "
+            f"({listed(leaks)}); take them out of the table or of the exemplars, or choose another "
+            "--run"
+        )
+
+
+def unrelated(molecules: Sequence[Molecule], to: Sequence[Molecule]) -> list[Molecule]:
+    """Return the molecules that are neither the skeleton nor another form of any in `to`."""
+    skeletons = {molecule.skeleton for molecule in to}
+    related = _Relatives(to)
+    return [m for m in molecules if m.skeleton not in skeletons and not related.has(m)]
+
+
+class _Relatives:
+    """Finds salts, charged forms and tautomers of some molecules.
+
+    They have their parent's heavy atoms: few molecules need the costly comparison.
+    """
+
+    def __init__(self, molecules: Iterable[Molecule]) -> None:
+        self._with_atoms: defaultdict[str, list[Molecule]] = defaultdict(list)
+        self._families: dict[str, str] = {}
+        for molecule in molecules:
+            self._with_atoms[_heavy_atoms(molecule.smiles)].append(molecule)
+
+    def has(self, molecule: Molecule) -> Molecule | None:
+        """Return a molecule that is another form of this one."""
+        candidates = self._with_atoms.get(_heavy_atoms(molecule.smiles), ())
+        for other in candidates:
+            if self._family(other.smiles) == self._family(molecule.smiles):
+                return other
+        return None
+
+    def _family(self, smiles: str) -> str:
+        if smiles not in self._families:
+            self._families[smiles] = family(smiles)
+        return self._families[smiles]
+
+
+def _heavy_atoms(smiles: str) -> str:
+    with quiet_rdkit():
+        mol = Chem.MolFromSmiles(smiles)
+        if "." in smiles:
+            mol = parent(mol)
+    return " ".join(sorted(atom.GetSymbol() for atom in mol.GetAtoms()))

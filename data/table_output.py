@@ -1,0 +1,51 @@
+"""Canonical molecules and dropped rows out: as files, and as a line of figures."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.schema import Molecule
+
+
+def write_molecules(path: Path, molecules: Sequence[Molecule]) -> None:
+    """Write molecule_id, name, smiles and value as Parquet, or as CSV under another suffix."""
+    table = pa.Table.from_pylist([asdict(molecule) for molecule in molecules])
+    sink = pa.BufferOutputStream()
+    if path.suffix.lower() in {".parquet", ".pq"}:
+        pa.parquet.write_table(table, sink)
+    else:
+        pa.csv.write_csv(table, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def write_dropped(path: Path, dropped: Mapping[str, Sequence[str]]) -> None:
+    """Write a CSV of reason and row, a line for each dropped row."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["reason", "row"])
+    writer.writerows((reason, row) for reason, rows in dropped.items() for row in rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+def describe_values(values: Sequence[float]) -> str:
+    """Return number, range, mean, deviation and quartiles.
+
+    >>> describe_values([1.0, 2.0, 3.0, 4.0])
+    '4 values from 1 to 4, mean 2.5, SD 1.3, quartiles 1.75 / 2.5 / 3.25'
+    """
+    if len(values) < 2:
+        return f"{len(values)} values"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (
+        f"{len(values)} values from {min(values):g} to {max(values):g}, "
+        f"mean {statistics.mean(values):.1f}, SD {statistics.stdev(values):.1f}, "
+        f"quartiles {low:g} / {middle:g} / {high:g}"
+    )

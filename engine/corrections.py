@@ -1,0 +1,143 @@
+"""A table that changed under a run: the verdicts and evaluations of its molecules follow.
+
+Adapters stay as they are: they learned what was known then. Everything here can be done again.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule, Sample
+from selfstudy_engine.data.split_record import (
+    Changes,
+    load_places,
+    save_places,
+    settle,
+    to_places,
+    to_split,
+)
+from selfstudy_engine.data.splits import check_leaks
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.verify import Rules, judge
+
+logger = logging.getLogger(__name__)
+
+
+def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task, Changes]:
+    """Return a run's task with the split that it began with, and follow the table's changes.
+
+    Args:
+        folder: of the run; held by this process.
+        task: as the table is now.
+        config: of the run.
+
+    Returns:
+        The task, and what has changed; `finish_settling` is to be called when that is dealt with.
+
+    Raises:
+        TableError: what the table says now leaks.
+    """
+    if not folder.split.exists():
+        save_places(folder.split, to_places(task.split))
+        return task, Changes({}, 0)
+    exemplars = [exemplar.molecule for exemplar in task.exemplars]
+    places, changes = settle(load_places(folder.split), task.table.molecules, exemplars)
+    settled = Task(task.table, to_split(places), task.exemplars)
+    check_leaks(settled.split.pool, settled.split.test, exemplars)
+    if changes:
+        num_changed, num_judged = judge_again(SampleStore(folder.samples), changes.values, config)
+        num_answers = measure_again(folder, changes.values)
+        logger.warning(
+            "the table has changed since the last call: %s; %d of %d verdicts about them changed, "
+            "and %d measured answers; adapters keep what they learned",
+            *(changes, num_changed, num_judged, num_answers),
+        )
+    return settled, changes
+
+
+def finish_settling(folder: RunFolder, task: Task) -> None:
+    """Take the changes as known: the next call won't follow them again."""
+    exemplars = [exemplar.molecule for exemplar in task.exemplars]
+    places, _ = settle(load_places(folder.split), task.table.molecules, exemplars)
+    save_places(folder.split, places)
+
+
+def judge_again(
+    store: SampleStore, values: Mapping[str, float | None], config: RunConfig
+) -> tuple[int, int]:
+    """Judge the samples of some molecules by their values now; the old shards are kept beside.
+
+    Args:
+        store: of the run.
+        values: by molecule id, in the property's unit; None for a withdrawn row.
+        config: of the run.
+
+    Returns:
+        How many verdicts changed their outcome, and how many were made.
+    """
+    accepted = AcceptedTexts(config.verdict.similarity)
+    for sample in store.accepted():
+        if sample.molecule_id not in values:
+            accepted.add(sample.molecule_id, sample.reason)
+    num_changed = num_judged = 0
+    for path in store.shards():
+        samples = store.read_shard(path)
+        if not any(sample.molecule_id in values for sample in samples):
+            continue
+        new = []
+        for sample in samples:
+            if sample.molecule_id in values:
+                judged = _judge(sample, values[sample.molecule_id], config, accepted)
+                num_judged += 1
+                num_changed += judged.accepted != sample.accepted
+                new.append(judged)
+            else:
+                new.append(sample)
+        if new != samples:
+            store.supersede(path, new)
+    return num_changed, num_judged
+
+
+def _judge(
+    sample: Sample, value: float | None, config: RunConfig, accepted: AcceptedTexts
+) -> Sample:
+    if value is None:
+        findings = (*(name for name in sample.findings if name != "withdrawn"), "withdrawn")
+        return replace(sample, accepted=False, rejections=findings, findings=findings)
+    molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
+    rules = Rules.of(config, sample.tolerance)
+    verdict = judge(
+        sample.completion, sample.finish_reason, molecule, rules, accepted, hinted=sample.hinted
+    )
+    if verdict.accepted:
+        accepted.add(sample.molecule_id, verdict.reason)
+    return replace(
+        sample,
+        measured=value,
+        error=verdict.error,
+        accepted=verdict.accepted,
+        rejections=verdict.rejections,
+        findings=verdict.findings,
+    )
+
+
+def measure_again(folder: RunFolder, values: Mapping[str, float | None]) -> int:
+    """Put the values now into the evaluations made so far; returns how many answers changed."""
+    num_changed = 0
+    for path in sorted(folder.evaluation(0).parent.glob("round-*.parquet")):
+        answers = load_evaluation(path)
+        affected = sum(answer.molecule_id in values for answer in answers)
+        if affected:
+            kept = []
+            for answer in answers:
+                value = values.get(answer.molecule_id, answer.measured)
+                if value is not None:
+                    kept.append(replace(answer, measured=value))
+            save_evaluation(path, kept)
+            num_changed += affected
+    return num_changed

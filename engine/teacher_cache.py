@@ -1,0 +1,139 @@
+"""A teacher's answers on the disk: nothing that was paid for is asked again.
+
+One JSON line for each, appended and fsynced before anything is made of it. What a killed process
+left of a last line is cut off; one process at a time holds the file.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.files import fsync_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherAnswer:
+    """What came of one question, and what it took."""
+
+    key: str
+    """See `answer_key`."""
+    teacher: str
+    """Whom it was asked: the URL, or what stands for a server of our own."""
+    model: str
+    question: str
+    text: str
+    finish_reason: str
+    """`stop`, or `length` for one that was cut off; empty where the server gave no choice."""
+    num_prompt_tokens: int
+    num_output_tokens: int
+    lost: bool = False
+    """No usable answer came; the tokens are the most that it may have been charged for."""
+
+
+def answer_key(teacher: str, body: dict[str, Any]) -> str:
+    """Return the hash of everything that an answer depends on.
+
+    Args:
+        teacher: whom it is asked.
+        body: the request: model, messages and sampling parameters.
+    """
+    content = orjson.dumps([teacher, body], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(content).hexdigest()
+
+
+class AnswerCache:
+    """The answers in one file; use it as a context manager.
+
+    Args:
+        path: JSONL file; made, with its folder, on entering.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._answers: dict[str, TeacherAnswer] = {}
+        self._lost: list[TeacherAnswer] = []
+        self._file: BinaryIO
+
+    def __enter__(self) -> Self:
+        """Hold the file and read it.
+
+        Raises:
+            UsageError: another process holds it.
+            OSError: it can't be read or written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fsync_path(self.path.parent)
+            self._read()
+        except BlockingIOError as error:
+            self._file.close()
+            raise UsageError(
+                f"{self.path} is in use by another process that asks a teacher; wait for it, end "
+                "it, or write elsewhere"
+            ) from error
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: str) -> TeacherAnswer | None:
+        """Return the answer to a question that was asked before."""
+        return self._answers.get(key)
+
+    def paid(self, teacher: str, model: str) -> Iterator[TeacherAnswer]:
+        """Yield all that one teacher's model was asked, lost answers included."""
+        for answer in (*self._answers.values(), *self._lost):
+            if (answer.teacher, answer.model) == (teacher, model):
+                yield answer
+
+    def add(self, answer: TeacherAnswer) -> None:
+        """Take in an answer; it is on the disk when this returns."""
+        self._file.write(orjson.dumps(asdict(answer), option=orjson.OPT_APPEND_NEWLINE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._take(answer)
+
+    def _take(self, answer: TeacherAnswer) -> None:
+        if answer.lost:
+            self._lost.append(answer)
+        else:
+            self._answers[answer.key] = answer
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)  # of a process that was killed while it wrote
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                self._take(TeacherAnswer(**orjson.loads(line)))
+            except (orjson.JSONDecodeError, TypeError) as error:
+                logger.warning(
+                    "%s, line %d isn't a teacher's answer (%s); its question is asked again",
+                    *(self.path, number, error),
+                )

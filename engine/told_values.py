@@ -1,0 +1,72 @@
+"""Numbers in a text that tell a value, found and masked. Pure."""
+
+import re
+from functools import lru_cache
+
+from selfstudy_engine.data.properties import Property, commensurable, convert
+
+VALUE = "[value]"
+"""What stands in the place of one."""
+
+_NUMBER = r"[+\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?"
+_ALSO_ATOMS = frozenset({"C", "F"})
+"""Units that are symbols of elements too: "6 C atoms" is no temperature."""
+
+
+def mask_value(text: str, value: float, prop: Property) -> str:
+    """Return a text with each number masked that tells a value.
+
+    A number tells it if it is the value at the precision that it is written with, converted where
+    it has another unit of the same quantity; or if it has a unit and lies within the tolerance.
+    A single digit without unit or sign is taken for a count.
+
+    >>> from selfstudy_engine.data.properties import find_property
+    >>> melting_point = find_property("melting_point")
+    >>> mask_value("2 rings: about 80 °C, 355 K or 82, not 300 °C.", 82.0, melting_point)
+    '2 rings: about [value], [value] or [value], not 300 °C.'
+    """
+    return _numbers(prop.unit).sub(
+        lambda found: VALUE if _tells(found, value, prop) else found.group(), text
+    )
+
+
+def tells_value(text: str, value: float, prop: Property) -> bool:
+    """Tell whether a text has a number that `mask_value` masks."""
+    return mask_value(text, value, prop) != text
+
+
+def _tells(found: re.Match[str], value: float, prop: Property) -> bool:
+    digits, unit = found["value"], _unit_named(found["unit"] or found["unit_of_range"], prop)
+    if unit is None and len(digits) == 1:
+        return False
+    number = float(re.sub("[\u2212\u2013]", "-", digits))
+    precision = 0.5 * 10.0 ** -len(digits.partition(".")[2])
+    stated = convert(number, unit or prop.unit, prop.unit)
+    within = abs(convert(number + precision, unit or prop.unit, prop.unit) - stated)
+    if unit == prop.unit or (unit and unit not in _ALSO_ATOMS):
+        within = max(within, prop.tolerance)
+    return abs(stated - value) <= within * (1 + 1e-9)
+
+
+def _unit_named(text: str | None, prop: Property) -> str | None:
+    """Return the unit that a text means; "degrees" are those of the property."""
+    if text is None:
+        return None
+    known = {unit.lower(): unit for unit in commensurable(prop.unit)}
+    return known.get(text.lower(), prop.unit)
+
+
+@lru_cache(maxsize=16)
+def _numbers(unit: str) -> re.Pattern[str]:
+    names = sorted(commensurable(unit), key=len, reverse=True)
+    units = "|".join(map(re.escape, names))
+    if "°C" in names:
+        units = rf"{units}|degrees?(?:\s+celsius)?"
+    units = rf"(?:{units})(?![A-Za-z0-9])"
+    return re.compile(
+        rf"(?<![\w.])(?P<value>{_NUMBER})"
+        rf"(?:\s*(?P<unit>{units})"
+        rf"|(?=\s*(?:[\-\u2013]|to|and|or)\s*{_NUMBER}\s*(?P<unit_of_range>{units}))"
+        r"|(?![\-,.]?\w))",  # neither a locant nor a part of a longer number
+        re.IGNORECASE,
+    )

@@ -1,0 +1,109 @@
+"""A table that changes under a run: places stay, verdicts and measured answers follow."""
+
+from pathlib import Path
+
+import pytest
+from samples import make_evaluated, make_sample
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
+from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.split_record import (
+    Place,
+    load_places,
+    save_places,
+    settle,
+    to_places,
+    to_split,
+)
+from selfstudy_engine.data.splits import Split
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.corrections import judge_again, measure_again
+
+
+def molecule(smiles: str, value: float = 1.0) -> Molecule:
+    found = to_molecule(smiles, value=value)
+    assert found
+    return found
+
+
+SPLIT = Split([molecule("CCO"), molecule("CCC")], [molecule("CC(=O)O")], [molecule("CC(=O)[O-]")])
+MOLECULES = [*SPLIT.pool, *SPLIT.test, *SPLIT.relatives]
+
+
+def test_places_read_back(tmp_path: Path) -> None:
+    places = [*to_places(SPLIT), Place("K", "gone", "C", None, "test")]
+    save_places(tmp_path / "split.parquet", places)
+    assert load_places(tmp_path / "split.parquet") == places
+    assert to_split(places) == SPLIT
+
+
+def test_an_unchanged_table_changes_nothing() -> None:
+    places, changes = settle(to_places(SPLIT), MOLECULES[::-1], [])
+    assert to_split(places) == SPLIT
+    assert not changes
+
+
+def test_corrected_withdrawn_new_and_restored_rows() -> None:
+    new = [molecule("CCCC"), molecule("CC(=O)[O-].[Na+]"), molecule("CN")]
+    now = [molecule("CCO", 7.0), *SPLIT.test, *new]
+    places, changes = settle(to_places(SPLIT), now, [molecule("C[NH3+].[Cl-]")])
+    split = to_split(places)
+    assert str(changes) == "1 values corrected, 2 withdrawn, 1 new"
+    assert changes.values[molecule("CCO").molecule_id] == 7.0
+    assert [m.smiles for m in split.pool] == ["CCO", "CCCC"]
+    assert split.test == SPLIT.test
+    again, changes = settle(places, now, [molecule("C[NH3+].[Cl-]")])
+    assert (again, bool(changes)) == (places, False)
+    restored, changes = settle(places, [*MOLECULES, new[0]], [])
+    assert str(changes) == "3 values corrected, 0 withdrawn, 0 new"
+    assert to_split(restored).test == SPLIT.test
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SampleStore:
+    made = SampleStore(tmp_path / "samples")
+    with made.writer(0) as writer:
+        writer.add([make_sample("A"), make_sample("B")])
+        writer.flush()
+        writer.add([make_sample("C")])
+    return made
+
+
+def test_samples_are_judged_again_and_the_old_shard_is_kept(store: SampleStore) -> None:
+    untouched = store.shards()[1].read_bytes()
+    assert judge_again(store, {"A": 500.0}, RunConfig()) == (1, 1)
+    first, second, third = store.samples()
+    assert (first.measured, first.error) == (500.0, -610.0)
+    assert first.rejections == ("out of tolerance",)
+    assert (second, third) == (make_sample("B"), make_sample("C"))
+    assert store.shards()[1].read_bytes() == untouched
+    names = sorted(path.name for path in store.round_folder(0).iterdir())
+    assert names == ["part-000000.parquet", "part-000000.parquet.superseded", "part-000001.parquet"]
+    assert judge_again(store, {"A": -114.1}, RunConfig()) == (1, 1)
+    assert [sample.accepted for sample in store.samples()] == [True] * 3
+    assert len(list(store.round_folder(0).iterdir())) == 4
+
+
+def test_a_withdrawn_molecules_samples_are_rejected_until_it_is_back(store: SampleStore) -> None:
+    assert judge_again(store, {"B": None}, RunConfig()) == (1, 1)
+    assert judge_again(store, {"B": None}, RunConfig()) == (0, 1)
+    [withdrawn] = [sample for sample in store.samples() if not sample.accepted]
+    assert (withdrawn.molecule_id, withdrawn.rejections) == ("B", ("withdrawn",))
+    assert withdrawn.measured == make_sample().measured
+    assert judge_again(store, {"B": -114.1}, RunConfig()) == (1, 1)
+    assert all(sample.accepted for sample in store.samples())
+
+
+def test_evaluations_follow(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.evaluation(0).parent.mkdir()
+    for index in (0, 1):
+        answers = [make_evaluated(key, 10.0, 12.0) for key in ("A", "B", "C")]
+        save_evaluation(folder.evaluation(index), answers)
+    assert measure_again(folder, {"A": 20.0, "B": None, "X": 3.0}) == 4
+    for index in (0, 1):
+        answers = load_evaluation(folder.evaluation(index))
+        assert [(a.molecule_id, a.measured) for a in answers] == [("A", 20.0), ("C", 10.0)]

@@ -1,0 +1,92 @@
+"""`selfstudy-engine table`: what is kept, and every dropped row under its reason."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from selfstudy_engine.cli.main import cli
+
+ROWS = """smiles,value,name
+OCC,-114.1,ethanol
+CCO,-114.3,64-17-5
+xyz,1,nothing
+O=C=O,-56,dry ice
+CC(=O)[O-].[Na+],324,sodium acetate
+c1ccccc1,5.5,71-43-2
+CCCC,0,butane
+CCCC,99,butane again
+"""
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    path = tmp_path / "raw.csv"
+    lines = [f"{'C' * length}Br,{length}.0,bromide {length}" for length in range(1, 7)]
+    path.write_text(ROWS + "\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["table", *map(str, arguments)])
+
+
+def arguments_for(raw: Path) -> list[object]:
+    options = ["--table", raw, "--name-column", "name", "--organics", "--conflicts", "drop"]
+    return [*options, "--test-size", 2]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_prepare_accounts_for_every_row(raw: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"clean.{suffix}"
+    result = run("prepare", *arguments_for(raw), "--out", out)
+    assert result.exit_code == 0, result.output
+    with (tmp_path / f"clean.{suffix}.dropped.csv").open(encoding="utf-8") as file:
+        dropped = [(row["reason"], row["row"].split(":")[0]) for row in csv.DictReader(file)]
+    assert dropped == [
+        ("unparsable SMILES", "line 4"),
+        ("not a small organic molecule", "line 5"),
+        ("not a small organic molecule", "line 6"),
+        ("conflicting values", "line 8"),
+        ("conflicting values", "line 9"),
+    ]
+    for line in ("8 molecules", "1 further rows", "2 names were bare", "spread 99"):
+        assert line in result.output
+    again = run("describe", "--table", out, "--name-column", "name", "--test-size", 2)
+    assert again.exit_code == 0, again.output
+    assert "8 molecules\n" in again.output
+    assert "dropped" not in again.output
+
+
+def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "clean.csv").write_text("mine", "utf-8")
+    result = run("prepare", *arguments_for(raw), "--out", tmp_path / "clean.csv")
+    assert (result.exit_code, "exists already" in result.output) == (2, True)
+    assert (tmp_path / "clean.csv").read_text("utf-8") == "mine"
+
+
+def test_describe_tells_values_and_split(raw: Path) -> None:
+    result = run("describe", *arguments_for(raw), "--split", "random")
+    assert result.exit_code == 0, result.output
+    assert "melting point (°C): 8 values from -114.2 to 6, mean" in result.output
+    assert "split by random: 6 pool, 2 test, 0 set aside" in result.output
+    refused = run("describe", *arguments_for(raw)[:-4])
+    assert (refused.exit_code, "--conflicts drop" in refused.output) == (2, True)
+
+
+def test_a_property_of_ones_own(raw: Path, tmp_path: Path) -> None:
+    config = tmp_path / "density.toml"
+    config.write_text("[property]\nname = 'density'\nunit = 'g/mL'\ntolerance = 200\n", "utf-8")
+    result = run("describe", *arguments_for(raw), "--config", config)
+    assert result.exit_code == 0, result.output
+    assert "density (g/mL): 9 values" in result.output
+
+
+def test_the_embedded_boiling_points() -> None:
+    result = run("describe", "--property", "boiling_point", "--split", "scaffold")
+    assert result.exit_code == 0, result.output
+    assert "boiling point (°C): " in result.output
+    assert "rows dropped, not a small organic molecule: " in result.output
+    unknown = run("describe", "--property", "aqueous_solubility")
+    assert (unknown.exit_code, "pass --table" in unknown.output) == (2, True)
