@@ -69,6 +69,7 @@ _MAX_SHOWN = 5
     "train.min_steps",
     "train.tokens_per_step",
     "train.label",
+    "train.reasons",
     "train.start_from",
     "train_evaluation_size",
     ("devices.train", "--train-device"),

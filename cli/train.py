@@ -39,6 +39,7 @@ from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, 
     "train.min_steps",
     "train.tokens_per_step",
     "train.label",
+    "train.reasons",
     "seed",
     ("devices.train", "--train-device"),
 )

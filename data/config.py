@@ -171,6 +171,9 @@ class TrainConfig(_Section):
     label: Literal["measured", "predicted", "checked"] = "measured"
     """Value that accepted samples are trained on: the table's, the model's own, or the table's
     unless the reason's arithmetic comes to another."""
+    reasons: Literal["keep", "drop", "shuffle"] = "keep"
+    """Reasons that are trained on: each text's own, none (a direct answer), or another molecule's;
+    the last two are for comparison."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)

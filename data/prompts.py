@@ -60,8 +60,21 @@ def value_label(prop: Property, template: Template = "named") -> str:
 
 
 def render_answer(reason: str, value: float, prop: Property, template: Template = "named") -> str:
-    """Return the text that follows `render_question`: what a model is trained to complete."""
-    return f" {reason}\n{value_label(prop, template)} {prop.format(value)}"
+    """Return the text that follows `render_question`: what a model is trained to complete.
+
+    Without a reason it is the value's line alone, which `parse_completion` reads all the same.
+    """
+    return render_reason(reason) + render_value(value, prop, template)
+
+
+def render_reason(reason: str) -> str:
+    """Return how an answer begins: with a reason, or with nothing where that is empty."""
+    return f" {reason}" if reason else ""
+
+
+def render_value(value: float, prop: Property, template: Template = "named") -> str:
+    """Return how an answer ends: a new line with the value."""
+    return f"\n{value_label(prop, template)} {prop.format(value)}"
 
 
 def render_prompt(

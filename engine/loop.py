@@ -11,6 +11,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder, open_run
@@ -52,6 +53,7 @@ def run_loop(
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
     placement_of(config)  # a device that isn't there is refused before anything is done
+    _check_reasons(config)
     model, config = choose_base_model(config)
     before = runs / config.name / "exemplars.jsonl"
     task = load_task(config, load_exemplars(before) if before.exists() else _exemplars(config))
@@ -107,6 +109,19 @@ def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
             steps.record(index - 1)
     steps.ask(adapter=num_rounds, samples_of=num_rounds)
     steps.record(num_rounds)
+
+
+def _check_reasons(config: RunConfig) -> None:
+    """Refuse a loop that teaches direct answers and rejects them.
+
+    Raises:
+        UsageError: it does.
+    """
+    if config.train.reasons == "drop" and "no reason" in config.verdict.reject:
+        raise UsageError(
+            'train.reasons is "drop", so answers come without a reason, and verdict.reject has '
+            '"no reason": nothing would ever be accepted; name the other findings with --reject'
+        )
 
 
 def _exemplars(config: RunConfig) -> list[Exemplar]:
