@@ -117,4 +117,4 @@ def test_shuffled_reasons_are_other_molecules_and_values_stay() -> None:
     assert sorted(e.reason for e in shuffled) == sorted(owner), "the same texts are trained on"
     assert all(owner[e.reason] != e.molecule_id for e in shuffled)
     assert exchange_reasons(given, "shuffle", seed=0) == shuffled
-    assert exchange_reasons(given, "shuffle", seed=1) != shuffled
+    assert any(exchange_reasons(given, "shuffle", seed) != shuffled for seed in range(1, 5))
