@@ -27,19 +27,39 @@ _PLAIN_WIDTH = 180
 """Columns of a table in a log: every cell of a round on one line."""
 
 
-def make_reporter(config: RunConfig) -> "PlainReporter | TerminalReporter":
-    """Return a progress bar for a terminal, a plain log otherwise."""
-    return TerminalReporter(config) if sys.stdout.isatty() else PlainReporter(config)
+def make_reporter(config: RunConfig, to_stderr: bool = False) -> "PlainReporter | TerminalReporter":
+    """Return a progress bar for a terminal, a plain log otherwise.
+
+    Args:
+        config: of the run.
+        to_stderr: leave stdout to the command's result.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    return (TerminalReporter if stream.isatty() else PlainReporter)(config, to_stderr)
 
 
 def plain_console() -> Console:
     """Return a console as wide as the terminal; in a log, wide enough for any table."""
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    return Console(
+        width=None if sys.stdout.isatty() else _PLAIN_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def figures_table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table: the first column names what the others count."""
+    table = Table(title=title, box=SIMPLE)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    return table
 
 
 class _Reporter:
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, to_stderr: bool = False) -> None:
         self._config = config
+        self._to_stderr = to_stderr
         self._console = plain_console()
 
     def print_summary(self, records: list[RoundRecord]) -> None:
@@ -141,8 +161,8 @@ def round_line(record: RoundRecord, unit: str) -> str:
 class PlainReporter(_Reporter):
     """One line for each phase and round, and one now and then in between."""
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: RunConfig, to_stderr: bool = False) -> None:
+        super().__init__(config, to_stderr)
         self._started = time.monotonic()
         self._name = ""
         self._total: int | None = None
@@ -165,14 +185,14 @@ class PlainReporter(_Reporter):
         self._say(round_line(record, self._config.property.unit))
 
     def _say(self, text: str) -> None:
-        click.echo(f"[{time.monotonic() - self._started:6.0f} s] {text}")
+        click.echo(f"[{time.monotonic() - self._started:6.0f} s] {text}", err=self._to_stderr)
 
 
 class TerminalReporter(_Reporter):
     """A progress bar, above it a line for each finished round."""
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: RunConfig, to_stderr: bool = False) -> None:
+        super().__init__(config, to_stderr)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -180,7 +200,7 @@ class TerminalReporter(_Reporter):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}"),
-            console=self._console,
+            console=Console(stderr=True) if to_stderr else self._console,
             transient=True,
         )
         self._task: TaskID | None = None

@@ -71,6 +71,7 @@ _MAX_SHOWN = 5
     "train.tokens_per_step",
     "train.label",
     "train.hinted_weight",
+    "train.reasons",
     "train.start_from",
     "train_evaluation_size",
     ("devices.train", "--train-device"),

@@ -21,6 +21,8 @@ _COMMANDS = {
     "train": "Train one adapter from a run's samples, or from files.",
     "table": "Turn a table into canonical molecules, and say what is in it.",
     "predict": "Predict molecules with a run's best adapter.",
+    "evaluate": "Measure an adapter on a test set, with intervals.",
+    "ablate": "Find out what a run's reasons and labels were worth.",
     "report": "Show what a run learned: one HTML file, figures, comparisons.",
     "bench": "Measure throughput side by side: original, transformers, vLLM, this engine.",
     "store": "List, show, export and re-score the samples of a run.",

@@ -40,6 +40,7 @@ from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, 
     "train.tokens_per_step",
     "train.label",
     "train.hinted_weight",
+    "train.reasons",
     "seed",
     ("devices.train", "--train-device"),
 )

@@ -219,6 +219,9 @@ class TrainConfig(_Section):
     unless the reason's arithmetic comes to another."""
     hinted_weight: float = Field(default=0.5, gt=0, le=1)
     """Weight of the loss on reasons that were given in sight of the value."""
+    reasons: Literal["keep", "drop", "shuffle"] = "keep"
+    """Reasons that are trained on: each text's own, none (a direct answer), or another molecule's;
+    the last two are for comparison."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)

@@ -18,6 +18,7 @@ from selfstudy_engine.data.metrics import (
     Floats,
     Interval,
     Metrics,
+    half_quartile_range,
     measure,
     measure_change,
 )
@@ -25,7 +26,7 @@ from selfstudy_engine.data.metrics import (
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """One greedy answer to one molecule."""
+    """What an adapter answered about one molecule: one greedy answer, or the median of several."""
 
     split: str
     """"test", or "train" for a molecule whose accepted sample was trained on."""
@@ -36,26 +37,44 @@ class Evaluated:
     predicted: float | None
     """In the property's unit; None where the model gave no well-formed value."""
     reason: str
+    """Of several answers, that of the one nearest to their median; so is the completion."""
     completion: str
+    values: tuple[float, ...] = ()
+    """Of several answers, each well-formed value."""
+    num_answers: int = 1
+    """Answers that were asked for; 1 is the greedy one."""
+    adapter_sha256: str = ""
+    """Of the adapter's weights; empty for the base model, and in the loop's own evaluations."""
+
+    @property
+    def spread(self) -> float | None:
+        """Half the range between the values' quartiles; None with fewer than two values."""
+        return half_quartile_range(self.values)
+
+
+_TYPES = {
+    "measured": pa.float64(),
+    "predicted": pa.float64(),
+    "values": pa.list_(pa.float64()),
+    "num_answers": pa.int32(),
+}
+"""Columns that aren't text."""
 
 
 def save_evaluation(path: Path, answers: list[Evaluated]) -> None:
     """Write the answers, atomically."""
     sink = pa.BufferOutputStream()
-    schema = pa.schema(
-        [
-            (name, pa.float64() if name in ("measured", "predicted") else pa.string())
-            for name in Evaluated.__dataclass_fields__
-        ]
-    )
+    names = Evaluated.__dataclass_fields__
+    schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in names])
     table = pa.Table.from_pylist([asdict(answer) for answer in answers], schema=schema)
     pa.parquet.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def load_evaluation(path: Path) -> list[Evaluated]:
-    """Read the answers back."""
-    return [Evaluated(**row) for row in pa.parquet.read_table(path).to_pylist()]
+    """Read the answers back; files of earlier versions have fewer columns."""
+    rows = pa.parquet.read_table(path).to_pylist()
+    return [Evaluated(**(row | {"values": tuple(row.get("values") or ())})) for row in rows]
 
 
 def errors_of(answers: Sequence[Evaluated], split: str, fallback: float) -> Floats:

@@ -4,7 +4,7 @@ Intervals are percentile bootstraps (Efron & Tibshirani 1993, ch. 13): molecules
 replacement, and every metric is computed again from each draw.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +140,18 @@ def bootstrap(values: Floats, seed: int = 0) -> Interval:
     """Return the mean of shape-(n,) values with its interval."""
     means = [values[picks].mean(axis=1) for picks in _resamples(len(values), seed)]
     return _interval(float(values.mean()), np.concatenate(means))
+
+
+def half_quartile_range(values: Sequence[float] | Floats) -> float | None:
+    """Return how far answers lie apart; None for fewer than two.
+
+    >>> half_quartile_range([0.0, 10.0, 20.0, 30.0, 1000.0])
+    10.0
+    """
+    if len(values) < 2:
+        return None
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(high - low) / 2
 
 
 def _resamples(size: int, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:

@@ -25,6 +25,8 @@ STOP = "\n\n"
 
 Template = Literal["named", "smiles", "facts", "original"]
 """How a molecule is put before the model; see the top of this page."""
+Hidden = Literal["name", "smiles"]
+"""A line that a question leaves out, to see what an adapter makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +41,17 @@ class Answer:
     """The value came in another unit of the same quantity, and was converted."""
 
 
-def render_question(molecule: Molecule, template: Template = "named") -> str:
+def render_question(
+    molecule: Molecule, template: Template = "named", hidden: Hidden | None = None
+) -> str:
     """Return the lines that describe a molecule, up to where the reason begins."""
     name = " ".join(molecule.name.split())
     mark = "##" if template == "original" else ""
     lines = ["#Problem"] if template == "original" else []
-    if name and template != "smiles":
+    if name and template != "smiles" and hidden != "name":
         lines.append(f"{mark}Name: {name}")
-    lines.append(f"{mark}SMILES: {molecule.smiles}")
+    if hidden != "smiles":
+        lines.append(f"{mark}SMILES: {molecule.smiles}")
     if template == "facts":
         from selfstudy_engine.data.facts import describe_facts  # RDKit, for who asks for facts
 
@@ -60,8 +65,21 @@ def value_label(prop: Property, template: Template = "named") -> str:
 
 
 def render_answer(reason: str, value: float, prop: Property, template: Template = "named") -> str:
-    """Return the text that follows `render_question`: what a model is trained to complete."""
-    return f" {reason}\n{value_label(prop, template)} {prop.format(value)}"
+    """Return the text that follows `render_question`: what a model is trained to complete.
+
+    Without a reason it is the value's line alone, which `parse_completion` reads all the same.
+    """
+    return render_reason(reason) + render_value(value, prop, template)
+
+
+def render_reason(reason: str) -> str:
+    """Return how an answer begins: with a reason, or with nothing where that is empty."""
+    return f" {reason}" if reason else ""
+
+
+def render_value(value: float, prop: Property, template: Template = "named") -> str:
+    """Return how an answer ends: a new line with the value."""
+    return f"\n{value_label(prop, template)} {prop.format(value)}"
 
 
 def render_prompt(
@@ -69,10 +87,12 @@ def render_prompt(
     prop: Property,
     exemplars: Sequence[Exemplar] = (),
     template: Template = "named",
+    hidden: Hidden | None = None,
 ) -> str:
     """Return the prompt: the exemplars as answered questions, then the molecule's question.
 
-    The exemplars come first and in one order, so that all prompts of a round share a prefix.
+    The exemplars come first and in one order, so that all prompts of a round share a prefix; what
+    is hidden is hidden of the molecule alone.
     """
     shown = [
         render_question(e.molecule, template)
@@ -80,7 +100,7 @@ def render_prompt(
         + STOP
         for e in exemplars
     ]
-    return "".join(shown) + render_question(molecule, template)
+    return "".join(shown) + render_question(molecule, template, hidden)
 
 
 def render_hinted_prompt(

@@ -77,6 +77,10 @@ class RunFolder:
         """What this round's adapter answered on the test set and on trained molecules."""
         return self.path / "evaluations" / f"round-{round_index:04d}.parquet"
 
+    def ablations(self, round_index: int) -> Path:
+        """Adapters trained otherwise on what this round's adapter was trained on; see `ablate`."""
+        return self.path / "ablations" / f"round-{round_index:04d}"
+
     def exemplars(self) -> Path:
         """The exemplars of this run, fixed when it began."""
         return self.path / "exemplars.jsonl"

@@ -1,6 +1,7 @@
 """Molecules in, pool and test set out: at random or by scaffold, and never a relative in both."""
 
 import hashlib
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ class Split:
     test: list[Molecule]
     relatives: list[Molecule] = field(default_factory=list)
     """In neither part: salts, charged forms or tautomers of test molecules or exemplars."""
+
+    @property
+    def median(self) -> float:
+        """Median value of the pool: what an unanswered question counts as."""
+        return statistics.median(molecule.value for molecule in self.pool)
 
 
 def _rank(seed: int, skeleton: str) -> str:

@@ -1,7 +1,6 @@
 """What a run works on: exemplars, the molecules to learn from, and those to be measured on."""
 
 import hashlib
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from selfstudy_engine.data.embedded import embedded_model, embedded_table
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.molecules import Table, canonicalize
+from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.data.split_record import load_places, to_split
 from selfstudy_engine.data.splits import Split, check_leaks, split
 from selfstudy_engine.data.table_files import read_rows
 
@@ -34,7 +35,7 @@ class Task:
     @property
     def median(self) -> float:
         """Median measured value of the pool: what an unanswered question counts as."""
-        return statistics.median(molecule.value for molecule in self.split.pool)
+        return self.split.median
 
 
 def load_table(config: RunConfig) -> Table:
@@ -68,6 +69,17 @@ def load_task(config: RunConfig, exemplars: list[Exemplar] | None = None) -> Tas
     parts = _split(table, shown, config)
     check_leaks(parts.pool, parts.test, shown)
     return Task(table, parts, exemplars)
+
+
+def split_of_run(folder: RunFolder, config: RunConfig) -> Split:
+    """Return the split that a run began with, as it was when a loop last looked at the table.
+
+    Raises:
+        UsageError: an earlier version made the run and kept no split, and its table is gone.
+    """
+    if folder.split.exists():
+        return to_split(load_places(folder.split))
+    return load_task(config, load_exemplars(folder.exemplars())).split
 
 
 def split_table(table: Table, config: RunConfig) -> tuple[Split, list[Exemplar]]:

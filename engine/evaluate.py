@@ -1,13 +1,42 @@
-"""Questions about molecules that only measure an adapter: greedy, one answer each."""
+"""Questions about molecules that only measure an adapter, and what their answers say.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Unless it is told otherwise, an evaluation is greedy and asks as the adapter was trained to be
+asked. The other manners find out what the answers rest on.
+"""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.prompts import STOP, parse_completion, render_prompt
+from selfstudy_engine.data.prompts import (
+    STOP,
+    Hidden,
+    parse_completion,
+    render_prompt,
+    render_reason,
+    value_label,
+)
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
 from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How an evaluation asks."""
+
+    num_answers: int = 1
+    """1 is the greedy answer; more are sampled as the loop samples, and their median counts."""
+    hidden: Hidden | None = None
+    """The line of the question that is left out."""
+    reasons: Mapping[str, str] | None = None
+    """By molecule id, the reason that the answer is made to begin with: only the value is
+    generated. None leaves the reason to the adapter."""
+
+
+PLAIN = Manner()
+"""How the loop evaluates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +48,15 @@ class EvaluationQuestion:
     split: str
     """"test" or "train"."""
     molecule: Molecule
+    begun: str = ""
+    """What the answer was made to begin with; a completion goes on from there."""
 
 
 def evaluation_requests(
-    molecules: Sequence[tuple[str, Molecule]], config: RunConfig, shown: Sequence[Exemplar]
+    molecules: Sequence[tuple[str, Molecule]],
+    config: RunConfig,
+    shown: Sequence[Exemplar],
+    manner: Manner = PLAIN,
 ) -> Iterator[GenerationRequest[EvaluationQuestion]]:
     """Yield a request for each (split, molecule).
 
@@ -30,20 +64,33 @@ def evaluation_requests(
         molecules: with the split that each belongs to.
         config: of the run.
         shown: exemplars in the prompt.
+        manner: how to ask.
     """
+    generation, prop = config.generation, config.property
+    greedy = manner.num_answers == 1
     params = SamplingParams(
-        n=1, temperature=0, top_p=1, max_tokens=config.generation.max_tokens, stop=(STOP,)
+        n=manner.num_answers,
+        temperature=0 if greedy else generation.temperature,
+        top_p=1 if greedy else generation.top_p,
+        max_tokens=generation.max_tokens,
+        stop=(STOP,),
     )
     for index, (split, molecule) in enumerate(molecules):
-        prompt = render_prompt(molecule, config.property, shown, config.generation.template)
-        yield GenerationRequest(EvaluationQuestion(index, split, molecule), prompt, params)
+        prompt = render_prompt(molecule, prop, shown, generation.template, manner.hidden)
+        begun = ""
+        if manner.reasons is not None:
+            reason = render_reason(manner.reasons[molecule.molecule_id])
+            begun = f"{reason}\n{value_label(prop, generation.template)}"
+        question = EvaluationQuestion(index, split, molecule, begun)
+        yield GenerationRequest(question, prompt + begun, params)
 
 
 def to_evaluated(
     question: EvaluationQuestion, completion: Completion, config: RunConfig
 ) -> Evaluated:
     """Return what an answer says."""
-    answer = parse_completion(completion.text, config.property, config.generation.template)
+    text = question.begun + completion.text
+    answer = parse_completion(text, config.property, config.generation.template)
     molecule = question.molecule
     return Evaluated(
         split=question.split,
@@ -53,5 +100,19 @@ def to_evaluated(
         measured=molecule.value,
         predicted=answer.value,
         reason=answer.reason,
-        completion=completion.text,
+        completion=text,
     )
+
+
+def to_median(
+    question: EvaluationQuestion, completions: Sequence[Completion], config: RunConfig
+) -> Evaluated:
+    """Return what several answers say: the median of their values, and the text nearest to it."""
+    answers = [to_evaluated(question, completion, config) for completion in completions]
+    valued = [(answer.predicted, answer) for answer in answers if answer.predicted is not None]
+    if len(completions) == 1 or not valued:
+        return replace(answers[0], num_answers=len(completions))
+    values = tuple(value for value, _ in valued)
+    median = statistics.median(values)
+    _, nearest = min(valued, key=lambda pair: abs(pair[0] - median))
+    return replace(nearest, predicted=median, values=values, num_answers=len(completions))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
@@ -57,6 +58,7 @@ def run_loop(
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
     placement_of(config)  # a device that isn't there is refused before anything is done
+    _check_reasons(config)
     model, config = choose_base_model(config)
     folder = RunFolder(runs / config.name)
     before = folder.exemplars()
@@ -147,6 +149,19 @@ def _taught(config: RunConfig, folder: RunFolder, reporter: Reporter, key: str) 
             describe_rejections(lessons.rejections),
         )
     return lessons.exemplars
+
+
+def _check_reasons(config: RunConfig) -> None:
+    """Refuse a loop that teaches direct answers and rejects them.
+
+    Raises:
+        UsageError: it does.
+    """
+    if config.train.reasons == "drop" and "no reason" in config.verdict.reject:
+        raise UsageError(
+            'train.reasons is "drop", so answers come without a reason, and verdict.reject has '
+            '"no reason": nothing would ever be accepted; name the other findings with --reject'
+        )
 
 
 def fix_exemplars(folder: RunFolder, exemplars: list[Exemplar]) -> None:

@@ -9,6 +9,7 @@ from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import AdapterError
 from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.metrics import half_quartile_range
 from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
@@ -62,11 +63,7 @@ def summarize(molecule: Molecule, answers: Sequence[Answer]) -> Prediction:
     values = [value for value, _ in valued]
     median = statistics.median(values)
     _, reason = min(valued, key=lambda pair: abs(pair[0] - median))
-    spread = None
-    if len(values) > 1:
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-        spread = (high - low) / 2
-    return Prediction(molecule, median, spread, len(values), reason)
+    return Prediction(molecule, median, half_quartile_range(values), len(values), reason)
 
 
 def predict(

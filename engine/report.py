@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.metric_texts import ranged
 from selfstudy_engine.engine.reason_quality import CheckReason
 from selfstudy_engine.engine.report_charts import Figure
 from selfstudy_engine.engine.report_examples import choose_examples, likely_label_errors
@@ -19,7 +20,7 @@ from selfstudy_engine.engine.report_figures import (
     original_parity,
     parity,
 )
-from selfstudy_engine.engine.report_headline import headline, ranged
+from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_page import render_page, write_page
 from selfstudy_engine.engine.report_progress import acceptance, molecules, reasons, time_spent
 

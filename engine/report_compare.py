@@ -9,6 +9,7 @@ import altair as alt
 
 from selfstudy_engine.data.evaluations import paired_change
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.metric_texts import cells_of, columns_of, outcome_of, signed
 from selfstudy_engine.engine.report_charts import (
     Figure,
     Row,
@@ -20,7 +21,6 @@ from selfstudy_engine.engine.report_charts import (
     text,
 )
 from selfstudy_engine.engine.report_facts import RunFacts, gather_facts
-from selfstudy_engine.engine.report_headline import cells_of, columns_of, outcome_of, signed
 from selfstudy_engine.engine.report_page import render_page, write_page
 
 
@@ -61,7 +61,7 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         figures=figures,
         sides=sides,
         verdict=_verdict(runs[0], runs[-1], labels[0], labels[-1]),
-        columns=columns_of(runs[0]),
+        columns=columns_of(runs[0].unit, runs[0].config.property.tolerance),
         differences=runs[0].config.differences(runs[-1].config),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

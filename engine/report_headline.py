@@ -1,15 +1,20 @@
 """Facts of a run in, what they come to out: did it learn, and is it any good?"""
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from selfstudy_engine.data.metrics import NEAR, Interval, Metrics, measure_change
+from selfstudy_engine.data.metrics import Interval, measure_change
 from selfstudy_engine.engine.baselines import MEDIAN
+from selfstudy_engine.engine.metric_texts import (
+    Outcome,
+    cells_of,
+    columns_of,
+    outcome_of,
+    ranged,
+    signed,
+)
 from selfstudy_engine.engine.report_facts import RunFacts
-
-Outcome = Literal["better", "worse", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,6 @@ class Headline:
     sentences: list[str]
     columns: list[str]
     rows: list[Row]
-
-
-def outcome_of(change: Interval) -> Outcome:
-    """Return what a paired change of an error says: an interval with 0 is no change.
-
-    >>> outcome_of(Interval(-5.0, -9.0, -1.0)), outcome_of(Interval(-5.0, -11.0, 1.0))
-    ('better', 'same')
-    """
-    return "better" if change.high < 0 else "worse" if change.low > 0 else "same"
 
 
 def headline(run: RunFacts) -> Headline:
@@ -95,7 +91,7 @@ def headline(run: RunFacts) -> Headline:
         outcome,
         verdict,
         sentences,
-        [*columns_of(run), "MAE minus the last round's"],
+        [*columns_of(unit, run.config.property.tolerance), "MAE minus the last round's"],
         _rows(run, versus),
     )
 
@@ -122,22 +118,6 @@ def _against(difference: Interval, what: str, unit: str) -> str:
     return f"{word} {what}: MAE {signed(mine)} {unit}."
 
 
-def columns_of(run: RunFacts) -> list[str]:
-    """Return the headings over `cells_of`."""
-    unit = run.unit
-    return [
-        f"MAE, {unit}",
-        f"RMSE, {unit}",
-        f"median error, {unit}",
-        "R²",
-        "Spearman",
-        "RAE",
-        f"within {NEAR:g} {unit}",
-        f"within {run.config.property.tolerance:g} {unit}",
-        "answered",
-    ]
-
-
 def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
     last = run.last
     rows = []
@@ -150,43 +130,3 @@ def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
     for name, metrics in run.baseline_metrics(last).items():
         rows.append(Row(name, cells_of(metrics), signed(versus[name]), False))
     return rows
-
-
-def cells_of(metrics: Metrics) -> list[str]:
-    """Return all metrics as texts, in the table's order."""
-    plain = [ranged(interval) for interval in (metrics.mae, metrics.rmse, metrics.median_error)]
-    shares = [
-        ranged(interval, percent=True)
-        for interval in (metrics.within_near, metrics.within_tolerance, metrics.answered)
-    ]
-    ratios = [
-        ranged(interval, digits=2) if interval else "–"
-        for interval in (metrics.r2, metrics.spearman, metrics.rae)
-    ]
-    return [*plain, *ratios, *shares]
-
-
-def ranged(interval: Interval, digits: int = 1, percent: bool = False) -> str:
-    """Write an estimate with its interval.
-
-    >>> ranged(Interval(0.5, 0.25, 0.75), percent=True)
-    '50% [25, 75]'
-    """
-    parts: list[Any] = [interval.value, interval.low, interval.high]
-    if percent:
-        value, low, high = (f"{100 * part:.0f}" for part in parts)
-        return f"{value}% [{low}, {high}]"
-    value, low, high = (_minus(f"{part:.{digits}f}") for part in parts)
-    return f"{value} [{low}, {high}]"
-
-
-def signed(interval: Interval) -> str:
-    """Write a difference with its sign and interval."""
-    value, low, high = (
-        _minus(f"{part:+.1f}") for part in (interval.value, interval.low, interval.high)
-    )
-    return f"{value} [95% {low} to {high}]"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")

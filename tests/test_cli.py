@@ -20,7 +20,8 @@ from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
 from selfstudy_engine.data.store import SampleStore
 
 COMMAND = Path(sys.executable).with_name("selfstudy-engine")
-COMMANDS = ["serve", "loop", "teach", "train", "predict", "bench", "claims", "store", "doctor"]
+COMMANDS = ["serve", "loop", "teach", "train", "predict", "evaluate", "ablate"]
+COMMANDS += ["bench", "claims", "store", "doctor"]
 HEAVY = ("torch", "vllm", "rdkit", "transformers", "pandas")
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from samples import make_evaluated
 
@@ -121,3 +122,21 @@ def test_answers_read_back(tmp_path: Path) -> None:
     save_evaluation(path, [])
     assert load_evaluation(path) == []
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_several_answers_read_back_with_their_spread(tmp_path: Path) -> None:
+    several = replace(ANSWERS[0], values=(20.0, 26.0, 32.0), num_answers=4, adapter_sha256="ab")
+    path = tmp_path / "answers.parquet"
+    save_evaluation(path, [several, ANSWERS[1]])
+    assert load_evaluation(path) == [several, ANSWERS[1]]
+    assert several.spread == 3.0
+    assert ANSWERS[1].spread is None
+
+
+def test_files_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "round-0000.parquet"
+    save_evaluation(path, ANSWERS)
+    old = ["split", "molecule_id", "name", "smiles", "measured", "predicted", "reason"]
+    table = pq.read_table(path).select([*old, "completion"])
+    pq.write_table(table, path)
+    assert load_evaluation(path) == ANSWERS

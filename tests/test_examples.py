@@ -8,6 +8,7 @@ from selfstudy_engine.data.prompts import Template, parse_completion, render_pro
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.train.examples import (
     Example,
+    exchange_reasons,
     exemplar_examples,
     sample_examples,
     tokenize,
@@ -87,7 +88,44 @@ def test_examples_have_the_form_that_generation_asks_in(template: Template) -> N
 
 
 def test_prompt_and_answer_are_tokenized_apart() -> None:
-    sequence = tokenize(Example("ab", "cd"), LetterTokenizer())
-    assert sequence.token_ids == [BEGIN, *map(ord, "abcd"), END]
+    sequence = tokenize(Example("KEY", "ab", "c", "d"), LetterTokenizer())
+    assert sequence.token_ids == [BEGIN, *map(ord, "ab cd"), END]
     assert sequence.num_prompt_tokens == len(sequence.prompt_ids) == 3
-    assert len(sequence) == 6
+    assert len(sequence) == 7
+
+
+def make_examples() -> list[Example]:
+    """Six samples of four molecules, each with a reason and a value of its own."""
+    samples = [
+        make_sample(name, prompt=f"SMILES: {name}\nReason:", reason=f"R{i}", measured=float(i))
+        for i, name in enumerate("AABCDD")
+    ]
+    return list(sample_examples(samples, MELTING_POINT, "measured"))
+
+
+def test_kept_reasons_change_nothing() -> None:
+    assert exchange_reasons(make_examples(), "keep", seed=0) == make_examples()
+
+
+@pytest.mark.parametrize("template", ["named", "smiles", "facts", "original"])
+def test_a_direct_answer_is_the_values_line_and_can_be_parsed(template: Template) -> None:
+    given = list(sample_examples([make_sample()], MELTING_POINT, "measured", template))
+    [example] = exchange_reasons(given, "drop", seed=0)
+    label = "##Prediction:" if template == "original" else "Melting point (°C):"
+    assert example.answer == f"\n{label} -114"
+    assert example.prompt == given[0].prompt
+    answer = parse_completion(example.answer, MELTING_POINT, template)
+    assert (answer.reason, answer.value) == ("", -114.0)
+
+
+def test_shuffled_reasons_are_other_molecules_and_values_stay() -> None:
+    given = make_examples()
+    shuffled = exchange_reasons(given, "shuffle", seed=0)
+    owner = {example.reason: example.molecule_id for example in given}
+    assert [(e.molecule_id, e.prompt, e.value_line) for e in shuffled] == [
+        (e.molecule_id, e.prompt, e.value_line) for e in given
+    ]
+    assert sorted(e.reason for e in shuffled) == sorted(owner), "the same texts are trained on"
+    assert all(owner[e.reason] != e.molecule_id for e in shuffled)
+    assert exchange_reasons(given, "shuffle", seed=0) == shuffled
+    assert any(exchange_reasons(given, "shuffle", seed) != shuffled for seed in range(1, 5))

@@ -17,7 +17,13 @@ from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import RunFolderError, SelfStudyError, ServerError, SwapError
+from selfstudy_engine.data.errors import (
+    RunFolderError,
+    SelfStudyError,
+    ServerError,
+    SwapError,
+    UsageError,
+)
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.split_record import load_places
@@ -430,3 +436,12 @@ def test_a_new_run_with_a_taken_name_is_refused(small_config: MakeConfig, tmp_pa
     (tmp_path / "test" / "thesis.tex").touch()
     with pytest.raises(RunFolderError, match="isn't empty and isn't a run"):
         open_run(tmp_path, small_config())
+
+
+def test_a_loop_that_would_reject_every_direct_answer_is_refused(
+    small_config: MakeConfig, tmp_path: Path, fake: FakeVllm
+) -> None:
+    with pytest.raises(UsageError, match=r'verdict\.reject has "no reason"'):
+        loop(small_config(train__reasons="drop"), tmp_path, fake)
+    assert list(tmp_path.iterdir()) == []
+    assert fake.requests == []

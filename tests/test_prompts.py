@@ -241,3 +241,21 @@ def test_an_answer_about_a_further_molecule_is_no_answer() -> None:
 def test_parsing_takes_linear_time() -> None:
     text = " a\n" * 50_000 + "Melting point (°C): " + "1" * 50_000 + "x"
     assert parse_completion(text, MELTING_POINT).value is None
+
+
+@pytest.mark.parametrize("template", ["named", "facts", "original"])
+def test_a_line_can_be_hidden_of_the_molecule_alone(template: Template) -> None:
+    exemplars = load_exemplars()[:1]
+    whole = render_prompt(VANILLIN, MELTING_POINT, exemplars, template)
+    for hidden, line in (("name", "Name: vanillin"), ("smiles", "SMILES: COc1cc(C=O)ccc1O")):
+        mark = "##" if template == "original" else ""
+        prompt = render_prompt(VANILLIN, MELTING_POINT, exemplars, template, hidden)
+        assert prompt == whole.replace(f"{mark}{line}\n", "")
+        assert len(prompt) < len(whole)
+
+
+def test_an_answer_without_a_reason_is_its_value() -> None:
+    answer = render_answer("", 81.75, MELTING_POINT)
+    assert answer == "\nMelting point (°C): 82"
+    parsed = parse_completion(answer, MELTING_POINT)
+    assert (parsed.reason, parsed.value) == ("", 82.0)

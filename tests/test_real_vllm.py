@@ -15,15 +15,18 @@ import httpx
 import pytest
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, load_config, override
 from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.hardware import device
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.canary import Served, check_canary
 from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
+from selfstudy_engine.engine.evaluate import Manner
+from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer, served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
@@ -113,6 +116,44 @@ def test_swaps_are_proven_and_the_base_comes_back(
 
     asyncio.run(story())
     process.check_alive()
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Nothing is shown."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        """Nothing is shown."""
+
+
+def test_an_examiner_asks_adapters_and_the_base_in_any_manner(
+    server: tuple[VllmServer, RunConfig], adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    process, config = server
+    asked = override(config, {"server.url": process.endpoint.url, "generation.max_tokens": 16})
+    molecules = [Molecule("A", "phenol", "Oc1ccccc1", 41.0), Molecule("B", "", "CCO", -114.0)]
+    begun = Manner(reasons={"A": "A ring.", "B": "A chain."})
+    with Examiner(
+        asked,
+        str(embedded_model()),
+        [],
+        log=tmp_path / "server.log",
+        server_key=process.endpoint.api_key,
+        progress=Silent(),
+    ) as examiner:
+        plain = examiner.ask(adapters[0], molecules)
+        base = examiner.ask(None, molecules)
+        with_reasons = examiner.ask(adapters[0], molecules, begun)
+        several = examiner.ask(adapters[0], molecules, Manner(num_answers=3))
+    assert [answer.adapter_sha256 for answer in plain + base] == [adapters[0].sha256] * 2 + [""] * 2
+    assert [answer.molecule_id for answer in plain] == ["A", "B"]
+    assert [answer.completion for answer in plain] != [answer.completion for answer in base]
+    for answer, reason in zip(with_reasons, ("A ring.", "A chain."), strict=True):
+        assert answer.reason == reason
+        assert answer.completion.startswith(f" {reason}\nMelting point (°C):")
+    assert {answer.num_answers for answer in several} == {3}
 
 
 async def scores(client: GenerationClient, model: str) -> list[float]:

@@ -20,12 +20,13 @@ from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.baselines import BASELINES
+from selfstudy_engine.engine.metric_texts import outcome_of, ranged, signed
 from selfstudy_engine.engine.reason_quality import distinct_ngrams, false_share, mark_claims
 from selfstudy_engine.engine.report import figures_of, write_report
 from selfstudy_engine.engine.report_compare import write_comparison
 from selfstudy_engine.engine.report_examples import choose_examples, draw, likely_label_errors
 from selfstudy_engine.engine.report_facts import RunFacts, gather_facts, rounds_with_baselines
-from selfstudy_engine.engine.report_headline import headline, outcome_of, ranged, signed
+from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
 from selfstudy_engine.engine.report_page import MAX_BYTES
 from selfstudy_engine.engine.report_refresh import ReportRefresher

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import sha256_of
@@ -242,6 +243,45 @@ def test_the_label_decides_which_value_is_learned(
     train_here(config, tiny_model, tmp_path / "a", samples=samples, before_round=1)
     expected = reference_loss(tiny_model, examples_of(value))
     assert first_loss(capsys.readouterr().out) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("reasons", ["drop", "shuffle"])
+def test_the_reasons_that_are_trained_on_are_the_ones_asked_for(
+    reasons: str,
+    trained: Trained,
+    small_config: MakeConfig,
+    tiny_model: Path,
+    samples: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The loss is that of those texts; the canary's texts are the same whatever is trained on."""
+    kept = examples_of(61)
+    if reasons == "drop":
+        expected = [(prompt, answer[answer.index("\n") :]) for prompt, answer in kept]
+    else:
+        ids = [e.molecule.molecule_id for e in load_exemplars()]
+        givers = derange([*ids, "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"], seed=0)
+        expected = [
+            (prompt, kept[giver][1].split("\n")[0] + "\n" + answer.split("\n")[1])
+            for (prompt, answer), giver in zip(kept, givers, strict=True)
+        ]
+    one_row = count_tokens(tiny_model, expected)
+    config = small_config(
+        train__reasons=reasons,
+        train__tokens_per_step=one_row,
+        train__epochs=4,
+        train__min_steps=1,
+    )
+    figures = train_here(config, tiny_model, tmp_path / "a", samples=samples, before_round=1)
+    loss = first_loss(capsys.readouterr().out)
+    assert loss == pytest.approx(reference_loss(tiny_model, expected), abs=2e-4)
+    adapter = read_adapter(tmp_path / "a")
+    assert (figures["reasons"], adapter.training["reasons"]) == (reasons, reasons)
+    assert (trained.figures["reasons"], trained.figures["label"]) == ("keep", "measured")
+    texts = [probe.token_ids for probe in adapter.canary]
+    assert texts == [probe.token_ids for probe in trained.adapter.canary]
+    assert adapter.canary[0].adapter_logprobs != trained.adapter.canary[0].adapter_logprobs
 
 
 def test_epochs_are_kept_where_min_steps_allow(

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import SelfStudyError
 from selfstudy_engine.data.hardware import resolve_dtype
-from selfstudy_engine.data.prompts import render_answer, render_prompt
+from selfstudy_engine.data.prompts import render_prompt, render_value
 from selfstudy_engine.data.task import load_task
 from selfstudy_engine.train.examples import Example, TokenSequence, exemplar_examples, tokenize
 from selfstudy_engine.train.fitting import fit
@@ -119,8 +119,9 @@ def make_sequences(config: RunConfig, tokenizer: Any, number: int) -> list[Token
     )
     for index, molecule in enumerate(molecules):
         reason = task.exemplars[index % len(task.exemplars)].reason
-        answer = render_answer(reason, molecule.value, config.property)
-        examples.append(Example(render_prompt(molecule, config.property, shown), answer))
+        prompt = render_prompt(molecule, config.property, shown)
+        value_line = render_value(molecule.value, config.property)
+        examples.append(Example(molecule.molecule_id, prompt, reason, value_line))
     return [tokenize(example, tokenizer) for example in examples[:number]]
 
 

@@ -1,11 +1,12 @@
 """Exemplars and accepted samples -> examples -> token sequences, which `packing` lays into rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from selfstudy_engine.data.arithmetic import read_arithmetic
-from selfstudy_engine.data.prompts import Template, render_answer, render_prompt
+from selfstudy_engine.data.derangement import derange
+from selfstudy_engine.data.prompts import Template, render_prompt, render_reason, render_value
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Sample
 
@@ -23,10 +24,19 @@ class Tokenizer(Protocol):
 class Example:
     """A prompt and the answer that the model is trained to give."""
 
+    molecule_id: str
     prompt: str
-    answer: str
+    reason: str
+    """Empty for a direct answer."""
+    value_line: str
+    """What follows the reason, from the end of its line on."""
     weight: float = 1.0
     """Of its loss."""
+
+    @property
+    def answer(self) -> str:
+        """The text that follows the prompt."""
+        return render_reason(self.reason) + self.value_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +65,8 @@ def exemplar_examples(
     for exemplar in exemplars:
         shown = [other for other in exemplars if other is not exemplar][:num_shown]
         prompt = render_prompt(exemplar.molecule, prop, shown, template)
-        value = exemplar.molecule.value
-        yield Example(prompt, render_answer(exemplar.reason, value, prop, template))
+        value_line = render_value(exemplar.molecule.value, prop, template)
+        yield Example(exemplar.molecule.molecule_id, prompt, exemplar.reason, value_line)
 
 
 def sample_examples(
@@ -82,8 +92,9 @@ def sample_examples(
     for sample in samples:
         value = _label_value(sample, prop, label)
         if value is not None:
-            answer = render_answer(sample.reason, value, prop, template)
-            yield Example(sample.prompt, answer, hinted_weight if sample.hinted else 1.0)
+            value_line = render_value(value, prop, template)
+            weight = hinted_weight if sample.hinted else 1.0
+            yield Example(sample.molecule_id, sample.prompt, sample.reason, value_line, weight)
 
 
 def _label_value(sample: Sample, prop: Property, label: str) -> float | None:
@@ -94,6 +105,29 @@ def _label_value(sample: Sample, prop: Property, label: str) -> float | None:
         if arithmetic and not arithmetic.reaches(sample.measured):
             return sample.predicted
     return sample.measured
+
+
+def exchange_reasons(examples: Sequence[Example], reasons: str, seed: int) -> list[Example]:
+    """Return the examples with the reasons that are to be trained on; prompts and values stay.
+
+    Args:
+        examples: all that are trained on.
+        reasons: "keep" changes nothing, "drop" leaves the value's line alone, "shuffle" gives each
+            example the reason of another molecule, and each reason to one example.
+        seed: of the shuffling.
+
+    Raises:
+        UsageError: more than half of the examples are of one molecule, so they can't be shuffled.
+    """
+    if reasons == "drop":
+        return [replace(example, reason="") for example in examples]
+    if reasons == "shuffle":
+        givers = derange([example.molecule_id for example in examples], seed)
+        return [
+            replace(example, reason=examples[giver].reason)
+            for example, giver in zip(examples, givers, strict=True)
+        ]
+    return list(examples)
 
 
 def tokenize(example: Example, tokenizer: Tokenizer) -> TokenSequence:

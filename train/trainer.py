@@ -26,7 +26,9 @@ from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.train.canary import probe_adapter
 from selfstudy_engine.train.examples import (
+    Example,
     TokenSequence,
+    exchange_reasons,
     exemplar_examples,
     sample_examples,
     tokenize,
@@ -73,13 +75,18 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(
         job.model, trust_remote_code=config.model.trust_remote_code
     )
-    sequences, num_exemplars, num_samples = _load_sequences(job, tokenizer)
-    probes_of = [sequence.token_ids for sequence in sequences[:NUM_PROBES]]
+    examples, num_exemplars = _load_examples(job)
+    # The exemplars as they are, whatever is trained on: the value's line alone may be too short.
+    probes_of = [tokenize(example, tokenizer).token_ids for example in examples[:NUM_PROBES]]
+    trained_on = exchange_reasons(examples, config.train.reasons, config.seed)
+    sequences = _tokenize(trained_on, tokenizer, config.server.max_model_len)
     model = load_model(config, job.model, job.previous)
     done = fit(model, sequences, config.train, config.seed)
-    training = {
+    training: dict[str, Any] = {
         "num_exemplars": num_exemplars,
-        "num_samples": num_samples,
+        "num_samples": len(examples) - num_exemplars,
+        "label": config.train.label,
+        "reasons": config.train.reasons,
         "num_tokens": done.num_tokens,
         "steps": done.steps,
         "tokens_per_second": done.num_tokens / done.seconds,
@@ -99,8 +106,8 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
     return training
 
 
-def _load_sequences(job: TrainingJob, tokenizer: Any) -> tuple[list[TokenSequence], int, int]:
-    """Return the exemplars' sequences, then the samples', and the number of each."""
+def _load_examples(job: TrainingJob) -> tuple[list[Example], int]:
+    """Return the exemplars' examples, then the samples', and the number of exemplars."""
     config = job.config
     exemplars = load_exemplars(job.exemplars)
     prop, generation = config.property, config.generation
@@ -111,15 +118,18 @@ def _load_sequences(job: TrainingJob, tokenizer: Any) -> tuple[list[TokenSequenc
         examples += sample_examples(
             accepted, prop, config.train.label, template, config.train.hinted_weight
         )
+    return examples, len(exemplars)
+
+
+def _tokenize(examples: list[Example], tokenizer: Any, limit: int) -> list[TokenSequence]:
     sequences = [tokenize(example, tokenizer) for example in examples]
-    limit = config.server.max_model_len
     longest = max(sequences, key=lambda sequence: len(sequence.token_ids))
     if len(longest.token_ids) > limit:
         raise UsageError(
             f"a training sequence has {len(longest.token_ids)} tokens, over the limit of {limit}; "
             "raise --max-model-len or show fewer exemplars"
         )
-    return sequences, len(exemplars), len(sequences) - len(exemplars)
+    return sequences
 
 
 def load_model(config: RunConfig, model: str, previous: Path | None = None) -> PeftModel:

@@ -1,0 +1,68 @@
+"""`selfstudy-engine ablate`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
+from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options
+
+if TYPE_CHECKING:
+    from selfstudy_engine.engine.ablations import AblationStudy
+
+
+@click.command()
+@click.option("--run", "run_name", default="default", show_default=True, help="The run.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@config_options(("server.url", "--server"))
+@SERVER_OPTIONS
+@config_options(("devices.train", "--train-device"))
+def ablate(run_name: str, runs: Path, as_json: bool, **values: Any) -> None:
+    """Find out what a finished run's reasons and labels were worth, by training otherwise.
+
+    On the samples of its last round: exemplars only, direct answers without a reason, reasons of
+    other molecules, and the other labels; all measured on the run's test set, each against the
+    adapter that was trained as the loop did. The same command continues where it was stopped;
+    adapters, answers, a Markdown table and JSON lie in the run's folder.
+    """
+    from selfstudy_engine.cli.console import make_reporter
+    from selfstudy_engine.cli.options import apply
+    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.engine.ablation_table import save_study, to_json
+    from selfstudy_engine.engine.ablations import run_ablations
+
+    folder = find_run(runs, run_name)
+    config = apply(read_config(folder), values)
+    with make_reporter(config, to_stderr=True) as reporter:
+        study = run_ablations(folder, config, reporter, os.environ.get(SERVER_KEY_VARIABLE, ""))
+    paths = save_study(folder.ablations(study.round), study)
+    if as_json:
+        click.echo(to_json(study), nl=False)
+    else:
+        _show(study)
+        click.echo("Tables: " + ", ".join(map(str, paths)))
+
+
+def _show(study: "AblationStudy") -> None:
+    from selfstudy_engine.cli.console import figures_table, plain_console
+    from selfstudy_engine.engine.ablation_table import (
+        cells_of_row,
+        columns_of_study,
+        describe_study,
+    )
+
+    table = figures_table(*columns_of_study(study))
+    for row in study.rows:
+        table.add_row(*cells_of_row(row))
+    console = plain_console()
+    console.print(table)
+    console.print(describe_study(study))

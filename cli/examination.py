@@ -1,0 +1,76 @@
+"""How an evaluation looks in a terminal."""
+
+from rich.console import Console
+
+from selfstudy_engine.cli.console import figures_table, plain_console
+from selfstudy_engine.data.calibration import Calibration
+from selfstudy_engine.engine.examination import Examination, ReasonUse
+from selfstudy_engine.engine.metric_texts import cells_of, columns_of, ranged, signed, verdict_of
+
+
+def show_examination(found: Examination) -> None:
+    """Print an evaluation's tables, and what a reader must know about them."""
+    console = plain_console()
+    unit = found.unit
+    table = figures_table("test set", "all molecules", title=f"{found.subject}, {found.asked}")
+    for name, cell in zip(columns_of(unit, found.tolerance), cells_of(found.metrics), strict=True):
+        table.add_row(name, cell)
+    console.print(table)
+    _show_comparisons(console, found)
+    if found.calibration:
+        _show_calibration(console, found.calibration, unit)
+    if found.reason_use:
+        _show_reason_use(console, found.reason_use, unit)
+    num_molecules = found.metrics.num_molecules
+    console.print(
+        f"{num_molecules} test molecules; brackets are bootstrap 95% intervals. "
+        f"{found.num_unanswered} without a well-formed answer are scored as the training median, "
+        f"{found.fallback:g} {unit}."
+    )
+    if found.num_left_out:
+        console.print(f"{found.num_left_out} test molecules can't be asked in this manner.")
+    for note in found.notes:
+        console.print(note)
+
+
+def _show_comparisons(console: Console, found: Examination) -> None:
+    table = figures_table("minus", f"MAE, {found.unit}", f"RMSE, {found.unit}", "", "molecules")
+    for one in found.compared:
+        mae, rmse = one.change.mae, one.change.rmse
+        verdict = verdict_of(mae)
+        table.add_row(one.reference, signed(mae), signed(rmse), verdict, str(one.num_molecules))
+    console.print(table)
+
+
+def _show_calibration(console: Console, found: Calibration, unit: str) -> None:
+    coverage = figures_table(
+        "central interval of the answers", "holds the truth", f"width, {unit}", "molecules"
+    )
+    for level in found.coverage:
+        coverage.add_row(
+            f"{level.nominal:.0%}",
+            ranged(level.covered, percent=True),
+            f"{level.mean_width:.1f}",
+            str(level.num_molecules),
+        )
+    console.print(coverage)
+    bands = figures_table(f"spread, {unit}", f"MAE, {unit}", "molecules")
+    for band in found.bands:
+        spread = f"{band.smallest:.1f} to {band.largest:.1f}"
+        bands.add_row(spread, ranged(band.mae), str(band.num_molecules))
+    console.print(bands)
+    if found.spearman:
+        console.print(f"Rank correlation of spread and error: {ranged(found.spearman, digits=2)}.")
+
+
+def _show_reason_use(console: Console, found: ReasonUse, unit: str) -> None:
+    reason, molecule = (
+        ranged(interval, digits=2) if interval else "–"
+        for interval in (found.follows_reason, found.follows_molecule)
+    )
+    console.print(
+        f"With another molecule's reason {ranged(found.moved, percent=True)} of the values change, "
+        f"by {ranged(found.mean_move)} {unit} on average. Their rank correlation is {reason} with "
+        "what the reason's molecule had been given, and "
+        f"{molecule} with what the molecule had been given with its own reason."
+    )

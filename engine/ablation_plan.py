@@ -1,0 +1,55 @@
+"""What is compared about how a run trained: each ablation changes one thing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from selfstudy_engine.data.config import RunConfig
+
+_REASONS = (
+    ("keep", "own-reasons", "each text's own reason", False),
+    ("drop", "direct-answer", "direct answer, no reason", False),
+    ("drop", "direct-answer-as-many-steps", "direct answer, as many steps", True),
+    ("shuffle", "shuffled-reasons", "reasons of other molecules", False),
+)
+_LABELS = {
+    "measured": ("label-measured", "label: the measured value"),
+    "predicted": ("label-predicted", "label: the model's own value"),
+    "checked": ("label-checked", "label: measured if the arithmetic allows it"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """One way to train on a run's samples."""
+
+    key: str
+    """Name of its adapter's folder."""
+    title: str
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """Configuration keys that differ from the run's."""
+    with_samples: bool = True
+    as_many_steps: bool = False
+    """Train for at least as many steps as the loop's way takes: shorter texts fill fewer."""
+
+
+AS_THE_LOOP = Ablation("loop", "as the loop did")
+"""What all are compared with."""
+
+
+def ablations_of(config: RunConfig) -> list[Ablation]:
+    """Return what is compared for a run: all that isn't how it was trained itself."""
+    train = config.train
+    return [
+        AS_THE_LOOP,
+        Ablation("exemplars-only", "exemplars only", with_samples=False),
+        *(
+            Ablation(key, title, {"train.reasons": reasons}, as_many_steps=as_many_steps)
+            for reasons, key, title, as_many_steps in _REASONS
+            if reasons != train.reasons
+        ),
+        *(
+            Ablation(key, title, {"train.label": label})
+            for label, (key, title) in _LABELS.items()
+            if label != train.label
+        ),
+    ]

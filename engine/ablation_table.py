@@ -1,0 +1,74 @@
+"""An ablation study as a table: cells for a terminal, Markdown for a page, JSON for a program."""
+
+from pathlib import Path
+
+import orjson
+
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.engine.ablations import Ablated, AblationStudy
+from selfstudy_engine.engine.metric_texts import ranged, signed, verdict_of
+
+
+def columns_of_study(study: AblationStudy) -> list[str]:
+    """Return the headings over `cells_of_row`."""
+    unit = study.unit
+    return [
+        "trained on",
+        "samples",
+        "steps",
+        "loss",
+        f"test MAE, {unit}",
+        f"minus the loop's, {unit}",
+        "",
+        f"within {study.tolerance:g} {unit}",
+        "answered",
+    ]
+
+
+def cells_of_row(row: Ablated) -> list[str]:
+    """Return one line of the table."""
+    loss = row.training.get("loss")
+    return [
+        row.title,
+        str(row.training.get("num_samples", "–")),
+        str(row.training.get("steps", "–")),
+        "–" if loss is None else f"{loss:.3f}",
+        ranged(row.metrics.mae),
+        signed(row.change.mae) if row.change else "–",
+        verdict_of(row.change.mae) if row.change else "",
+        ranged(row.metrics.within_tolerance, percent=True),
+        ranged(row.metrics.answered, percent=True),
+    ]
+
+
+def describe_study(study: AblationStudy) -> str:
+    """Return what a reader of the table must know, in sentences."""
+    return (
+        f"Run {study.run}, round {study.round}, base model {Path(study.base_model).name}: each "
+        f"adapter is trained on the same {study.num_samples} accepted samples and the exemplars, "
+        f"and answers the same {study.num_test} test molecules greedily. Brackets are bootstrap "
+        "95% intervals, differences are paired by molecule, and several comparisons are made: an "
+        "interval that barely misses 0 proves little. Unanswered questions are scored as the "
+        f"training median ({study.fallback:g} {study.unit})."
+    )
+
+
+def to_markdown(study: AblationStudy) -> str:
+    """Return the study as a Markdown table with what must be known about it."""
+    lines = [columns_of_study(study), *map(cells_of_row, study.rows)]
+    head, *rows = [f"| {' | '.join(cells)} |" for cells in lines]
+    rule = "|---" * len(lines[0]) + "|"
+    return "\n".join([describe_study(study), "", head, rule, *rows, ""])
+
+
+def save_study(folder: Path, study: AblationStudy) -> list[Path]:
+    """Write ablations.md and ablations.json; returns their paths."""
+    texts = {"ablations.md": to_markdown(study).encode(), "ablations.json": to_json(study)}
+    for name, content in texts.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in texts]
+
+
+def to_json(study: AblationStudy) -> bytes:
+    """Return everything as JSON."""
+    return orjson.dumps(study, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

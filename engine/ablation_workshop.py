@@ -1,0 +1,118 @@
+"""Ablations in, their adapters and answers out: each made once, in the run's folder.
+
+What the run itself has made is used where it is the same: its last adapter is the loop's own way,
+its first one knows the exemplars only.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from selfstudy_engine.data.adapters import Adapter, read_adapter
+from selfstudy_engine.data.config import RunConfig, override
+from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.hardware import Gpu
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation
+from selfstudy_engine.engine.examiner import Examiner, Progress, kept_answers
+from selfstudy_engine.engine.training import OnStep
+
+Train = Callable[[dict[str, object], Path, float, OnStep, Sequence[Gpu] | None], dict[str, Any]]
+"""Trains an adapter and waits for it; `run_training` does it in a process of its own."""
+
+
+class Workshop:
+    """Makes what is missing.
+
+    Args:
+        folder: of the run; held by this process.
+        config: of the run.
+        model: folder or hub id of the base model.
+        progress: told of every training.
+        train: trains one adapter; see `run_training`.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, model: str, progress: Progress, train: Train
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._model = model
+        self._progress = progress
+        self._train = train
+        self.round = config.rounds
+        self.place = folder.ablations(self.round)
+        accepted = pc.field("accepted") & (pc.field("round") < self.round)
+        self.num_samples = SampleStore(folder.samples).count(where=accepted)
+
+    def adapter(self, ablation: Ablation) -> Adapter:
+        """Return the adapter of an ablation: the run's own where that is it, or a new one."""
+        own = self._own_adapter(ablation)
+        if own is not None:
+            return own
+        output = self.place / "adapters" / ablation.key
+        if not output.exists():
+            self._make(ablation, output)
+        adapter = read_adapter(output)
+        expected = self.num_samples if ablation.with_samples else 0
+        if adapter.training["num_samples"] != expected:
+            raise RunFolderError(
+                f"ablation {output} was trained on {adapter.training['num_samples']} samples, but "
+                f"the run has {expected} accepted ones now; move {self.place} away and run the "
+                "command again"
+            )
+        return adapter
+
+    def _own_adapter(self, ablation: Ablation) -> Adapter | None:
+        """Return the run's own adapter, if it was trained as an ablation is to be."""
+        if ablation.changes or self._config.train.start_from != "base":
+            return None
+        expected = self.num_samples if ablation.with_samples else 0
+        adapter = read_adapter(self._folder.adapter(self.round if ablation.with_samples else 0))
+        return adapter if adapter.training["num_samples"] == expected else None
+
+    def answers(
+        self, examiner: Examiner, adapter: Adapter, test: list[Molecule]
+    ) -> list[Evaluated]:
+        """Return an adapter's answers to the test set: the run's own, kept ones, or new ones."""
+        in_run = self._folder.path / "evaluations" / f"{adapter.name}.parquet"
+        here = self.place / "evaluations" / f"{adapter.name}.parquet"
+        for path in (in_run, here):
+            kept = kept_answers(path, test, adapter)
+            if kept is not None:
+                return kept
+        found = examiner.ask(adapter, test)
+        here.parent.mkdir(parents=True, exist_ok=True)
+        save_evaluation(here, found)
+        return found
+
+    def _make(self, ablation: Ablation, output: Path) -> None:
+        self._progress.phase(f"train: {ablation.title}")
+        changes: dict[str, str | int] = {**ablation.changes, "train.start_from": "base"}
+        if ablation.as_many_steps:
+            changes["train.min_steps"] = self.adapter(AS_THE_LOOP).training["steps"]
+        config = override(self._config, changes)
+        path = self.place / f"{ablation.key}.toml"
+        self.place.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, config.to_toml().encode())
+        self._train(
+            {
+                "config": path,
+                "model": self._model,
+                "exemplars": self._folder.exemplars(),
+                "samples": self._folder.samples if ablation.with_samples else None,
+                "before_round": self.round if ablation.with_samples else None,
+                "output": output,
+            },
+            self.place / "logs" / f"{ablation.key}.log",
+            config.train.timeout_seconds,
+            lambda step, num_steps: self._progress.advance(step, f"of {num_steps} steps"),
+            placement_of(config).train,
+        )

@@ -1,0 +1,201 @@
+"""The ablations of a finished run: the tiny model really trained, the fake server asked."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+from conftest import QuietReporter
+from fake_vllm import FakeVllm, Request
+
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.adapters import MANIFEST, read_adapter
+from selfstudy_engine.data.config import load_config, override
+from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
+from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.task import split_of_run
+from selfstudy_engine.engine.ablation_plan import ablations_of
+from selfstudy_engine.engine.ablation_table import to_json
+from selfstudy_engine.engine.ablations import Ablated, AblationStudy, run_ablations
+from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.training import OnStep
+
+NEW = [
+    "direct-answer",
+    "direct-answer-as-many-steps",
+    "shuffled-reasons",
+    "label-predicted",
+    "label-checked",
+]
+
+
+def ablate(folder: RunFolder, fake: FakeVllm, *arguments: str) -> Result:
+    where = ["--run", "test", "--runs", str(folder.path.parent), "--server", fake.url]
+    environment = {"SELFSTUDY_SERVER_KEY": fake.api_key}
+    return CliRunner().invoke(cli, ["ablate", *where, *arguments], env=environment)
+
+
+def train_here(
+    arguments: dict[str, Any], log: Path, timeout_seconds: float, on_step: OnStep, gpus: object
+) -> dict[str, Any]:
+    """Train in this process: a process of its own loads torch anew for each adapter."""
+    from selfstudy_engine.train.trainer import TrainingJob, train_adapter
+
+    on_step(1, 4)
+    return train_adapter(TrainingJob(**arguments | {"config": load_config(arguments["config"])}))
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A run with its ablations, and how they came about."""
+
+    folder: RunFolder
+    study: AblationStudy
+    requests: list[Request]
+    phases: list[str]
+
+    @property
+    def rows(self) -> dict[str, Ablated]:
+        return {row.key: row for row in self.study.rows}
+
+
+@pytest.fixture(scope="module")
+def studied(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    root = tmp_path_factory.mktemp("ablated") / "test"
+    folder = RunFolder(Path(shutil.copytree(finished.path, root)))
+    reporter = QuietReporter()
+    with FakeVllm() as fake:
+        config = override(read_config(folder), {"server.url": fake.url})
+        study = run_ablations(folder, config, reporter, fake.api_key, train=train_here)
+        requests = list(fake.requests)
+    return Studied(folder, study, requests, reporter.phases)
+
+
+def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
+    def keys(**train: str) -> list[str]:
+        config = load_config(None, {f"train.{key}": value for key, value in train.items()})
+        return [ablation.key for ablation in ablations_of(config)]
+
+    assert keys() == ["loop", "exemplars-only", *NEW]
+    others = ["own-reasons", "shuffled-reasons", "label-measured", "label-checked"]
+    assert keys(label="predicted", reasons="drop") == ["loop", "exemplars-only", *others]
+
+
+def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
+    accepted = sum(record.num_accepted for record in load_records(studied.folder)[:2])
+    place = studied.folder.ablations(2)
+    assert sorted(path.name for path in (place / "adapters").iterdir()) == sorted(NEW)
+    facts = {key: read_adapter(place / "adapters" / key).training for key in NEW}
+    assert {one["num_samples"] for one in facts.values()} == {accepted}
+    assert studied.study.num_samples == accepted > 0
+    chosen = {key: (one["reasons"], one["label"]) for key, one in facts.items()}
+    assert chosen == {
+        "direct-answer": ("drop", "measured"),
+        "direct-answer-as-many-steps": ("drop", "measured"),
+        "shuffled-reasons": ("shuffle", "measured"),
+        "label-predicted": ("keep", "predicted"),
+        "label-checked": ("keep", "checked"),
+    }
+    loop = read_adapter(studied.folder.adapter(2)).training
+    assert facts["direct-answer"]["num_tokens"] < loop["num_tokens"]
+    assert facts["direct-answer-as-many-steps"]["steps"] >= loop["steps"]
+    assert "train: direct answer, no reason" in studied.phases
+
+
+def test_the_runs_own_adapters_and_answers_are_used_where_they_are_it(studied: Studied) -> None:
+    rows, records = studied.rows, load_records(studied.folder)
+    assert rows["loop"].adapter == str(studied.folder.adapter(2))
+    assert rows["exemplars-only"].adapter == str(studied.folder.adapter(0))
+    assert rows["loop"].metrics.mae == records[2].test_mae
+    assert rows["exemplars-only"].metrics.mae == records[0].test_mae
+    swapped = [
+        Path(request.body["kwargs"]["adapter_folder"]).name
+        for request in studied.requests
+        if request.path == "/collective_rpc"
+    ]
+    assert swapped == NEW
+    asked = [r for r in studied.requests if r.kind == "/v1/completions"]
+    assert len(asked) == len(NEW) * studied.study.num_test
+    assert {request.body["temperature"] for request in asked} == {0}
+
+
+def test_all_are_compared_with_the_loop_pair_by_pair(studied: Studied) -> None:
+    folder = studied.folder
+    median = split_of_run(folder, read_config(folder)).median
+    assert studied.study.fallback == median
+    loop = load_evaluation(folder.evaluation(2))
+    direct = load_evaluation(folder.ablations(2) / "evaluations" / "direct-answer.parquet")
+    change = paired_difference(loop, direct, median)
+    compared = studied.rows["direct-answer"].change
+    assert compared
+    assert compared.mae == change
+    assert studied.rows["loop"].change is None
+    guess = studied.rows["training-median"]
+    errors = [abs(answer.measured - median) for answer in direct]
+    assert guess.metrics.mae.value == pytest.approx(sum(errors) / len(errors))
+    assert guess.metrics.answered.value == 0
+
+
+def test_nothing_is_made_again(studied: Studied, fake: FakeVllm) -> None:
+    result = ablate(studied.folder, fake)
+    assert result.exit_code == 0, result.output
+    assert fake.requests == [], "no server is needed"
+    assert "train:" not in result.stderr
+    place = studied.folder.ablations(2)
+    assert (place / "ablations.json").read_bytes() == to_json(studied.study)
+    lines = (place / "ablations.md").read_text("utf-8").splitlines()
+    assert "the training median" in lines[0]
+    assert [line.split(" | ")[0] for line in lines[4:]] == [
+        "| as the loop did",
+        "| exemplars only",
+        "| direct answer, no reason",
+        "| direct answer, as many steps",
+        "| reasons of other molecules",
+        "| label: the model's own value",
+        "| label: measured if the arithmetic allows it",
+        "| no model: the training median",
+    ]
+    assert "reasons of other molecules" in result.stdout
+
+
+def test_what_is_missing_is_made(studied: Studied, fake: FakeVllm, tmp_path: Path) -> None:
+    """By a process of its own; and answers of another adapter don't count."""
+    folder = RunFolder(Path(shutil.copytree(studied.folder.path, tmp_path / "test")))
+    place = folder.ablations(2)
+    shutil.rmtree(place / "adapters" / "direct-answer")
+    answers = place / "evaluations"
+    (answers / "direct-answer.parquet").unlink()
+    shutil.copy(answers / "label-predicted.parquet", answers / "shuffled-reasons.parquet")
+    result = ablate(folder, fake, "--json")
+    assert result.exit_code == 0, result.output
+    assert "train: direct answer, no reason" in result.stderr
+    assert read_adapter(place / "adapters" / "direct-answer").training["reasons"] == "drop"
+    assert len(fake.generations) == 2 * studied.study.num_test
+    found = {row["key"]: row["metrics"]["mae"] for row in orjson.loads(result.stdout)["rows"]}
+    assert found == {key: asdict(row.metrics.mae) for key, row in studied.rows.items()}
+
+
+def test_samples_that_have_changed_since_are_refused(
+    studied: Studied, fake: FakeVllm, tmp_path: Path
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(studied.folder.path, tmp_path / "test")))
+    path = folder.ablations(2) / "adapters" / "direct-answer" / MANIFEST
+    manifest = orjson.loads(path.read_bytes())
+    manifest["training"]["num_samples"] += 1
+    path.write_bytes(orjson.dumps(manifest))
+    result = ablate(folder, fake)
+    assert result.exit_code == 2
+    assert "move" in result.output
+    assert "direct-answer was trained on" in " ".join(result.output.split())
+
+
+def test_an_unfinished_run_is_refused(copied: RunFolder, fake: FakeVllm) -> None:
+    lines = copied.metrics.read_bytes().splitlines(keepends=True)
+    copied.metrics.write_bytes(b"".join(lines[:2]))
+    result = ablate(copied, fake)
+    assert result.exit_code == 2
+    assert "has 1 of its 2 rounds" in result.output
+    assert not copied.ablations(2).exists()
