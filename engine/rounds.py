@@ -18,6 +18,7 @@ from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.reason_quality import variety
 from selfstudy_engine.engine.sampler import chance_acceptance
 from selfstudy_engine.engine.tolerance import stored_tolerance
 
@@ -83,6 +84,10 @@ class RoundRecord:
     """Samples with each finding, whether it rejects or not."""
     tolerance: float | None = None
     """By which the samples were judged; None where it wasn't kept."""
+    false_claims: float | None = None
+    """Share of the parsed completions whose reason states something false; None without any."""
+    distinct_4grams: float | None = None
+    """Of the accepted reasons, see `variety`; None for too few of them."""
 
     @property
     def lift(self) -> float | None:
@@ -125,14 +130,17 @@ def derive_record(
     accepted: Counter[str] = Counter()
     num_completions = 0
     sampled_from: set[str] = set()
-    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings"]
+    accepted_reasons: list[str] = []
+    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "reason"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
             num_completions += 1
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
             findings.update(row["findings"])
-            accepted[row["molecule_id"]] += row["accepted"]
+            if row["accepted"]:
+                accepted[row["molecule_id"]] += 1
+                accepted_reasons.append(row["reason"])
     answers = load_evaluation(folder.evaluation(round_index))
     first = load_evaluation(folder.evaluation(0))
     tolerance = config.property.tolerance
@@ -140,6 +148,7 @@ def derive_record(
     train = compute_metrics(answers, "train", task.median, tolerance)
     assert test is not None  # a test set has at least one molecule
     num_accepted = sum(accepted.values())
+    num_parsed = num_completions - rejections["no value"]
     sample_tolerance = stored_tolerance(store, round_index)
     values = [molecule.value for molecule in task.split.pool]
     return RoundRecord(
@@ -151,8 +160,8 @@ def derive_record(
         sampled_from=", ".join(sorted(sampled_from)),
         num_completions=num_completions,
         num_accepted=num_accepted,
-        num_distinct_accepted=sum(count > 0 for count in accepted.values()),
-        parsed=1 - rejections["no value"] / num_completions if num_completions else None,
+        num_distinct_accepted=len(accepted),
+        parsed=num_parsed / num_completions if num_completions else None,
         acceptance=num_accepted / num_completions if num_completions else None,
         chance=chance_acceptance(values, sample_tolerance or tolerance),
         rejections=dict(sorted(rejections.items())),
@@ -167,6 +176,8 @@ def derive_record(
         timing=timing,
         findings=dict(sorted(findings.items())),
         tolerance=sample_tolerance,
+        false_claims=findings["false claim"] / num_parsed if num_parsed else None,
+        distinct_4grams=variety(accepted_reasons),
     )
 
 

@@ -65,6 +65,7 @@ class FakeVllm:
         latency_seconds: of every generation.
         max_num_seqs: completions in a batch, as /metrics has it; the others wait.
         malformed: share of the texts that can't be parsed.
+        reason: of the others, with a place for a number.
         missing_routes: answered with 404, as a server without development mode does.
         keeps_old_adapter: a swap answers 200 and changes nothing.
         cache_reset_fails: /reset_prefix_cache answers {"success": false}.
@@ -79,6 +80,7 @@ class FakeVllm:
         self.latency_seconds = 0.0
         self.max_num_seqs = 128
         self.malformed = 0.2
+        self.reason = "The reason of number {}."
         self.missing_routes: set[str] = set()
         self.keeps_old_adapter = False
         self.cache_reset_fails = False
@@ -264,7 +266,7 @@ class FakeVllm:
     def _text_choice(self, prompt: str, served: Path | None, index: int) -> Body:
         seed = f"{prompt}|{_manifest(served)['name'] if served else ''}|{index}"
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
-        text = f" The reason of number {number}.\nMelting point (°C): {number % 100}"
+        text = f" {self.reason.format(number)}\nMelting point (°C): {number % 100}"
         if (number >> 8) % 1000 < 1000 * self.malformed:
             text = " I can't say.\nMelting point (°C): about 80-82"
         return {"index": index, "text": text, "finish_reason": "stop", "logprobs": None}
