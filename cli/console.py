@@ -20,6 +20,7 @@ from rich.table import Table
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.engine.reason_quality import REASONS_COMPARED
 from selfstudy_engine.engine.rounds import RoundRecord
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -68,13 +69,19 @@ class _Reporter:
         table = Table(title=f"Run {self._config.name}: {self._config.property.name}", box=SIMPLE)
         for name in ("round", "samples", "loss", "compl./s", "tokens/s", "parsed", "accepted"):
             table.add_column(name, justify="right")
-        for name in ("acceptance", f"test MAE, {unit}", f"test RMSE, {unit}", "answered"):
+        for name in ("acceptance", "false claims", "4-grams"):
+            table.add_column(name, justify="right")
+        for name in (f"test MAE, {unit}", f"test RMSE, {unit}", "answered"):
             table.add_column(name, justify="right")
         table.add_column(f"train MAE, {unit}", justify="right")
         table.add_column("seconds*", justify="right")
         for record in records:
             table.add_row(*_cells(record))
         self._console.print(table)
+        self._console.print(
+            "false claims: share of the answers with a value; 4-grams: distinct among "
+            f"{REASONS_COMPARED} accepted reasons"
+        )
         self._console.print("* train + swap + evaluate + generate + wait for the server")
         for line in conclusion(records, unit):
             self._console.print(line)
@@ -125,15 +132,21 @@ def _cells(record: RoundRecord) -> list[str]:
         f"{record.train_loss:.3f}",
         f"{record.completions_per_second:.1f}" if asked else "-",
         f"{record.output_tokens_per_second:.0f}" if asked else "-",
-        f"{record.parsed:.0%}" if record.parsed is not None else "-",
+        _share(record.parsed),
         f"{record.num_accepted}/{record.num_completions}" if asked else "-",
         _acceptance(record),
+        _share(record.false_claims),
+        _share(record.distinct_4grams),
         _interval(record.test_mae),
         _interval(record.test_rmse),
         f"{record.answered:.0%}",
         f"{record.train_mae:.1f}" if record.train_mae is not None else "-",
         "+".join(f"{part:.0f}" for part in seconds),
     ]
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _acceptance(record: RoundRecord) -> str:
@@ -153,6 +166,7 @@ def round_line(record: RoundRecord, unit: str) -> str:
     return (
         f"round {record.round}: {mae}; {record.num_accepted} of {record.num_completions} accepted "
         f"({_acceptance(record)}){hinted}, parsed {record.parsed:.0%}, "
+        f"false claims {_share(record.false_claims)}, "
         f"{record.completions_per_second:.1f} completions/s, "
         f"{record.output_tokens_per_second:.0f} output tokens/s"
     )

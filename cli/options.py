@@ -179,6 +179,7 @@ TABLE_OPTIONS = config_options(
     "table.salts",
     "table.duplicates",
     "table.conflicts",
+    "table.max_spread",
     "table.split",
     "table.test_size",
 )

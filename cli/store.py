@@ -146,16 +146,29 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
 )
 @reject_option
 @config_options("verdict.max_accepted_per_molecule", "verdict.similarity")
-def rescore(run_name: str, runs: Path, tolerance: float | None, **values: Any) -> None:
+@click.option(
+    "--claims",
+    "claims_again",
+    is_flag=True,
+    help="Check what all reasons claim anew; otherwise only where a text is read otherwise.",
+)
+def rescore(
+    run_name: str, runs: Path, tolerance: float | None, claims_again: bool, **values: Any
+) -> None:
     """Judge all samples anew, and show what would change; writes nothing."""
     from rich.console import Console
     from rich.table import Table
 
     from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.engine.false_claims import stored_claims_check
     from selfstudy_engine.engine.rescore import rescore as rescore_store
 
-    config = apply(read_config(find_run(runs, run_name)), values)
-    result = rescore_store(_open(runs, run_name), config, tolerance)
+    folder = find_run(runs, run_name)
+    config = apply(read_config(folder), values)
+    check = stored_claims_check(folder, config.property)
+    result = rescore_store(
+        _open(runs, run_name), config, tolerance, check, claims_again=claims_again
+    )
     table = Table()
     for column in ("verdict", "before", "after", "gained", "lost"):
         table.add_column(column, justify="left" if column == "verdict" else "right")

@@ -75,10 +75,12 @@ def describe(config_path: Path | None, **values: Any) -> None:
     _print_counts(read)
     click.echo(f"{prop.name} ({prop.unit}): {describe_values([m.value for m in read.molecules])}")
     parts, exemplars = split_table(read, config)
+    counts = [len(part) for part in (parts.pool, parts.test, parts.relatives)]
     click.echo(
-        f"split by {config.table.split}: {len(parts.pool)} pool, {len(parts.test)} test, "
-        f"{len(parts.relatives)} set aside as salts or tautomers of test molecules or exemplars, "
-        f"{len(exemplars)} exemplars"
+        f"split by {config.table.split}: {counts[0]} pool, {counts[1]} test, {counts[2]} set aside "
+        "as salts or tautomers of test molecules or exemplars, "
+        f"{len(read.molecules) - sum(counts)} left out as exemplars themselves (of "
+        f"{len(exemplars)})"
     )
     click.echo(f"  pool: {describe_values([m.value for m in parts.pool])}")
     click.echo(f"  test: {describe_values([m.value for m in parts.test])}")

@@ -43,9 +43,14 @@ class TableConfig(_Section):
     salts: Literal["keep", "drop", "strip"] = "keep"
     """What to do with salts and mixtures; strip keeps the largest organic part, uncharged."""
     duplicates: Literal["molecule", "skeleton"] = "molecule"
-    """Rows that are one molecule: of one InChIKey, or of one first block (stereo left out)."""
+    """Rows that are one molecule: of one InChIKey, or of one first block (stereo left out), as in
+    the embedded table."""
     conflicts: Literal["refuse", "drop"] = "refuse"
-    """What to do with one molecule whose values differ by more than the tolerance."""
+    """What to do with one molecule whose values are too far apart; the embedded table's are
+    dropped."""
+    max_spread: float | None = Field(default=None, gt=0)
+    """Values of one molecule further apart than this conflict, in the property's unit [default: the
+    property's tolerance; 20 in the embedded table]."""
     split: Literal["random", "scaffold"] = "random"
     """How the test set is chosen: at random by skeleton, or whole Bemis-Murcko scaffolds."""
     test_size: int = Field(default=200, ge=1)

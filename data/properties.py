@@ -31,6 +31,9 @@ class Property(BaseModel):
     """Predictions above this (in `unit`) can't be meant and count as unparsed."""
     decimals: int = Field(default=0, ge=0, le=6)
     """Decimals with which a value is written into prompts."""
+    wording: str | None = Field(default=None, pattern=r"^\S([^\n\r]*\S)?$")
+    """What prompts say before the value [default: "Name (unit):"]; the original template has its
+    own."""
 
     @model_validator(mode="after")
     def _limits_are_in_order(self) -> Self:
@@ -41,7 +44,7 @@ class Property(BaseModel):
     @property
     def question(self) -> str:
         """The line that asks for the value: "Melting point (°C):"."""
-        return f"{self.name[0].upper()}{self.name[1:]} ({self.unit}):"
+        return self.wording or f"{self.name[0].upper()}{self.name[1:]} ({self.unit}):"
 
     def format(self, value: float) -> str:
         """Write a value as prompts show it, without "-0"."""

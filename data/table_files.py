@@ -102,8 +102,8 @@ def _read_table(path: Path) -> pa.Table:
         return pa.csv.read_csv(path, parse_options=_delimiter(path), convert_options=options)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise TableError(
-            f"can't read table {path}: {error}; give a CSV (UTF-8, with a header line), TSV or "
-            "Parquet file"
+            f"can't read table {path}: {error}; give a CSV (UTF-8, with a header line), TSV, "
+            "Parquet or SDF file"
         ) from error
 
 

@@ -160,7 +160,7 @@ def _values(
     unit = known.property.unit
     for stated in known.stated(text):
         words = reason[stated.start : stated.end]
-        value = stated.known.value
+        value = stated.value
         found = f"{known.property.name} of {stated.known.name}: {value:g} {unit}"
         truth: Truth
         if stated.known.name == name or stated.known.smiles == facts.canonical_smiles:

@@ -72,6 +72,8 @@ def judge_again(
 ) -> tuple[int, int]:
     """Judge the samples of some molecules by their values now; the old shards are kept beside.
 
+    What reasons claim stays judged as it was.
+
     Args:
         store: of the run.
         values: by molecule id, in the property's unit; None for a withdrawn row.
@@ -110,7 +112,8 @@ def _judge(
         findings = (*(name for name in sample.findings if name != "withdrawn"), "withdrawn")
         return replace(sample, accepted=False, rejections=findings, findings=findings)
     molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
-    rules = Rules.of(config, sample.tolerance)
+    tolerance = config.property.tolerance if sample.tolerance is None else sample.tolerance
+    rules = Rules.of(config).for_stored(tolerance, sample.findings, sample.reason)
     verdict = judge(
         sample.completion, sample.finish_reason, molecule, rules, accepted, hinted=sample.hinted
     )

@@ -33,7 +33,8 @@ class Known:
     """A compound of the table: its value in the property's unit, and its SMILES where known."""
 
     name: str
-    value: float
+    value: float | None
+    """None: known by name only, as another compound; what a text states of it isn't judged."""
     smiles: str = ""
 
 
@@ -42,6 +43,8 @@ class StatedValue:
     """What a text says about a known compound."""
 
     known: Known
+    value: float
+    """The known one."""
     start: int
     end: int
     """Place in the text, in characters."""
@@ -83,13 +86,23 @@ class KnownValues:
         )
 
     @classmethod
-    def from_molecules(cls, molecules: Iterable[Molecule], prop: Property) -> Self:
-        """Take the names of a table; a name that stands for values far apart is left out."""
+    def from_molecules(
+        cls, molecules: Iterable[Molecule], prop: Property, secret: Iterable[Molecule] = ()
+    ) -> Self:
+        """Take the names of a table; a name that stands for values far apart is left out.
+
+        Args:
+            molecules: whose names and values are known.
+            prop: what the values are of.
+            secret: molecules of which the names alone are known.
+        """
         found: dict[str, list[Molecule]] = defaultdict(list)
         for molecule in molecules:
             if molecule.name:
                 found[molecule.name.lower()].append(molecule)
         known = cls({}, prop)
+        for molecule in secret:
+            known._add(Known(molecule.name.lower(), None, molecule.smiles))
         for name, same in found.items():
             values = [molecule.value for molecule in same]
             if max(values) - min(values) <= prop.tolerance / 2:
@@ -130,8 +143,8 @@ class KnownValues:
             if match is None and self._before.search(text.plain[max(0, start - 60) : start]):
                 match = self._then.match(text.plain, end, end + 120)
             values = match and self._read(match)
-            if match and values:
-                yield StatedValue(known, start, match.end(), *values)
+            if match and values and known.value is not None:
+                yield StatedValue(known, known.value, start, match.end(), *values)
 
     def _read(self, match: re.Match[str]) -> tuple[float, float] | None:
         unit = (match["unit"] or "").strip()

@@ -8,6 +8,7 @@ from selfstudy_engine.data.properties import Property, spellings
 MIN_WORDS = 3
 """A reason with fewer different words says nothing."""
 
+_VALUE = r"(?P<value>[\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?)"
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REFUSAL = re.compile(
     r"\b(as an ai|language model|i(?: am|'m) (?:sorry|unable|not able|not sure)|"
@@ -37,8 +38,8 @@ def is_boilerplate(reason: str) -> bool:
 def leaks_answer(reason: str, value: float | None, prop: Property) -> bool:
     """Tell whether a reason speaks of the answer before it has been reasoned for.
 
-    Either it knows an "actual value", or it states the value, with its unit, before its last
-    sentence and other than as the result of a sum.
+    Either it knows an "actual value", or it begins with the value, or it states the value, with its
+    unit, before its last sentence and other than as the result of a sum.
 
     >>> from selfstudy_engine.data.properties import find_property
     >>> melting_point = find_property("melting_point")
@@ -53,17 +54,23 @@ def leaks_answer(reason: str, value: float | None, prop: Property) -> bool:
         return True
     if value is None or not any(letter.isdigit() for letter in reason):
         return False
+    first = _beginning(prop.name, prop.unit).match(reason)
+    if first and _is_value(first["value"], value):
+        return True
     return states_value(" ".join(_sentences(reason)[:-1]), value, prop)
 
 
 def states_value(text: str, value: float, prop: Property) -> bool:
     """Tell whether a text states a value with its unit, other than as the result of a sum."""
-    for found in _values(prop.unit).finditer(text):
-        number = float(re.sub("[\u2212\u2013]", "-", found["value"]))
-        decimals = len(found["value"].partition(".")[2])
-        if abs(number - value) <= 0.5 * 10.0**-decimals * (1 + 1e-9):
-            return True
-    return False
+    found = _values(prop.unit).finditer(text)
+    return any(_is_value(match["value"], value) for match in found)
+
+
+def _is_value(text: str, value: float) -> bool:
+    """Tell whether a number is a value as precisely as it is written."""
+    number = float(re.sub("[\u2212\u2013]", "-", text))
+    decimals = len(text.partition(".")[2])
+    return abs(number - value) <= 0.5 * 10.0**-decimals * (1 + 1e-9)
 
 
 def _sentences(text: str) -> list[str]:
@@ -83,10 +90,18 @@ def _telling(name: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=16)
 def _values(unit: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![=≈+\w.])(?<![=≈+]\s){_VALUE}{_unit(unit)}", re.IGNORECASE)
+
+
+@lru_cache(maxsize=16)
+def _beginning(name: str, unit: str) -> re.Pattern[str]:
+    # "80. Flat", "80 °C: flat", "Melting point (°C): 80, flat"; not "2 rings" or "2,4-dinitro".
+    label = rf"{re.escape(name)}\s{{0,3}}(?:\([^()\n]{{1,20}}\))?\s{{0,3}}(?:[:=]|is|of)\s{{0,3}}"
+    end = rf"(?:{_unit(unit)}|\s{{0,3}}(?:[.,:;)](?=\s|$)|$))"
+    return re.compile(rf"[\s\"'(*]{{0,3}}(?:{label})?{_VALUE}{end}", re.IGNORECASE)
+
+
+def _unit(unit: str) -> str:
     names = sorted(spellings(unit), key=len, reverse=True)
     degrees = "|degrees?(?:\\s+celsius)?" if "°C" in names else ""
-    return re.compile(
-        rf"(?<![=≈+\w.])(?<![=≈+]\s)(?P<value>[\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?)"
-        rf"\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9])",
-        re.IGNORECASE,
-    )
+    return rf"\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9])"

@@ -1,6 +1,8 @@
 """Reasons in, how varied and how true they are out."""
 
-from collections.abc import Callable, Sequence
+import random
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,6 +10,9 @@ from selfstudy_engine.data.schema import Molecule
 
 NGRAM = 4
 """Words in a row whose repetition shows that reasons collapse into one."""
+REASONS_COMPARED = 20
+"""Reasons that variety is counted on: a share among more would be lower for that alone."""
+_DRAWS = 100
 
 
 class MarkedClaim(Protocol):
@@ -71,6 +76,24 @@ def distinct_ngrams(reasons: Sequence[str]) -> float | None:
         for index in range(len(words) - NGRAM + 1)
     ]
     return len(set(found)) / len(found) if found else None
+
+
+def variety(reasons: Iterable[str]) -> float | None:
+    """Return the share of distinct 4-grams among `REASONS_COMPARED` reasons, whatever their number.
+
+    The mean over many draws, always the same ones; it depends on the texts alone, not on their
+    order. None for fewer reasons than that.
+
+    >>> variety(["One flat ring, and a long chain."] * 500)
+    0.05
+    """
+    ordered = sorted(reasons)
+    if len(ordered) < REASONS_COMPARED:
+        return None
+    generator = random.Random(0)
+    draws = (distinct_ngrams(generator.sample(ordered, REASONS_COMPARED)) for _ in range(_DRAWS))
+    shares = [share for share in draws if share is not None]
+    return statistics.mean(shares) if shares else None
 
 
 def false_share(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.false_claims import claims_check
 from selfstudy_engine.engine.metric_texts import ranged
 from selfstudy_engine.engine.reason_quality import CheckReason
 from selfstudy_engine.engine.report_charts import Figure
@@ -31,7 +32,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
     Args:
         folder: with at least one finished round.
         out: HTML file, replaced if it exists.
-        check: marks the claims of reasons; None leaves them unmarked, and the page says so.
+        check: marks the claims of reasons; None takes the check of the run.
 
     Returns:
         The figures of the page.
@@ -40,6 +41,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
         RunFolderError: no round is finished yet.
     """
     run = gather_facts(folder)
+    check = check or claims_check(run.task.split, run.task.exemplars, run.config.property)
     found = figures_of(run, check)
     examples = choose_examples(run, check)
     page = render_page(
@@ -51,7 +53,6 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
         parity_rounds=_slider(run, next(figure for figure in found if figure.key == "parity")),
         examples=examples,
         kinds=list(dict.fromkeys(example.kind for example in examples)),
-        checked=check is not None,
         suspects=likely_label_errors(run),
         command=run.identity.get("command") or f"selfstudy-engine loop --config {folder.config}",
         behind=_behind(run),
@@ -62,7 +63,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
     return found
 
 
-def figures_of(run: RunFacts, check: CheckReason | None = None) -> list[Figure]:
+def figures_of(run: RunFacts, check: CheckReason) -> list[Figure]:
     """Return all figures that a run's facts allow."""
     found = [
         learning_by_round(run),

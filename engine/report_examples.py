@@ -58,7 +58,7 @@ class Suspect:
     highest: float
 
 
-def choose_examples(run: RunFacts, check: CheckReason | None) -> list[Example]:
+def choose_examples(run: RunFacts, check: CheckReason) -> list[Example]:
     """Return the best, median and worst answers of the last round, and accepted samples."""
     last = run.last
     first = {answer.molecule_id: answer for answer in run.rounds[0].tested}
@@ -152,12 +152,12 @@ def _molecule(of: Evaluated | Sample) -> Molecule:
     return Molecule(of.molecule_id, of.name, of.smiles, of.measured)
 
 
-def _pieces(reason: str, molecule: Molecule, check: CheckReason | None) -> list[Piece]:
-    return mark_claims(reason, check(reason, molecule) if check else ())
+def _pieces(reason: str, molecule: Molecule, check: CheckReason) -> list[Piece]:
+    return mark_claims(reason, check(reason, molecule))
 
 
 def _of_answer(
-    kind: str, answer: Evaluated, before: float | None, run: RunFacts, check: CheckReason | None
+    kind: str, answer: Evaluated, before: float | None, run: RunFacts, check: CheckReason
 ) -> Example:
     assert answer.predicted is not None
     error = abs(answer.predicted - answer.measured)
@@ -176,7 +176,7 @@ def _of_answer(
     )
 
 
-def _of_sample(sample: Sample, run: RunFacts, check: CheckReason | None) -> Example:
+def _of_sample(sample: Sample, run: RunFacts, check: CheckReason) -> Example:
     return Example(
         kind="accepted",
         name=sample.name,

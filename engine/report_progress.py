@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 
 from selfstudy_engine.data.metrics import Interval
-from selfstudy_engine.engine.reason_quality import CheckReason, distinct_ngrams, false_share
+from selfstudy_engine.engine.reason_quality import REASONS_COMPARED, CheckReason, false_share
 from selfstudy_engine.engine.report_charts import (
     INK,
     Figure,
@@ -24,7 +24,9 @@ from selfstudy_engine.engine.report_facts import REASONS_PER_ROUND, RunFacts
 from selfstudy_engine.engine.report_figures import subtitle_of
 
 ACCEPTED, DISTINCT, KNOWN = "accepted samples", "distinct molecules", "distinct so far"
-DIVERSITY, FALSE, JUDGED = "distinct 4-grams", "with a false claim", "with a claim that was judged"
+DIVERSITY = "distinct 4-grams"
+FALSE = "answers with a false claim"
+FALSE_ACCEPTED, JUDGED = "accepted with a false claim", "accepted with a claim that was judged"
 _PHASES = {
     "wait": "server start",
     "train": "train",
@@ -121,7 +123,7 @@ def molecules(run: RunFacts) -> Figure | None:
     )
 
 
-def reasons(run: RunFacts, check: CheckReason | None) -> Figure | None:
+def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
     """Return how varied the accepted reasons of each round are, and how many say false things."""
     rows: list[Row] = []
 
@@ -139,18 +141,19 @@ def reasons(run: RunFacts, check: CheckReason | None) -> Figure | None:
         )
 
     for facts in run.rounds:
-        accepted = reasons_of(facts)
-        diversity = distinct_ngrams([reason for reason, _ in accepted])
-        if diversity is not None:
-            add(facts.index, DIVERSITY, diversity, len(accepted))
-        found = false_share(accepted, check) if check else None
+        record, accepted = facts.record, reasons_of(facts)
+        if record.distinct_4grams is not None:
+            add(facts.index, DIVERSITY, record.distinct_4grams, REASONS_COMPARED)
+        if record.false_claims is not None and record.parsed is not None:
+            num_parsed = round(record.parsed * record.num_completions)
+            add(facts.index, FALSE, record.false_claims, num_parsed)
+        found = false_share(accepted, check)
         if found:
-            add(facts.index, FALSE, found[0], len(accepted))
+            add(facts.index, FALSE_ACCEPTED, found[0], len(accepted))
             add(facts.index, JUDGED, found[1], len(accepted))
     if not rows:
         return None
     names = list(dict.fromkeys(row["series"] for row in rows))
-    draw = lines_with_intervals if FALSE in names else plain_lines
     tooltip = [
         text("series", "what"),
         number("round", "round", "d"),
@@ -160,13 +163,13 @@ def reasons(run: RunFacts, check: CheckReason | None) -> Figure | None:
     return figure(
         "reasons",
         "Reasons: variety and truth",
-        draw(rounds_axis(), "share", coloured("series", names), tooltip, ".0%"),
+        lines_with_intervals(rounds_axis(), "share", coloured("series", names), tooltip, ".0%"),
         rows,
-        alt_text="By round, the share of distinct 4-grams in accepted reasons"
-        + (", and the share of reasons with a false claim." if check else "."),
-        caption=f"Counted on up to {REASONS_PER_ROUND} accepted reasons of each round. Distinct "
-        "4-grams that fall mean that reasons become copies of each other."
-        + ("" if check else " Claims weren't checked against the molecules."),
+        alt_text="By round, the share of distinct 4-grams in accepted reasons, and the share of "
+        "reasons with a false claim.",
+        caption=f"False claims are counted on all answers with a value, and on up to "
+        f"{REASONS_PER_ROUND} accepted ones. Distinct 4-grams are counted on {REASONS_COMPARED} "
+        "accepted reasons, so that rounds compare: where they fall, reasons become copies.",
         subtitle=subtitle_of(run),
         columns={"series": "what", "round": "round", "reasons": "reasons", "value": "share"},
     )

@@ -12,11 +12,11 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.engine.verify import HasFalseClaim, Rules, judge
 
 _COLUMNS = (
     *("completion", "finish_reason", "molecule_id", "name", "smiles", "measured"),
-    *("tolerance", "hinted", "accepted", "rejections", "findings"),
+    *("tolerance", "hinted", "reason", "accepted", "rejections", "findings"),
 )
 
 
@@ -47,7 +47,14 @@ class RescoreResult:
     """By reason, in alphabetical order; those that never held are left out."""
 
 
-def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = None) -> RescoreResult:
+def rescore(
+    store: SampleStore,
+    config: RunConfig,
+    tolerance: float | None = None,
+    has_false_claim: HasFalseClaim | None = None,
+    *,
+    claims_again: bool = False,
+) -> RescoreResult:
     """Check every completion of a store again, in the order in which it was stored.
 
     What was accepted before a sample is what these rules accept. A claim that was found to be
@@ -58,27 +65,25 @@ def rescore(store: SampleStore, config: RunConfig, tolerance: float | None = Non
         config: with the rules to apply.
         tolerance: to apply, in the property's unit; None takes the one that each sample was
             judged by.
+        has_false_claim: checks the claims of reasons that are read otherwise than before.
+        claims_again: check the claims of all reasons.
 
     Raises:
         StoreError: a shard can't be opened.
     """
-    rules = Rules.of(config, tolerance)
+    rules = Rules.of(config, tolerance, has_false_claim)
     seen = AcceptedTexts(config.verdict.similarity)
     # Millions of samples take few different ways from verdict to verdict.
     ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]] = Counter()
     for row in _rows(store):
         text, finish_reason, molecule_id, name, smiles, measured, judged_by, hinted, *stored = row
-        accepted, rejections, findings = stored
+        reason, accepted, rejections, findings = stored
         limit = judged_by if tolerance is None and judged_by is not None else rules.tolerance
-        was_false = "false claim" in findings
-        verdict = judge(
-            text,
-            finish_reason,
-            Molecule(molecule_id, name, smiles, measured),
-            replace(rules, tolerance=limit, has_false_claim=lambda *_, known=was_false: known),
-            seen,
-            hinted=hinted,
-        )
+        applied = rules.for_stored(limit, findings, reason)
+        if claims_again:
+            applied = replace(rules, tolerance=limit)
+        molecule = Molecule(molecule_id, name, smiles, measured)
+        verdict = judge(text, finish_reason, molecule, applied, seen, hinted=hinted)
         now = verdict.rejections
         if "withdrawn" in findings:
             now = (*now, "withdrawn")

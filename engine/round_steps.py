@@ -24,6 +24,7 @@ from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
+from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
@@ -36,7 +37,7 @@ from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
 from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining
-from selfstudy_engine.engine.verify import Rules
+from selfstudy_engine.engine.verify import HasFalseClaim, Rules
 
 
 class Reporter(Protocol):
@@ -78,6 +79,7 @@ class RoundSteps:
         self._store = SampleStore(folder.samples)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
+        self._has_false_claim: HasFalseClaim | None = None
         self._tallied: dict[tuple[int, bool], dict[str, Tally]] = {}
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
@@ -174,8 +176,7 @@ class RoundSteps:
         with self._store.writer(samples_of) if pending or hinted else nullcontext() as writer:
             sampling = None
             if writer:
-                tolerance = tolerance_of_round(self._store, samples_of, self._config)
-                rules = Rules.of(self._config, tolerance)
+                rules = self._rules(samples_of)
                 sampling = _Sampling(samples_of, writer, rules, self._accepted_texts())
             queue = _Queue(self._config, self._connection, self._reporter, sampling)
             self._connection.run(
@@ -215,6 +216,14 @@ class RoundSteps:
             round_index=round_index,
             timing=timing,
         )
+
+    def _rules(self, round_index: int) -> Rules:
+        """Return what a round's samples are judged by; the check of claims is made once."""
+        if self._has_false_claim is None:
+            task, prop = self._task, self._config.property
+            self._has_false_claim = finds_false(claims_check(task.split, task.exemplars, prop))
+        tolerance = tolerance_of_round(self._store, round_index, self._config)
+        return Rules.of(self._config, tolerance, self._has_false_claim)
 
     def _accepted_texts(self) -> AcceptedTexts:
         """Return what the run has accepted so far; read from the store once."""

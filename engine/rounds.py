@@ -18,6 +18,7 @@ from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.reason_quality import variety
 from selfstudy_engine.engine.sampler import chance_acceptance
 from selfstudy_engine.engine.tolerance import stored_tolerance
 
@@ -83,6 +84,10 @@ class RoundRecord:
     """Samples with each finding, whether it rejects or not."""
     tolerance: float | None = None
     """By which the samples were judged; None where it wasn't kept."""
+    false_claims: float | None = None
+    """Share of the parsed completions whose reason states something false; None without any."""
+    distinct_4grams: float | None = None
+    """Of the accepted reasons, see `variety`; None for too few of them."""
     num_hinted: int = 0
     """Completions in sight of the value; no other figure of the samples counts them."""
     num_hinted_accepted: int = 0
@@ -128,7 +133,8 @@ def derive_record(
     accepted: Counter[str] = Counter()
     num_completions = num_hinted = num_hinted_accepted = 0
     sampled_from: set[str] = set()
-    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "hinted"]
+    accepted_reasons: list[str] = []
+    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "reason", "hinted"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
             if row["hinted"]:
@@ -139,7 +145,9 @@ def derive_record(
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
             findings.update(row["findings"])
-            accepted[row["molecule_id"]] += row["accepted"]
+            if row["accepted"]:
+                accepted[row["molecule_id"]] += 1
+                accepted_reasons.append(row["reason"])
     answers = load_evaluation(folder.evaluation(round_index))
     first = load_evaluation(folder.evaluation(0))
     tolerance = config.property.tolerance
@@ -147,6 +155,7 @@ def derive_record(
     train = compute_metrics(answers, "train", task.median, tolerance)
     assert test is not None  # a test set has at least one molecule
     num_accepted = sum(accepted.values())
+    num_parsed = num_completions - rejections["no value"]
     sample_tolerance = stored_tolerance(store, round_index)
     values = [molecule.value for molecule in task.split.pool]
     return RoundRecord(
@@ -158,8 +167,8 @@ def derive_record(
         sampled_from=", ".join(sorted(sampled_from)),
         num_completions=num_completions,
         num_accepted=num_accepted,
-        num_distinct_accepted=sum(count > 0 for count in accepted.values()),
-        parsed=1 - rejections["no value"] / num_completions if num_completions else None,
+        num_distinct_accepted=len(accepted),
+        parsed=num_parsed / num_completions if num_completions else None,
         acceptance=num_accepted / num_completions if num_completions else None,
         chance=chance_acceptance(values, sample_tolerance or tolerance),
         rejections=dict(sorted(rejections.items())),
@@ -174,6 +183,8 @@ def derive_record(
         timing=timing,
         findings=dict(sorted(findings.items())),
         tolerance=sample_tolerance,
+        false_claims=findings["false claim"] / num_parsed if num_parsed else None,
+        distinct_4grams=variety(accepted_reasons),
         num_hinted=num_hinted,
         num_hinted_accepted=num_hinted_accepted,
     )

@@ -6,7 +6,7 @@ Deterministic by seed, and derived from the store: a killed round finds its mole
 import hashlib
 import random
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from operator import itemgetter
 
 import pyarrow.compute as pc
@@ -18,7 +18,8 @@ from selfstudy_engine.data.store import SampleStore
 PRIOR_TRIES = 2.0
 """Weight of the run's own acceptance beside a molecule's, in completions."""
 LEAST_SHARE = 0.25
-"""A molecule that always fails is asked again this often, against one that always succeeds."""
+"""A molecule that always fails is asked again this often, against one that always succeeds in the
+usual time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +30,27 @@ class Tally:
     """Rounds that asked about it."""
     num_completions: int = 0
     num_accepted: int = 0
+    num_tokens: int = 0
+    """Output tokens of its completions, which their time goes with."""
 
     def __add__(self, other: "Tally") -> "Tally":
         """Add up two parts of a run."""
-        return Tally(
-            self.num_rounds + other.num_rounds,
-            self.num_completions + other.num_completions,
-            self.num_accepted + other.num_accepted,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Tally(*(mine + theirs for mine, theirs in pairs))
 
 
 def tally_round(store: SampleStore, round_index: int, *, hinted: bool = False) -> dict[str, Tally]:
     """Return what a round made of its molecules, by molecule id; by ordinary or hinted samples."""
     counts: dict[str, list[int]] = {}
-    where = pc.field("hinted") == hinted
-    for batch in store.batches(round_index, ["molecule_id", "accepted"], where):
-        pairs = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for molecule_id, accepted in pairs:
-            count = counts.setdefault(molecule_id, [0, 0])
+    columns = ["molecule_id", "accepted", "num_output_tokens"]
+    for batch in store.batches(round_index, columns, pc.field("hinted") == hinted):
+        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        for molecule_id, accepted, num_tokens in rows:
+            count = counts.setdefault(molecule_id, [0, 0, 0])
             count[0] += 1
             count[1] += accepted
-    return {key: Tally(1, total, accepted) for key, (total, accepted) in counts.items()}
+            count[2] += num_tokens
+    return {key: Tally(1, *count) for key, count in counts.items()}
 
 
 def plan_round(
@@ -65,8 +66,8 @@ def plan_round(
 
     balanced: molecules that weren't asked about yet come first, so the whole pool comes before
     any repeat. After that comes who has waited longest for its share: the share follows the
-    acceptance expected of a molecule, and is never 0. Both are spread evenly over the bands of
-    values. A molecule with as many accepted texts as may be is left alone.
+    accepted samples per second expected of a molecule, and is never 0. Both are spread evenly over
+    the bands of values. A molecule with as many accepted texts as may be is left alone.
 
     original: the same first molecules of the pool in every round, without any limit.
 
@@ -113,13 +114,16 @@ def plan_round(
 def _rank(molecules: Sequence[Molecule], tallies: Mapping[str, Tally], seed: int) -> list[Molecule]:
     """Order molecules by who has waited longest for its share; a shuffle decides among equals."""
     total = sum(tallies.values(), Tally())
-    mean = total.num_accepted / total.num_completions if total.num_completions else 0.5
+    acceptance = total.num_accepted / total.num_completions if total.num_completions else 0.5
+    length = total.num_tokens / total.num_completions if total.num_tokens else 1.0
 
     def waited(molecule: Molecule) -> tuple[float, bytes]:
         tally = tallies.get(molecule.molecule_id, Tally())
-        expected = (tally.num_accepted + mean * PRIOR_TRIES) / (tally.num_completions + PRIOR_TRIES)
+        num_tries = tally.num_completions + PRIOR_TRIES
+        accepted = (tally.num_accepted + acceptance * PRIOR_TRIES) / num_tries
+        time = (tally.num_tokens / length + PRIOR_TRIES) / num_tries if total.num_tokens else 1.0
+        share = LEAST_SHARE + (1 - LEAST_SHARE) * accepted / time
         key = f"{seed}:{tally.num_rounds}:{molecule.molecule_id}".encode()
-        share = LEAST_SHARE + (1 - LEAST_SHARE) * expected
         return tally.num_rounds / share, hashlib.sha256(key).digest()
 
     return sorted(molecules, key=waited)

@@ -1,11 +1,11 @@
 """Completion -> verdict: pure, on the CPU, and repeatable over a whole store.
 
 Everything that is wrong with a completion is found; which findings reject it is configuration.
-What needs a state, or much time, is asked of completions only that would be accepted otherwise.
+What needs a state is asked only of completions that would be accepted otherwise.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Self
 
 from selfstudy_engine.data.arithmetic import read_arithmetic
@@ -18,8 +18,8 @@ from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
 from selfstudy_engine.engine.told_values import tells_value
 
-HasFalseClaim = Callable[[str, str], bool]
-"""Tells of a reason and a SMILES whether the reason states something false of the molecule."""
+HasFalseClaim = Callable[[str, Molecule], bool]
+"""Tells of a reason whether it states something false of the molecule that it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,18 @@ class Rules:
     """None leaves claims unchecked."""
 
     @classmethod
-    def of(cls, config: RunConfig, tolerance: float | None = None) -> Self:
+    def of(
+        cls,
+        config: RunConfig,
+        tolerance: float | None = None,
+        has_false_claim: HasFalseClaim | None = None,
+    ) -> Self:
         """Return a run's rules.
 
         Args:
             config: of the run.
             tolerance: in the place of the property's, where it changes from round to round.
+            has_false_claim: checks claims; None leaves them unchecked.
         """
         return cls(
             prop=config.property,
@@ -51,7 +57,29 @@ class Rules:
             tolerance=config.property.tolerance if tolerance is None else tolerance,
             reject=frozenset(config.verdict.reject),
             max_accepted=config.verdict.max_accepted_per_molecule or None,
+            has_false_claim=has_false_claim,
         )
+
+    def for_stored(self, tolerance: float, findings: Collection[str], reason: str) -> Self:
+        """Return the rules for judging a stored sample again.
+
+        What its reason says of the molecule is as true as it was: claims are checked again only
+        where the text is read otherwise now, or had no value and so wasn't checked.
+
+        Args:
+            tolerance: to judge by, in the property's unit.
+            findings: that were stored.
+            reason: that was stored.
+        """
+        check, was_false = self.has_false_claim, "false claim" in findings
+        was_checked = "no value" not in findings
+
+        def has_false_claim(now: str, molecule: Molecule) -> bool:
+            if was_checked and now == reason:
+                return was_false
+            return check is not None and check(now, molecule)
+
+        return replace(self, tolerance=tolerance, has_false_claim=has_false_claim)
 
 
 def verify(
@@ -92,11 +120,12 @@ def judge(
     found = _find(answer, error, finish_reason == "length", rules)
     if hinted and tells_value(answer.reason, molecule.value, rules.prop):
         found.add("answer leaked")
-    if not found & rules.reject:
-        if rules.has_false_claim and rules.has_false_claim(answer.reason, molecule.smiles):
-            found.add("false claim")
-        if accepted is not None:
-            found |= _compare(answer.reason, molecule.molecule_id, accepted, rules)
+    # Asked of every answer with a reason and a value: its share says how truthful a round is.
+    is_complete = bool(answer.reason) and answer.value is not None
+    if rules.has_false_claim and is_complete and rules.has_false_claim(answer.reason, molecule):
+        found.add("false claim")
+    if accepted is not None and not found & rules.reject:
+        found |= _compare(answer.reason, molecule.molecule_id, accepted, rules)
     findings = tuple(name for name in FINDINGS if name in found)
     rejections = tuple(name for name in findings if name in rules.reject)
     return Verdict(

@@ -65,6 +65,7 @@ class FakeVllm:
         latency_seconds: of every generation.
         max_num_seqs: completions in a batch, as /metrics has it; the others wait.
         malformed: share of the texts that can't be parsed.
+        reason: of the others, with a place for a number.
         script: gives the text to a prompt, an adapter's name ("" for the base model) and the
             completion's index; None makes texts up.
         missing_routes: answered with 404, as a server without development mode does.
@@ -81,6 +82,7 @@ class FakeVllm:
         self.latency_seconds = 0.0
         self.max_num_seqs = 128
         self.malformed = 0.2
+        self.reason = "The reason of number {}."
         self.script: Callable[[str, str, int], str] | None = None
         self.missing_routes: set[str] = set()
         self.keeps_old_adapter = False
@@ -271,7 +273,7 @@ class FakeVllm:
         name = _manifest(served)["name"] if served else ""
         seed = f"{prompt}|{name}|{index}"
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
-        text = f" The reason of number {number}.\nMelting point (°C): {number % 100}"
+        text = f" {self.reason.format(number)}\nMelting point (°C): {number % 100}"
         if (number >> 8) % 1000 < 1000 * self.malformed:
             text = " I can't say.\nMelting point (°C): about 80-82"
         if prompt.endswith("(°C):"):  # the reason is there already

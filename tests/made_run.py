@@ -6,16 +6,16 @@ from pathlib import Path
 from samples import make_evaluated, make_sample, write_adapter
 
 from selfstudy_engine.data.adapters import read_adapter
-from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.data.task import load_task
+from selfstudy_engine.data.task import Task, load_task
 from selfstudy_engine.engine.loop import fix_exemplars
 from selfstudy_engine.engine.rounds import Timing, derive_record, save_record
-from selfstudy_engine.engine.sampler import molecules_of_round
+from selfstudy_engine.engine.sampler import plan_round, tally_round
 
 NASTY_NAME = '<img src=x onerror="window.hacked=1">\'{{7*7}}'
 NASTY_REASON = "Two <b>nitro</b> groups </script><script>window.hacked=2</script><!-- ]]> & high."
@@ -63,7 +63,7 @@ def make_run(
         save_evaluation(folder.evaluation(index), answers)
         if index < rounds:
             with store.writer(index) as writer:
-                for molecule in molecules_of_round(task.split.pool, index, 6, 0):
+                for molecule in _asked(task, store, index, config):
                     predicted = guess(molecule)
                     error = predicted - molecule.value
                     sample = make_sample(
@@ -76,7 +76,8 @@ def make_run(
                         predicted=predicted,
                         error=error,
                         accepted=abs(error) <= 30,
-                        rejections=() if abs(error) <= 30 else ("too far",),
+                        rejections=() if abs(error) <= 30 else ("out of tolerance",),
+                        findings=("false claim",),
                         reason=NASTY_REASON,
                     )
                     writer.add([sample])
@@ -88,6 +89,12 @@ def make_run(
         save_record(folder, record)
     assert load_exemplars(folder.exemplars())
     return folder
+
+
+def _asked(task: Task, store: SampleStore, index: int, config: RunConfig) -> list[Molecule]:
+    before = [tally_round(store, earlier) for earlier in range(index)]
+    tallies = {key: tally for tallied in before for key, tally in tallied.items()}
+    return plan_round(task.split.pool, tallies, set(), index, config)
 
 
 def _answer(split: str, molecule: Molecule, predicted: float | None) -> Evaluated:

@@ -15,13 +15,13 @@ from samples import make_rejected, make_sample
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.config import load_config
-from selfstudy_engine.data.run_folder import open_run
+from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
 from selfstudy_engine.data.store import SampleStore
 
 COMMAND = Path(sys.executable).with_name("selfstudy-engine")
 COMMANDS = ["serve", "loop", "teach", "train", "predict", "evaluate", "ablate"]
-COMMANDS += ["bench", "claims", "store", "doctor"]
+COMMANDS += ["bench", "claims", "table", "store", "doctor"]
 HEAVY = ("torch", "vllm", "rdkit", "transformers", "pandas")
 
 
@@ -237,14 +237,30 @@ def test_store_rescore_shows_what_would_change_and_writes_nothing(runs: Path) ->
     cells = [line.replace("│", " ").split() for line in result.output.splitlines()]
     assert ["accepted", "2", "3", "1", "0"] in cells
     assert ["no", "value", "1", "0", "0", "1"] in cells
-    assert "1 of 3 verdicts would change at a tolerance of 30 °C" in result.output
+    assert "1 of 3 verdicts would change at each sample's own tolerance" in result.output
     strict = call("store", "rescore", "--run", "mine", "--runs", runs, "--tolerance", 4).output
+    assert "3 of 3 verdicts would change at a tolerance of 4 °C" in strict
     cells = [line.replace("│", " ").split() for line in strict.splitlines()]
     assert ["accepted", "2", "0", "0", "2"] in cells
     assert ["out", "of", "tolerance", "0", "3", "3", "0"] in cells
     assert {path: path.read_bytes() for path in runs.rglob("*.parquet")} == before
     refuse("store", "rescore", "--run", "mine", "--runs", runs, "--tolerance", 0)
     refuse("store", "rescore", "--run", "other", "--runs", runs)
+
+
+def test_store_rescore_checks_claims_again_if_asked(runs: Path) -> None:
+    folder = RunFolder(runs / "mine")
+    example = {"name": "thymol", "smiles": "CC(C)c1ccc(C)cc1O", "value": 50, "reason": "A ring."}
+    folder.exemplars().write_bytes(orjson.dumps(example))
+    text = " Thymol, which has a melting point of 200 °C.\nMelting point (°C): -110"
+    with SampleStore(folder.samples).writer(2) as writer:
+        reason = text.strip().split("\n")[0]
+        writer.add([make_sample("D", round=2, completion=text, reason=reason)])
+    arguments = ("store", "rescore", "--run", "mine", "--runs", runs)
+    assert "false claim" not in call(*arguments).output
+    again = call(*arguments, "--claims")
+    cells = [line.replace("│", " ").split() for line in again.output.splitlines()]
+    assert ["false", "claim", "0", "1", "1", "0"] in cells
 
 
 def export(runs: Path, form: str, out: Path, *more: str) -> Result:

@@ -87,6 +87,16 @@ def test_samples_are_judged_again_and_the_old_shard_is_kept(store: SampleStore) 
     assert len(list(store.round_folder(0).iterdir())) == 4
 
 
+def test_what_a_reason_claims_stays_as_false_as_it_was(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path)
+    false = {"accepted": False, "rejections": ("false claim",), "findings": ("false claim",)}
+    with store.writer(0) as writer:
+        writer.add([make_sample("A", **false)])
+    assert judge_again(store, {"A": 500.0}, RunConfig()) == (0, 1)
+    [sample] = store.samples()
+    assert sample.findings == ("out of tolerance", "false claim")
+
+
 def test_a_withdrawn_molecules_samples_are_rejected_until_it_is_back(store: SampleStore) -> None:
     assert judge_again(store, {"B": None}, RunConfig()) == (1, 1)
     assert judge_again(store, {"B": None}, RunConfig()) == (0, 1)

@@ -24,6 +24,7 @@ from selfstudy_engine.data.errors import (
     SwapError,
     UsageError,
 )
+from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.split_record import load_places
@@ -109,6 +110,22 @@ def test_samples_cite_the_adapter_that_answered(finished: RunFolder) -> None:
             assert abs(sample.error) <= 30
 
 
+def test_false_claims_are_found_in_every_answer_with_a_value(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    """In rejected answers too: else the share would be that of what the tolerance lets through."""
+    fake.reason = "Two nitro groups, and reason number {}."
+    records, _ = loop(small_config(), before_generating.path.parent, fake)
+    assert [record.false_claims for record in records] == [0.0, 1.0, None]
+    assert records[1].num_accepted == 0
+    findings = {
+        (sample.predicted is not None, "false claim" in sample.findings)
+        for sample in stored(before_generating).values()
+        if sample.round == 1
+    }
+    assert findings == {(True, True), (False, False)}
+
+
 def test_rounds_ask_about_other_molecules_and_never_the_test_set(finished: RunFolder) -> None:
     import pyarrow.parquet as pq
 
@@ -164,18 +181,25 @@ def test_fewer_rounds_or_another_batch_are_refused(
     assert fake.requests == []
 
 
-def test_a_changed_table_is_refused_with_a_message(
-    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm, table: Path
+def test_a_table_that_grows_keeps_the_test_set_and_the_pool_takes_what_is_new(
+    copied: RunFolder,
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    table: Path,
+    change_table: Callable[[dict[str, str | None]], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Other test molecules: no comparison with round 0 is possible any more."""
-    original = table.read_text("utf-8")
-    more = "".join(f"C1CCCCC1{'C' * i}O,{20 + i}\n" for i in range(60))
-    try:
-        table.write_text(original + more, "utf-8")
-        with pytest.raises(SelfStudyError, match=r"table|molecules"):
-            loop(small_config(rounds=3), copied.path.parent, fake)
-    finally:
-        table.write_text(original, "utf-8")
+    """Other test molecules: no comparison with round 0 would be possible any more."""
+    before = {place.molecule_id: place.part for place in load_places(copied.split)}
+    change_table({})  # puts the table back afterwards
+    with table.open("a", encoding="utf-8") as file:
+        file.writelines(f"C1CCCCC1{'C' * i}O,{20 + i}\n" for i in range(60))
+    records, reporter = loop(small_config(rounds=3), copied.path.parent, fake)
+    assert "0 values corrected, 0 withdrawn, 60 new" in caplog.text
+    assert (reporter.rounds, len(records)) == ([2, 3], 4)
+    after = {place.molecule_id: place.part for place in load_places(copied.split)}
+    assert before.items() < after.items()
+    assert {after[key] for key in after.keys() - before.keys()} == {"pool"}
 
 
 def test_an_interrupted_round_is_completed_with_the_same_samples(
@@ -379,14 +403,19 @@ def test_the_command_shows_all_rounds(
 
 @pytest.fixture
 def change_table(table: Path) -> Iterator[Callable[[dict[str, str | None]], None]]:
-    """Change values of the shared table by SMILES (None: take the row out); restored afterwards."""
+    """Change values of the shared table by canonical SMILES (None: take the row out); restored."""
     before = table.read_text("utf-8")
 
     def change(values: dict[str, str | None]) -> None:
-        rows = [line.split(",") for line in before.splitlines()]
-        rows = [[smiles, values.get(smiles, value)] for smiles, value in rows]
-        lines = [",".join(row) for row in rows if None not in row]
-        table.write_text("\n".join(lines) + "\n", "utf-8")
+        header, *lines = before.splitlines()
+        kept = [header]
+        for smiles, value in (line.split(",") for line in lines):
+            molecule = to_molecule(smiles)
+            assert molecule
+            now = values.get(molecule.smiles, value)
+            if now is not None:
+                kept.append(f"{smiles},{now}")
+        table.write_text("\n".join(kept) + "\n", "utf-8")
 
     yield change
     table.write_text(before, "utf-8")

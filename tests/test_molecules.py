@@ -214,6 +214,9 @@ def test_conflicts_are_refused_or_dropped() -> None:
     }
     at_the_limit = [rows[0], Row(3, "", "CCO", 30.0)]
     assert len(table_of(at_the_limit).molecules) == 1
+    narrow, wide = (TableConfig(conflicts="drop", max_spread=limit) for limit in (20, 40))
+    assert "conflicting values" in table_of([*at_the_limit, rows[2]], narrow).dropped
+    assert len(table_of(rows, wide).molecules) == 2
 
 
 def test_an_empty_table_is_refused() -> None:

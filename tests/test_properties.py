@@ -5,6 +5,7 @@ import math
 import pytest
 
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.prompts import parse_completion, render_answer
 from selfstudy_engine.data.properties import Property, built_in_properties, convert, find_property
 
 
@@ -19,6 +20,13 @@ def test_other_properties_ship_as_examples() -> None:
     assert (boiling_point.question, boiling_point.tolerance) == ("Boiling point (°C):", 30.0)
     assert solubility.question == "Aqueous solubility (log mol/L):"
     assert solubility.format(-2.04) == "-2.0"
+
+
+def test_the_wording_of_prompts_can_be_given() -> None:
+    prop = Property(name="density", unit="g/mL", tolerance=1, decimals=2, wording="Its density is")
+    assert render_answer("Heavy.", 1.5, prop) == " Heavy.\nIts density is 1.50"
+    assert parse_completion(" Heavy.\nIts density is 1.5", prop).value == 1.5
+    assert parse_completion(" Heavy.\nDensity (g/mL): 1.5", prop).value is None
 
 
 def test_an_unknown_property_lists_the_known_ones() -> None:
@@ -79,6 +87,8 @@ def test_units_that_do_not_fit_are_refused(unit: str, to_unit: str) -> None:
         {"name": "x", "unit": "u", "tolerance": 1, "minimum": 2.0, "maximum": 1.0},
         {"name": "x", "unit": "u", "tolerance": 1, "minimum": math.nan},
         {"name": "two\nlines", "unit": "u", "tolerance": 1},
+        {"name": "x", "unit": "u", "tolerance": 1, "wording": "two\nlines:"},
+        {"name": "x", "unit": "u", "tolerance": 1, "wording": ""},
     ],
 )
 def test_a_property_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:

@@ -51,6 +51,10 @@ def test_a_short_reason_is_no_boilerplate(reason: str) -> None:
         "It melts at 80 °C because of its ring. The ring is flat.",
         "With 80 degrees Celsius it is a solid. The ring is flat.",
         "Its melting point (80.2°C) is due to its ring. The ring is flat.",
+        "80. The ring is flat",
+        "80 °C: a flat ring",
+        "Melting point (°C): 80, for the ring is flat",
+        "Melting point of 80, for the ring is flat",
     ],
 )
 def test_a_leak(reason: str) -> None:
@@ -64,6 +68,9 @@ def test_a_leak(reason: str) -> None:
         "Benzene melts at 5.5 °C. The nitro group adds +80 °C. That is high.",
         "Added up, 5 + 75 = 80 °C. That is high.",
         "There are 80 atoms. That is many.",
+        "80 atoms make it heavy.",
+        "80,4-dinitro is its pattern",
+        "Melting point 90, so high that 80 is far.",
         "It melts at 180 °C or 80.5 °C. That is high.",
         "Benzene has a known melting point of 5.5 °C. The true shape is flat.",
         "80 °F is warm. The ring is flat.",

@@ -2,6 +2,7 @@
 
 import html
 import logging
+import random
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,13 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.baselines import BASELINES
 from selfstudy_engine.engine.metric_texts import outcome_of, ranged, signed
-from selfstudy_engine.engine.reason_quality import distinct_ngrams, false_share, mark_claims
+from selfstudy_engine.engine.reason_quality import (
+    REASONS_COMPARED,
+    distinct_ngrams,
+    false_share,
+    mark_claims,
+    variety,
+)
 from selfstudy_engine.engine.report import figures_of, write_report
 from selfstudy_engine.engine.report_compare import write_comparison
 from selfstudy_engine.engine.report_examples import choose_examples, draw, likely_label_errors
@@ -190,7 +197,7 @@ def test_nothing_is_loaded_from_elsewhere(made: RunFolder, tmp_path: Path) -> No
 
 
 def test_examples_are_the_extremes(facts: RunFacts) -> None:
-    examples = choose_examples(facts, None)
+    examples = choose_examples(facts, check)
     errors = {
         kind: [abs(e.error or 0) for e in examples if e.kind == kind] for kind in ("best", "worst")
     }
@@ -223,6 +230,22 @@ def test_reasons_that_repeat_have_few_distinct_ngrams() -> None:
     molecule = Molecule("K", "", "C", 0.0)
     reasons = [("two nitro", molecule), ("high", molecule)]
     assert false_share(reasons, check) == (0.5, 0.5)
+
+
+def test_variety_is_that_of_as_many_reasons_however_many_there_are() -> None:
+    generator = random.Random(0)
+    words = [f"word{number}" for number in range(12)]
+    many = [" ".join(generator.choices(words, k=12)) for _ in range(2000)]
+    repeated = [many[index % 5] for index in range(200)]
+    few, all_of_them, copies = variety(many[:40]), variety(many), variety(repeated)
+    assert few is not None
+    assert all_of_them == pytest.approx(few, abs=0.01)
+    assert (distinct_ngrams(many) or 0) < 0.75 * few
+    assert copies is not None
+    assert copies < 0.3 < 0.9 < few
+    assert variety(many[REASONS_COMPARED - 1 :: -1]) == variety(many[:REASONS_COMPARED])
+    assert variety(many[1:REASONS_COMPARED]) is None
+    assert variety(["three words only"] * 50) is None
 
 
 def test_claims_are_cut_out_of_a_reason_without_losing_a_letter() -> None:

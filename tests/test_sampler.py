@@ -69,6 +69,15 @@ def test_a_round_asks_all_bands_of_values_alike() -> None:
         assert set(bands.values()) == {5}
 
 
+def test_bands_stay_even_when_molecules_come_again() -> None:
+    """However often the molecules of some bands fail."""
+    pool = make_pool(80)
+    config = config_of(40, verdict__max_accepted_per_molecule=0)
+    for chosen in play(pool, config, 20, lambda molecule: 2 * (molecule.value >= 40)):
+        bands = Counter(int(molecule.value // 10) for molecule in chosen)
+        assert set(bands.values()) == {5}
+
+
 def test_a_molecule_with_enough_accepted_texts_is_left_alone() -> None:
     pool = make_pool(10)
     rounds = play(pool, config_of(10), 6, lambda molecule: 2 * (molecule.value < 5))
@@ -88,6 +97,21 @@ def test_what_keeps_failing_gets_fewer_tries_but_is_never_starved() -> None:
     bad = [seen[molecule.molecule_id] for molecule in pool if molecule.value % 2]
     assert min(good) > 2 * max(bad)
     assert min(bad) >= 10
+
+
+def test_what_takes_longer_for_as_much_is_asked_less() -> None:
+    pool = make_pool(100)
+    config = config_of(20, verdict__max_accepted_per_molecule=0)
+    tallies: dict[str, Tally] = {}
+    for index in range(100):
+        for molecule in plan_round(pool, tallies, set(), index, config):
+            key, num_tokens = molecule.molecule_id, 20 + 60 * (molecule.value % 2 == 0)
+            tallies[key] = tallies.get(key, Tally()) + Tally(1, 2, 1, 2 * num_tokens)
+    long, short = (
+        [tallies[m.molecule_id].num_rounds for m in pool if m.value % 2 == rest] for rest in (0, 1)
+    )
+    assert min(short) > 1.3 * max(long)
+    assert min(long) >= 10
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_values() -> None:
@@ -128,7 +152,7 @@ def test_a_rounds_tally_is_read_from_the_store(tmp_path: Path) -> None:
     with store.writer(3) as writer:
         writer.add([make_sample("A", round=3, sample_index=index) for index in range(2)])
         writer.add([make_rejected("A", round=3, sample_index=2), make_rejected("B", round=3)])
-    assert tally_round(store, 3) == {"A": Tally(1, 3, 2), "B": Tally(1, 1, 0)}
+    assert tally_round(store, 3) == {"A": Tally(1, 3, 2, 27), "B": Tally(1, 1, 0, 9)}
     assert tally_round(store, 0) == {}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rdkit import Chem
 
 from selfstudy_engine.cli.main import cli
 
@@ -71,6 +72,7 @@ def test_describe_tells_values_and_split(raw: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "melting point (°C): 8 values from -114.2 to 6, mean" in result.output
     assert "split by random: 6 pool, 2 test, 0 set aside" in result.output
+    assert "0 left out as exemplars themselves (of 10)" in result.output
     refused = run("describe", *arguments_for(raw)[:-4])
     assert (refused.exit_code, "--conflicts drop" in refused.output) == (2, True)
 
@@ -81,6 +83,36 @@ def test_a_property_of_ones_own(raw: Path, tmp_path: Path) -> None:
     result = run("describe", *arguments_for(raw), "--config", config)
     assert result.exit_code == 0, result.output
     assert "density (g/mL): 9 values" in result.output
+
+
+SOLUBILITIES = {
+    "ethylene glycol": ("OCCO", 1.2),
+    "phenol": ("Oc1ccccc1", 0.0),
+    "benzene": ("c1ccccc1", -1.6),
+    "hexane": ("CCCCCC", -3.8),
+    "naphthalene": ("c1ccc2ccccc2c1", -3.6),
+    "anthracene": ("c1ccc2cc3ccccc3cc2c1", -6.4),
+}
+"""In log mol/L, at 25 °C."""
+
+
+def test_solubilities_of_an_sdf_file(tmp_path: Path) -> None:
+    path, out = tmp_path / "esol.sdf", tmp_path / "clean.csv"
+    with Chem.SDWriter(str(path)) as writer:
+        for name, (smiles, value) in SOLUBILITIES.items():
+            mol = Chem.MolFromSmiles(smiles)
+            mol.SetProp("_Name", name)
+            mol.SetDoubleProp("SOL", value)
+            writer.write(mol)
+    options = ["--property", "aqueous_solubility", "--table", path, "--value-column", "SOL"]
+    options += ["--name-column", "name", "--test-size", 2]
+    described = run("describe", *options)
+    assert described.exit_code == 0, described.output
+    assert "aqueous solubility (log mol/L): 6 values from -6.4 to 1.2" in described.output
+    assert run("prepare", *options, "--out", out).exit_code == 0
+    with out.open(encoding="utf-8") as file:
+        found = {row["name"]: (row["smiles"], float(row["value"])) for row in csv.DictReader(file)}
+    assert found == SOLUBILITIES
 
 
 def test_the_embedded_boiling_points() -> None:

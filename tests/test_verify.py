@@ -1,7 +1,5 @@
 """Completion -> verdict: every finding by name, and which of them reject."""
 
-from dataclasses import replace
-
 import pytest
 
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -90,20 +88,42 @@ def test_names_that_make_no_sense_are_refused(names: list[str]) -> None:
         load_config(None, {"verdict.reject": names})
 
 
-def test_claims_are_checked_only_where_the_rest_is_right() -> None:
-    asked: list[tuple[str, str]] = []
+def test_claims_of_every_answer_with_a_value_are_checked() -> None:
+    asked: list[tuple[str, Molecule]] = []
 
-    def is_false(reason: str, smiles: str) -> bool:
-        asked.append((reason, smiles))
+    def is_false(reason: str, molecule: Molecule) -> bool:
+        asked.append((reason, molecule))
         return "ester" in reason
 
-    rules = replace(RULES, has_false_claim=is_false)
-    false = " A flat ring with an ester.\nMelting point (°C): 80"
-    assert judged(false, rules=rules).rejections == ("false claim",)
+    rules = Rules.of(RunConfig(), has_false_claim=is_false)
+    false = " A flat ring with an ester.\nMelting point (°C):"
+    assert judged(f"{false} 80", rules=rules).rejections == ("false claim",)
+    assert judged(f"{false} 200", rules=rules).findings == (FAR, "false claim")
     assert judged(f" {REASON}.\nMelting point (°C): 80", rules=rules).accepted
-    assert not judged(f" {REASON}.\nMelting point (°C): 200", rules=rules).accepted
-    assert [reason for reason, _ in asked] == ["A flat ring with an ester.", f"{REASON}."]
-    assert {smiles for _, smiles in asked} == {VANILLIN.smiles}
+    assert judged(f"{false} high", rules=rules).findings == ("no value",)
+    assert judged("\nMelting point (°C): 80", rules=rules).findings == ("no reason",)
+    ester = "A flat ring with an ester."
+    assert asked == [(ester, VANILLIN), (ester, VANILLIN), (f"{REASON}.", VANILLIN)]
+
+
+def test_a_stored_reasons_claims_are_checked_again_only_if_it_is_read_otherwise() -> None:
+    asked: list[str] = []
+
+    def is_false(reason: str, molecule: Molecule) -> bool:
+        asked.append(reason)
+        return True
+
+    text, reason = f" {REASON}.\nMelting point (°C): 80", f"{REASON}."
+    rules = Rules.of(RunConfig(), has_false_claim=is_false)
+    assert judged(text, rules=rules.for_stored(30, (), reason)).accepted
+    known = judged(text, rules=rules.for_stored(30, ("false claim",), reason))
+    assert known.rejections == ("false claim",)
+    assert asked == []
+    for findings, stored in (((), "Another reading."), (("no value",), reason)):
+        assert not judged(text, rules=rules.for_stored(30, findings, stored)).accepted
+    assert asked == [reason, reason]
+    assert judged(text, rules=rules.for_stored(30, (), "Another.")).tolerance == 30
+    assert judged(text, rules=RULES.for_stored(30, (), "Another.")).accepted
 
 
 def test_what_was_accepted_before_counts() -> None:
