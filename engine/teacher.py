@@ -61,7 +61,7 @@ class Lessons:
     num_known: int
     """Questions whose answer was known from an earlier call."""
     failure: SelfStudyError | None = field(default=None)
-    """Why not everything was asked: the budget, or a server that failed."""
+    """What stopped it: the budget, a server that failed, or no reason that stood the checks."""
 
 
 def candidates(
@@ -161,14 +161,15 @@ async def teach(
         on_decided: see `OnDecided`.
 
     Returns:
-        What stood all checks. A failure in the middle is in it, beside what was kept until then.
+        What stood all checks. A failure is in it, beside what was kept until then.
 
     Raises:
-        UsageError: no key, the answers are in use, or no reason stood the checks.
+        UsageError: the table can't be used, or the answers are in use.
     """
     molecules = load_table(config).molecules
     prop, settings = config.property, config.teacher
-    known = KnownValues.from_molecules(molecules, prop)
+    # By name alone: some of them will be tested, and exemplars mustn't be sorted by their values.
+    known = KnownValues.from_molecules((), prop, secret=molecules)
     rejections: Counter[Rejection] = Counter()
 
     # Each one in turn has both of its questions, so that what is spent makes whole exemplars.
@@ -191,7 +192,7 @@ async def teach(
             found = await asyncio.gather(
                 *(explain_one_of(client, band) for band in bands), return_exceptions=True
             )
-    failure = None
+    failure: SelfStudyError | None = None
     for outcome in found:
         if isinstance(outcome, SelfStudyError):
             failure = failure or outcome
@@ -199,7 +200,7 @@ async def teach(
             raise outcome
     exemplars = [outcome for outcome in found if isinstance(outcome, Exemplar)]
     if not exemplars and not failure:
-        raise UsageError(
+        failure = UsageError(
             f"teacher {teacher.name} at {teacher.url} gave no reason that stands the checks "
             f"({describe_rejections(rejections)}); try another model, or a larger tolerance than "
             f"{prop.tolerance:g} {prop.unit}"

@@ -209,9 +209,11 @@ def test_an_unable_teacher_is_told_by_what_it_did_wrong(
     command: Command, fake: FakeTeacher
 ) -> None:
     fake.explain = lambda question: Reply("Two nitro groups sit on a benzene ring.")
-    code, _, err = command.run()
+    code, out, err = command.run(*PRICES)
     assert code == 2
     assert "no reason that stands the checks (false claim: 24)" in err
+    assert "0 of 6 molecules explained\nrejected reasons: false claim: 24\n" in out
+    assert "asked: 24 calls" in out
     assert not command.out.exists()
 
 
@@ -267,6 +269,7 @@ def test_a_loop_asks_before_it_begins_and_keeps_the_answers_in_the_run(
     loop = make_loop()
     reporter = loop()
     assert reporter.phases[0] == "teacher a-teacher explains"
+    assert reporter.phases[1].startswith("teacher took 12 calls, ")
     assert len(load_exemplars(loop.folder.exemplars())) == NUM_EXEMPLARS
     assert len(loop.folder.teacher_answers.read_bytes().splitlines()) == len(fake.questions)
     num_asked = len(fake.questions)

@@ -1,6 +1,7 @@
 """The teacher's way from molecules to exemplars: every check, against a fake that lies."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from fake_teacher import GOOD_REASON, KEY, FakeTeacher, Reply, is_prediction
 
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, load_config, override
 from selfstudy_engine.data.errors import BudgetError, ServerError, UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.properties import find_property
@@ -70,6 +71,12 @@ class Taught:
         return asyncio.run(
             teach(self.config(num_exemplars, **settings), teacher, answers, on_decided)
         )
+
+    def in_vain(self) -> str:
+        """Ask a teacher none of whose reasons stands; returns what is said of that."""
+        lessons = self()
+        assert (lessons.exemplars, type(lessons.failure)) == ([], UsageError)
+        return str(lessons.failure)
 
 
 @pytest.fixture
@@ -156,8 +163,7 @@ def test_a_bad_reason_costs_no_second_question(
 ) -> None:
     fake.explain = reply
     message = rf"a-teacher at .* no reason that stands the checks \({rejection}: 4\).*another model"
-    with pytest.raises(UsageError, match=message):
-        ask()
+    assert re.search(message, ask.in_vain())
     assert [outcome for _, outcome in ask.decided] == [rejection] * CANDIDATES_PER_EXEMPLAR
     assert fake.predictions == []
 
@@ -181,15 +187,13 @@ def test_a_wrong_prediction_drops_the_reason(
 ) -> None:
     fake.predict = lambda question: Reply(answer)
     fake.explain = lambda question: Reply(f"{GOOD_REASON} Number {len(fake.questions)}.")
-    with pytest.raises(UsageError, match=rf"\({rejection}: 4\)"):
-        ask()
+    assert f"({rejection}: 4)" in ask.in_vain()
     assert len(fake.predictions) == CANDIDATES_PER_EXEMPLAR
 
 
 def test_a_prediction_that_is_cut_off_is_none(ask: Taught, fake: FakeTeacher) -> None:
     fake.predict = lambda question: Reply("50", finish_reason="length")
-    with pytest.raises(UsageError, match="no value re-predicted: 4"):
-        ask()
+    assert "no value re-predicted: 4" in ask.in_vain()
 
 
 @pytest.mark.parametrize("answer", ["50", "50 °C", " 50.0 °C.\n", "+50", "323.15 K"])
@@ -287,6 +291,22 @@ def test_a_teacher_that_fails_in_the_middle_leaves_what_was_kept(
     fake.explain = answer
     assert len(ask(num_exemplars=8).exemplars) == 8
     assert max(fake.answered.values()) == 1
+
+
+def test_values_of_other_molecules_arent_held_against_a_reason(
+    fake: FakeTeacher, tmp_path: Path
+) -> None:
+    """They may be test molecules: exemplars aren't chosen by what is true of those."""
+    table = tmp_path / "named.csv"
+    table.write_text("smiles,name,value\nCCBr,ethyl bromide,20\nc1ccc2ccccc2c1,naphthalene,80\n")
+    fake.explain = lambda question: Reply(
+        "A body less flat than naphthalene, which melts at 400 °C."
+    )
+    ask = Taught(fake, table)
+    config = override(ask.config(2), {"table.name_column": "name"})
+    teacher, answers = Teacher(fake.url, "a-teacher", KEY), tmp_path / "answers.jsonl"
+    lessons = asyncio.run(teach(config, teacher, answers))
+    assert "false claim" not in lessons.rejections
 
 
 def test_a_bug_is_no_lesson(fake: FakeTeacher, eight: Path) -> None:
