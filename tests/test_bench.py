@@ -66,8 +66,8 @@ def test_tokens_and_distinct_accepted_texts_are_counted(
 ) -> None:
     asked = workloads["real"].first(2)
     values = [molecule.value for molecule in asked.molecules]
-    right = f" It is.\nMelting point (°C): {values[0]:.0f}"
-    wrong = f" It is.\nMelting point (°C): {values[1] + 500:.0f}"
+    right = f" It is a flat ring.\nMelting point (°C): {values[0]:.0f}"
+    wrong = f" It is a flat ring.\nMelting point (°C): {values[1] + 500:.0f}"
     done = Pass(2.0, [[answer(right), answer(right)], [answer(wrong, 3), answer("babble", 1)]])
     found = measure(asked, done, small_config())
     assert found.num_completions == 4

@@ -110,6 +110,7 @@ EVERYTHING = {
         "name_column": "name\twith tab",
         "value_unit": "K",
         "conflicts": "drop",
+        "max_spread": 5.0,
         "test_size": 1,
     },
     "model": {"path": "owner/model", "dtype": "float16", "trust_remote_code": True},
