@@ -142,6 +142,7 @@ def _taught(config: RunConfig, folder: RunFolder, reporter: Reporter, key: str) 
     lessons = asyncio.run(teach(config, teacher, folder.teacher_answers, on_decided))
     if lessons.failure:
         raise lessons.failure
+    reporter.phase(f"teacher took {lessons.spent}")
     if len(lessons.exemplars) < settings.num_exemplars:
         logger.warning(
             "the teacher explained %d of %d molecules; rejected reasons: %s",

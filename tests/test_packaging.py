@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfstudy_engine.engine.lora_plugin import register
+from selfstudy_engine.engine import lora_plugin, norm_plugin
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("cli", "data", "engine", "train")
@@ -61,7 +61,13 @@ def test_the_command_is_the_cli() -> None:
     assert scripts == {"selfstudy-engine": "selfstudy_engine.cli.main:cli"}
 
 
-def test_vllm_finds_the_plugin() -> None:
-    [(name, value)] = PROJECT["project"]["entry-points"]["vllm.general_plugins"].items()
-    assert name == "selfstudy_grouped_lora"
-    assert EntryPoint(name, value, "vllm.general_plugins").load() is register
+def test_vllm_finds_the_plugins() -> None:
+    plugins = PROJECT["project"]["entry-points"]["vllm.general_plugins"]
+    loaded = {
+        name: EntryPoint(name, value, "vllm.general_plugins").load()
+        for name, value in plugins.items()
+    }
+    assert loaded == {
+        "selfstudy_grouped_lora": lora_plugin.register,
+        "selfstudy_cpu_norms": norm_plugin.register,
+    }
