@@ -36,7 +36,11 @@ expected = norm.impls["native"].impl_fn(numbers, weight, 1e-5)
 expected_sum, expected_residual = fused.impls["native"].impl_fn(
     numbers.clone(), added.clone(), weight, 1e-5
 )
+heads = numbers.view(5, 2, 288)[:, 1:]  # strided, as the norm of a head is
+found_head = norm(heads, weight[:288].contiguous(), 1e-5)
+expected_head = norm.impls["native"].impl_fn(heads, weight[:288].contiguous(), 1e-5)
 far = max(float((a - b).abs().max()) for a, b in [
+    (found_head, expected_head),
     (found, expected), (summed, expected_sum), (residual, expected_residual)
 ])
 others = order.gelu_and_mul_sparse
