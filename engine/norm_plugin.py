@@ -1,8 +1,8 @@
 """A plugin of vLLM: RMS norms on a CPU take vLLM's own C++ kernel.
 
 vLLM 0.32 builds that kernel for CPUs and declares it unsupported there: without compilation each
-norm then is nine operations of PyTorch (docs/decisions.md, "RMS norms"). Does nothing unless our server
-asks for it.
+norm then is nine operations of PyTorch (docs/decisions.md, "RMS norms"). Does nothing unless our
+server asks for it.
 """
 
 import logging
