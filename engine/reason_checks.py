@@ -9,6 +9,7 @@ MIN_WORDS = 3
 """A reason with fewer different words says nothing."""
 
 _VALUE = r"(?P<value>[\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?)"
+_DIGIT = re.compile("[0-9]")
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REFUSAL = re.compile(
     r"\b(as an ai|language model|i(?: am|'m) (?:sorry|unable|not able|not sure)|"
@@ -52,7 +53,7 @@ def leaks_answer(reason: str, value: float | None, prop: Property) -> bool:
     """
     if _telling(prop.name).search(reason):
         return True
-    if value is None or not any(letter.isdigit() for letter in reason):
+    if value is None or not _DIGIT.search(reason):
         return False
     first = _beginning(prop.name, prop.unit).match(reason)
     if first and _is_value(first["value"], value):
