@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
-from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options
+from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
 
 if TYPE_CHECKING:
     from selfstudy_engine.engine.ablations import AblationStudy
 
 
 @click.command()
-@click.option("--run", "run_name", default="default", show_default=True, help="The run.")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of all runs.",
-)
+@existing_run_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @config_options(("server.url", "--server"))
 @SERVER_OPTIONS

@@ -91,22 +91,30 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+RUNS_OPTION = click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+
+
+def existing_run_options(function: Function) -> Function:
+    """Add --run and --runs, which name a run that exists."""
+    name = click.option("--run", "run_name", default="default", show_default=True, help="The run.")
+    return name(RUNS_OPTION(function))
+
+
 def run_options(function: Function) -> Function:
     """Add --config and --runs."""
-    runs = click.option(
-        "--runs",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs"),
-        show_default=True,
-        help="Folder of all runs.",
-    )
     config = click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         help="TOML file with any of the options, e.g. [generation] batch = 256.",
     )
-    return runs(config(function))
+    return RUNS_OPTION(config(function))
 
 
 def _check_vllm_arguments(

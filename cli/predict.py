@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
-from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options
+from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
 
 
 @click.command()
@@ -20,14 +20,7 @@ from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options
 )
 @click.option("--smiles-column", default="smiles", show_default=True, help="Its SMILES column.")
 @click.option("--name-column", help="Its column of names [default: none].")
-@click.option("--run", "run_name", default="default", show_default=True, help="The run.")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of all runs.",
-)
+@existing_run_options
 @click.option(
     "--num-answers",
     type=click.IntRange(1, 128),

@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from selfstudy_engine.cli.options import RUNS_OPTION
+
 if TYPE_CHECKING:
     from selfstudy_engine.engine.report_charts import Figure
 
 
 @click.command()
 @click.argument("run_name", metavar="[RUN]", default="default")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of all runs.",
-)
+@RUNS_OPTION
 @click.option(
     "--compare",
     nargs=2,

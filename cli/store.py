@@ -1,13 +1,18 @@
 """`selfstudy-engine store ls|show|export|rescore|label-errors`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import orjson
 
-from selfstudy_engine.cli.options import apply, config_options, reject_option
+from selfstudy_engine.cli.options import (
+    apply,
+    config_options,
+    existing_run_options,
+    reject_option,
+)
 
 _FORMATS = ("jsonl", "parquet", "chat", "original")
 
@@ -17,20 +22,8 @@ def store() -> None:
     """List, show, export and re-score the samples of a run."""
 
 
-def _run_arguments(function: Callable[..., None]) -> Callable[..., None]:
-    name = click.option("--run", "run_name", default="default", show_default=True, help="The run.")
-    runs = click.option(
-        "--runs",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs"),
-        show_default=True,
-        help="Folder of all runs.",
-    )
-    return name(runs(function))
-
-
 @store.command()
-@_run_arguments
+@existing_run_options
 def ls(run_name: str, runs: Path) -> None:
     """Count each round's samples; those in sight of the value apart, as hinted (accepted/all)."""
     from collections import Counter
@@ -57,7 +50,7 @@ def ls(run_name: str, runs: Path) -> None:
 
 
 @store.command()
-@_run_arguments
+@existing_run_options
 @click.option(
     "--round", "round_index", type=click.IntRange(min=0), help="Only this round [default: all]."
 )
@@ -84,7 +77,7 @@ def show(
 
 
 @store.command()
-@_run_arguments
+@existing_run_options
 @click.option(
     "--format",
     "form",
@@ -138,7 +131,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
 
 
 @store.command()
-@_run_arguments
+@existing_run_options
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
@@ -186,7 +179,7 @@ def rescore(
 
 
 @store.command("label-errors")
-@_run_arguments
+@existing_run_options
 @click.option(
     "--min-answers",
     type=click.IntRange(min=2),
