@@ -115,6 +115,7 @@ def bench(
         dummy=load_format == "dummy",
         logs=out / "logs",
         on_phase=show,
+        on_measured=lambda results: save_results(results, out / "bench.json"),
     )
     save_results(results, out / "bench.json")
     if results.contenders:

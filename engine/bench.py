@@ -5,7 +5,7 @@ the machine does falls on all of them. Ratios are taken within a turn; figures a
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ FULL = BenchSize(
     transformers_prompts=32,
     adapter_steps=None,
     num_swaps=9,
-    overlap_rounds=2,
+    overlap_rounds=4,
     overlap_batch=512,
     yield_completions=256,
     training_steps=8,
@@ -135,6 +135,7 @@ def run_benchmark(
     dummy: bool,
     logs: Path,
     on_phase: Callable[[str], None],
+    on_measured: Callable[[Results], None] = lambda results: None,
 ) -> Results:
     """Measure what is wanted.
 
@@ -146,6 +147,7 @@ def run_benchmark(
         dummy: config.model.path is a folder without weights; random ones are made.
         logs: folder for what servers and references print.
         on_phase: told what happens now.
+        on_measured: given what is known after each turn and each part, so that it can be kept.
 
     Raises:
         SelfStudyError: a contender failed, or answered something else than what it was asked.
@@ -187,7 +189,9 @@ def run_benchmark(
                 on_phase=on_phase,
             ) as lineup:
                 taking_turns = [one for one in lineup.contenders if one.key in wanted]
-                _take_turns(taking_turns, workloads, size.repeats, results, on_phase)
+                results.contenders |= {one.key: lineup.facts[one.key] for one in taking_turns}
+                for _ in _take_turns(taking_turns, workloads, size.repeats, results, on_phase):
+                    on_measured(results)
                 if wanted & _ON_MERGED_SERVER:
                     assert lineup.merged
                     assert adapter
@@ -196,15 +200,16 @@ def run_benchmark(
                         if name in wanted:
                             on_phase(name)
                             results.extras[name] = part()
+                            on_measured(results)
                 memory = lineup.peak_memory_gib()
                 for one in taking_turns:
-                    facts = lineup.facts[one.key] | {"peak_memory_gib": memory[one.key]}
-                    results.contenders[one.key] = facts
+                    results.contenders[one.key]["peak_memory_gib"] = memory[one.key]
         # The servers are gone: what follows has the cores for itself.
         for name, part in _parts_alone(config, model, size, scratch).items():
             if name in wanted:
                 on_phase(name)
                 results.extras[name] = part()
+                on_measured(results)
     return results
 
 
@@ -259,7 +264,7 @@ def _take_turns(
     repeats: int,
     results: Results,
     on_phase: Callable[[str], None],
-) -> None:
+) -> Iterator[None]:
     for contender in contenders:
         on_phase(f"warm up: {contender.label}")
         contender.prepare()
@@ -275,6 +280,7 @@ def _take_turns(
                 contender.prepare()
                 measurement = measure(asked, contender.run(asked), results.config)
                 results.measurements[workload.name][contender.key].append(measurement)
+                yield
 
 
 def _with_dummy_model(config: RunConfig, folder: Path) -> RunConfig:

@@ -60,7 +60,8 @@ class Results:
             turns = self.measurements[workload]
             rate = RATES[workload][0]
             if turns[above] and turns[below]:
-                pairs = zip(turns[above], turns[below], strict=True)
+                # Of a benchmark that isn't over, one of them may be a turn ahead.
+                pairs = zip(turns[above], turns[below], strict=False)
                 found[name] = statistics.median(
                     getattr(a, rate) / getattr(b, rate) for a, b in pairs
                 )

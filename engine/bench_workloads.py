@@ -67,7 +67,7 @@ class Measurement:
     num_prompt_tokens: int
     """Of all prompts, each counted once."""
     num_accepted_distinct: int
-    """Accepted completions, the same text for the same molecule counted once."""
+    """Accepted completions, the same text for the same molecule once, none beyond its limit."""
     idle_share: float | None
     """See `Pass`."""
     prefix_hit_share: float | None
@@ -193,4 +193,4 @@ def _num_accepted_distinct(
         for completion in completions
         if verify(completion, molecule, rules).accepted
     }
-    return len(texts)
+    return min(len(texts), config.verdict.max_accepted_per_molecule or len(texts))

@@ -6,6 +6,7 @@ evaluation or a round's samples that exist are never made again, so a killed run
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from selfstudy_engine.data.config import RunConfig
@@ -110,18 +111,24 @@ def _run_in_turn(steps: RoundSteps, num_rounds: int) -> None:
 
 
 def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
-    """Round i's samples come from adapter i - 1, while adapter i is trained on those before."""
+    """Round i's samples come from adapter i - 1, while adapter i is trained on those before.
+
+    A round is recorded beside the asking of the next: the server waits for swaps alone.
+    """
     with steps.training(0) as wait_for_adapter:
         wait_for_adapter()
     steps.ask(adapter=0, samples_of=0)
-    steps.record(0)
-    for index in range(1, num_rounds + 1):
-        with steps.training(index) as wait_for_adapter:
-            steps.ask(adapter=index - 1, samples_of=index)
-            wait_for_adapter()
-        if index > 1:
-            steps.record(index - 1)
-    steps.ask(adapter=num_rounds, samples_of=num_rounds)
+    with ThreadPoolExecutor(1, "record") as recorder:
+        recording = recorder.submit(steps.record, 0)
+        for index in range(1, num_rounds + 1):
+            with steps.training(index) as wait_for_adapter:
+                steps.ask(adapter=index - 1, samples_of=index)
+                wait_for_adapter()
+            recording.result()
+            if index > 1:
+                recording = recorder.submit(steps.record, index - 1)
+        steps.ask(adapter=num_rounds, samples_of=num_rounds)
+        recording.result()
     steps.record(num_rounds)
 
 

@@ -1,6 +1,7 @@
 """The benchmark counts right; how fast anything is, no test says."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def test_tokens_and_distinct_accepted_texts_are_counted(
     assert found.accepted_distinct_per_second == 0.5
 
 
+def test_no_more_texts_of_a_molecule_count_than_a_loop_keeps(
+    workloads: dict[str, Workload], small_config: MakeConfig
+) -> None:
+    asked = replace(workloads["real"].first(1), params=replace(workloads["real"].params, n=8))
+    value = asked.molecules[0].value
+    texts = [f" It has {n} rings.\nMelting point (°C): {value:.0f}" for n in range(8)]
+    config = small_config(verdict__max_accepted_per_molecule=3, verdict__reject=["no value"])
+    done = Pass(1.0, [[answer(text) for text in texts]])
+    assert measure(asked, done, config).num_accepted_distinct == 3
+
+
 @pytest.mark.parametrize(
     ("completions", "message"),
     [
@@ -143,6 +155,15 @@ def test_ratios_are_medians_of_those_within_a_turn(results: Results) -> None:
     assert "fast_lora_over_stock" not in ratios, "what wasn't measured isn't there"
     results.extras["swap"] = {"seconds_median": 0.5, "seconds_worst": 0.7}
     assert results.ratios()["swap_seconds_worst"] == 0.7
+
+
+def test_a_benchmark_that_is_not_over_can_be_saved(results: Results, tmp_path: Path) -> None:
+    results.measurements["fixed"]["3"].append(measurement(8.0))  # the others' turn is to come
+    save_results(results, tmp_path / "bench.json")
+    content: dict[str, Any] = orjson.loads((tmp_path / "bench.json").read_bytes())
+    assert content["ratios"]["merged_over_offline"] == pytest.approx(0.8)
+    turns = content["contenders"]["3"]["workloads"]["fixed"]["output_tokens_per_second"]["turns"]
+    assert len(turns) == 4
 
 
 def test_the_document_has_every_turn(results: Results, tmp_path: Path) -> None:

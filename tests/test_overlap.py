@@ -1,8 +1,10 @@
 """--overlap: the next adapter is trained while its predecessor generates."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from selfstudy_engine.data.errors import RunFolderError, ServerError, TrainingEr
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.rounds import RoundRecord
 from selfstudy_engine.engine.training import Training, TrainingProcess
 
 BATCH = 8
@@ -107,6 +110,34 @@ def test_the_records_say_who_answered(
         "",
     ]
     assert [record.num_completions for record in records] == [BATCH, BATCH, BATCH, 0]
+
+
+def test_a_round_is_recorded_beside_the_asking_of_the_next(
+    overlapped: tuple[RunFolder, list[str]],
+    config_of: Callable[..., Any],
+    fake: FakeVllm,
+    tmp_path: Path,
+) -> None:
+    """A loop whose records wait for the server to be asked again gets to its end."""
+    folder, _ = overlapped
+    asked_again = Event()
+
+    class Patient(QuietReporter):
+        def phase(self, name: str, total: int | None = None) -> None:
+            super().phase(name, total)
+            if name == f"round {ROUNDS}: evaluate":
+                asked_again.set()
+
+        def finish_round(self, record: RoundRecord) -> None:
+            super().finish_round(record)
+            assert record.round != ROUNDS - 1 or asked_again.wait(60)
+
+    copied = tmp_path / "test"
+    shutil.copytree(folder.path, copied)
+    (copied / "metrics.jsonl").unlink()
+    RunFolder(copied).evaluation(ROUNDS).unlink()
+    config = config_of(server__url=fake.url)
+    assert len(run_loop(config, tmp_path, Patient(), fake.api_key)) == ROUNDS + 1
 
 
 def test_a_run_changes_neither_to_nor_from_overlap(
