@@ -28,7 +28,7 @@ from selfstudy_engine.data.table_files import Row
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_TABLE_FORMAT = 5
+_TABLE_FORMAT = 6
 _TABLES = {
     "melting point": ("OpenNotebook Melting Points.tsv", "Tm"),
     "boiling point": ("Yaws Boiling Points.tsv", "Tb"),

@@ -24,6 +24,7 @@ UNPARSABLE = "unparsable SMILES"
 NOT_ORGANIC = "not a small organic molecule"
 SALT = "salt or mixture"
 CONFLICTING = "conflicting values"
+OUT_OF_LIMITS = "value outside the property's limits"
 
 _CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
 
@@ -115,7 +116,8 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
 
     Args:
         rows: in the property's unit.
-        prop: its tolerance stands for `max_spread` where the rules have none.
+        prop: values outside its limits are dropped; its tolerance stands for `max_spread` where
+            the rules have none.
         rules: what to keep, and what to do about salts, duplicates and conflicts.
         source: what error messages call the table.
 
@@ -129,6 +131,12 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
         molecule, reason = _read_row(row, rules)
         if molecule is None:
             dropped[reason].append(f"line {row.line}: {row.smiles!r}")
+            continue
+        if not prop.minimum <= row.value <= prop.maximum:  # no answer could ever state it
+            dropped[OUT_OF_LIMITS].append(
+                f"line {row.line}: {row.value:g} {prop.unit}, not {prop.minimum:g} to "
+                f"{prop.maximum:g} ({row.smiles!r})"
+            )
             continue
         if _CAS_NUMBER.fullmatch(molecule.name):
             molecule, num_cas_names = replace(molecule, name=""), num_cas_names + 1
@@ -159,7 +167,7 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
         rejected = [f"{reason}: {line}" for reason, lines in dropped.items() for line in lines]
         raise TableError(
             f"table {source} has no usable row ({listed(rejected) or 'empty'}); check "
-            "--smiles-column, --organics and --salts"
+            "--smiles-column, --organics, --salts and the property's minimum and maximum"
         )
     return Table(molecules, dict(dropped), num_merged, num_cas_names)
 

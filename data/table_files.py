@@ -108,9 +108,10 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _read_sdf(path: Path) -> pa.Table:
-    """Return a column for each data field, "smiles", and "name" (the title line).
+    """Return a column for each data field, "smiles" (of the drawn structure) and "name".
 
-    A record that RDKit can't read has an empty SMILES: it is counted with those later.
+    The name is the title line, or a field of that name where the line is empty. A record that
+    RDKit can't read has an empty SMILES: it is counted with those later.
     """
     path.open("rb").close()
     records: list[dict[str, str]] = []
@@ -121,7 +122,8 @@ def _read_sdf(path: Path) -> pa.Table:
                 continue
             fields = {key: str(mol.GetProp(key)) for key in mol.GetPropNames()}
             title = mol.GetProp("_Name").strip() if mol.HasProp("_Name") else ""
-            records.append({"smiles": Chem.MolToSmiles(mol), "name": title} | fields)
+            name = title or fields.get("name", "")
+            records.append(fields | {"smiles": Chem.MolToSmiles(mol), "name": name})
     names = dict.fromkeys(key for record in records for key in record)
     columns = {key: [record.get(key, "") for record in records] for key in names}
     return pa.table(columns, schema=pa.schema([(key, pa.string()) for key in names]))

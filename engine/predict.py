@@ -34,19 +34,40 @@ class Prediction:
     """Of the answer nearest to the median."""
 
 
-def best_adapter(folder: RunFolder) -> Adapter:
-    """Return the adapter with the lowest test MAE of a run.
+def adapter_of_round(folder: RunFolder, round_index: int | None = None) -> Adapter:
+    """Return the adapter of a finished round of a run.
+
+    Args:
+        folder: of the run.
+        round_index: None is the last one. The one with the lowest test MAE would be a choice by
+            the test set, whose error then says too little of new molecules.
 
     Raises:
-        AdapterError: no round of the run is finished.
+        AdapterError: no round of the run is finished, or not this one.
     """
-    records = load_records(folder)
-    if not records:
+    finished = [record.round for record in load_records(folder)]
+    if not finished:
         raise AdapterError(
             f"run {folder.path} has no finished round yet; continue it with `selfstudy-engine loop`"
         )
-    best = min(records, key=lambda record: record.test_mae.value)
-    return read_adapter(folder.adapter(best.round))
+    if round_index is not None and round_index not in finished:
+        raise AdapterError(
+            f"run {folder.path} has no finished round {round_index} (it has: "
+            f"{finished[0]} to {finished[-1]})"
+        )
+    return read_adapter(folder.adapter(finished[-1] if round_index is None else round_index))
+
+
+def sampling_params(config: RunConfig, num_answers: int) -> SamplingParams:
+    """Return how a run's adapter is asked: for one greedy answer, or for several sampled ones."""
+    generation = config.generation
+    return SamplingParams(
+        n=num_answers,
+        temperature=0 if num_answers == 1 else generation.temperature,
+        top_p=generation.top_p,
+        max_tokens=generation.max_tokens,
+        stop=(STOP,),
+    )
 
 
 def summarize(molecule: Molecule, answers: Sequence[Answer]) -> Prediction:
@@ -69,60 +90,47 @@ def summarize(molecule: Molecule, answers: Sequence[Answer]) -> Prediction:
 def predict(
     config: RunConfig,
     folder: RunFolder,
+    adapter: Adapter,
     molecules: Sequence[Molecule],
     *,
     num_answers: int,
     log: Path,
+    on_predicted: Callable[[Prediction], None],
     server_key: str = "",
-    on_done: Callable[[int], None] = lambda done: None,
-) -> list[Prediction]:
-    """Predict molecules with a run's best adapter, through config.server.url or an own server.
+) -> None:
+    """Predict molecules with a run's adapter, through config.server.url or an own server.
 
     Args:
         config: the run's, with the server settings of this call.
         folder: of the run.
+        adapter: of one of its rounds.
         molecules: their values are not used.
         num_answers: completions behind each median; 1 is the greedy answer.
         log: receives the output of an own server.
+        on_predicted: given each prediction as it comes, in any order.
         server_key: API key of the server at config.server.url.
-        on_done: called with the number of molecules done.
 
     Raises:
-        SelfStudyError: no adapter, or no server that can be shown to answer from it.
+        SelfStudyError: no server that can be shown to answer from the adapter.
     """
-    adapter = best_adapter(folder)
     shown = load_exemplars(folder.exemplars())[: config.generation.prompt_exemplars]
-    generation = config.generation
-    params = SamplingParams(
-        n=num_answers,
-        temperature=0 if num_answers == 1 else generation.temperature,
-        top_p=generation.top_p,
-        max_tokens=generation.max_tokens,
-        stop=(STOP,),
-    )
+    params = sampling_params(config, num_answers)
+    template = config.generation.template
 
-    async def ask(connection: Connection) -> list[Prediction]:
+    async def ask(connection: Connection) -> None:
         requests = (
             GenerationRequest(
-                index,
-                render_prompt(molecule, config.property, shown, generation.template),
-                params,
+                molecule, render_prompt(molecule, config.property, shown, template), params
             )
-            for index, molecule in enumerate(molecules)
+            for molecule in molecules
         )
-        found: dict[int, Prediction] = {}
-        model = connection.served.model
-        async for generated in connection.client.generate(model, requests):
+        async for generated in connection.client.generate(connection.served.model, requests):
             texts = [completion.text for completion in generated.completions]
-            answers = [
-                parse_completion(text, config.property, generation.template) for text in texts
-            ]
-            found[generated.item] = summarize(molecules[generated.item], answers)
-            on_done(len(found))
-        return [found[index] for index in range(len(molecules))]
+            answers = [parse_completion(text, config.property, template) for text in texts]
+            on_predicted(summarize(generated.item, answers))
 
     model, config = choose_base_model(config)
     with open_connection(config, model, log, server_key) as connection:
         connection.connect()
         connection.swap_to(adapter)
-        return connection.run(ask(connection))
+        connection.run(ask(connection))

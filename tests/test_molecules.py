@@ -320,6 +320,27 @@ def test_every_row_is_a_molecule_or_merged_or_dropped() -> None:
     assert table.num_cas_names == 2
 
 
+def test_a_value_that_no_answer_could_state_is_dropped_with_the_limits() -> None:
+    table = table_of([Row(2, "", "CC", 2780.0), Row(3, "", "CCO", -114.1), Row(4, "", "C", -300.0)])
+    assert [molecule.smiles for molecule in table.molecules] == ["CCO"]
+    assert table.dropped["value outside the property's limits"] == [
+        "line 2: 2780 °C, not -273.15 to 2000 ('CC')",
+        "line 4: -300 °C, not -273.15 to 2000 ('C')",
+    ]
+
+
+def test_an_sdf_record_is_the_molecule_that_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "a.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        mol = Chem.MolFromSmiles("c1ccc2c(c1)[nH]c1ccccc12")
+        fields = {"smiles": "c1ccc2c(c1)n(H)c1ccccc12", "name": "carbazole", "value": "246"}
+        for key, text in fields.items():
+            mol.SetProp(key, text)
+        writer.write(mol)
+    [row] = read_rows(path, TableConfig(name_column="name"), MELTING_POINT)
+    assert (row.name, row.smiles) == ("carbazole", "c1ccc2c(c1)[nH]c1ccccc12")
+
+
 def test_an_sdf_table(tmp_path: Path) -> None:
     path = tmp_path / "a.sdf"
     with Chem.SDWriter(str(path)) as writer:

@@ -11,7 +11,7 @@ from fake_vllm import FakeVllm
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import AdapterError, SelfStudyError, ServerError, SwapError
-from selfstudy_engine.engine.canary import CanaryResult, Served
+from selfstudy_engine.engine.canary import CanaryResult, Served, distance
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
@@ -394,6 +394,21 @@ def test_the_number_format_decides_how_near_is_near(
     else:
         with pytest.raises(SwapError, match="allowed in float32"):
             swap(fake, make_adapter("a"), dtype=dtype)
+
+
+def test_tokens_that_nobody_expects_say_nothing() -> None:
+    trained = [[-0.1, -8.0], [-0.5, -12.0, -7.0]]
+    rounded = [[-0.11, -8.6], [-0.49, -11.0, -7.5]]
+    assert distance(rounded, trained) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("expected", "found"), [(-0.1, -9.0), (-9.0, -0.1)])
+def test_a_token_that_one_side_expects_counts(expected: float, found: float) -> None:
+    assert distance([[found, -9.0]], [[expected, -8.0]]) == pytest.approx(8.9)
+
+
+def test_all_tokens_count_where_none_is_expected() -> None:
+    assert distance([[-9.0, -8.0]], [[-9.5, -8.0]]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("mode", ["merged", "runtime"])
