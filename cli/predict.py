@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
 from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
+
+if TYPE_CHECKING:
+    from selfstudy_engine.data.config import RunConfig
 
 
 @click.command()
@@ -16,11 +19,17 @@ from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existin
 @click.option(
     "--table",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="CSV, TSV or Parquet file with a SMILES column.",
+    help="CSV, TSV, Parquet or SDF file of molecules; all its columns are kept.",
 )
 @click.option("--smiles-column", default="smiles", show_default=True, help="Its SMILES column.")
 @click.option("--name-column", help="Its column of names [default: none].")
 @existing_run_options
+@click.option(
+    "--round",
+    "round_index",
+    type=click.IntRange(min=0),
+    help="Round whose adapter answers [default: the last finished one].",
+)
 @click.option(
     "--num-answers",
     type=click.IntRange(1, 128),
@@ -31,7 +40,7 @@ from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existin
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV or JSONL file to write [default: a table on the screen].",
+    help="File to write: .csv, .tsv, .parquet, .jsonl or .sdf [default: the screen].",
 )
 @config_options(("server.url", "--server"))
 @SERVER_OPTIONS
@@ -43,98 +52,82 @@ def predict(
     name_column: str | None,
     run_name: str,
     runs: Path,
+    round_index: int | None,
     num_answers: int,
     out: Path | None,
     **values: Any,
 ) -> None:
-    """Predict molecules with a run's best adapter: value, spread and reason.
+    """Predict molecules with a run's adapter: value, spread, reason, and what the reason claims.
 
-    Unparsable molecules become rows with an error.
+    Molecules that can't be read become rows with an error. With --out, a call that was cut off is
+    continued by the same command.
     """
+    from selfstudy_engine.cli.console import make_reporter
     from selfstudy_engine.cli.options import apply
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.molecules import to_molecule
+    from selfstudy_engine.data.prediction_files import SUFFIXES, check_columns, write_rows
     from selfstudy_engine.data.run_folder import find_run, read_config
-    from selfstudy_engine.data.table_files import read_smiles
-    from selfstudy_engine.data.task import load_table
-    from selfstudy_engine.engine.predict import predict as predict_molecules
+    from selfstudy_engine.data.table_files import read_columns
+    from selfstudy_engine.engine.prediction_rows import COLUMNS
+    from selfstudy_engine.engine.predictions import predict_rows
 
-    if not (smiles or names or table):
-        raise UsageError("nothing to predict; give --smiles, --name or --table")
-    if out and (out.exists() or out.suffix not in {".csv", ".jsonl"}):
-        raise UsageError(f"--out {out} must be a new file that ends in .csv or .jsonl")
+    if bool(table) == bool(smiles or names):
+        raise UsageError("say what to predict: either --table, or --smiles and --name")
+    if out and (out.exists() or out.suffix.lower() not in SUFFIXES):
+        raise UsageError(f"--out {out} must be a new file that ends in {', '.join(SUFFIXES)}")
     folder = find_run(runs, run_name)
     config = apply(read_config(folder), values)
-    asked = [("", text) for text in smiles]
-    if names:
-        known = {m.name.lower(): m for m in load_table(config).molecules if m.name}
-        missing = [name for name in names if name.lower() not in known]
-        if missing:
-            raise UsageError(f"the run's table has no molecule named {missing}; use --smiles")
-        asked += [(known[name.lower()].name, known[name.lower()].smiles) for name in names]
     if table:
-        asked += read_smiles(table, smiles_column, name_column)
-    parsed = [to_molecule(text, name) for name, text in asked]
-    molecules = [molecule for molecule in parsed if molecule is not None]
-    if not molecules:
-        raise UsageError(f"none of {len(asked)} SMILES can be parsed (first: {asked[0][1]!r})")
-    with click.progressbar(length=len(molecules), label="Predicting", show_pos=True) as bar:
-        predictions = predict_molecules(
-            config,
+        columns = read_columns(table, [smiles_column, *filter(None, [name_column])])
+        check_columns(columns.column_names, COLUMNS, table)
+        rows = columns.to_pylist()
+    else:
+        smiles_column, name_column = "smiles", "name"
+        rows = [{"name": "", "smiles": text} for text in smiles] + _rows_named(names, config)
+    with make_reporter(config, to_stderr=True) as reporter:
+        found = predict_rows(
+            rows,
             folder,
-            molecules,
+            config,
+            smiles_column=smiles_column,
+            name_column=name_column,
+            round_index=round_index,
             num_answers=num_answers,
-            log=folder.logs / "predict-server.log",
+            partial=out.with_name(f"{out.name}.partial.jsonl") if out else None,
+            progress=reporter,
             server_key=os.environ.get(SERVER_KEY_VARIABLE, ""),
-            on_done=lambda done: bar.update(done - bar.pos),
-        )
-    found = iter(predictions)
-    rows = []
-    for (name, text), molecule in zip(asked, parsed, strict=True):
-        prediction = next(found) if molecule else None
-        rows.append(
-            {
-                "name": name,
-                "smiles": text,
-                "value": prediction.value if prediction else None,
-                "spread": prediction.spread if prediction else None,
-                "num_answers": prediction.num_answers if prediction else 0,
-                "reason": prediction.reason if prediction else "",
-                "error": "" if prediction else "unparsable SMILES",
-            }
         )
     if out:
-        _write(out, rows)
+        write_rows(out, found.rows, smiles_column)
+        found.forget()
+        click.echo(f"{len(rows)} molecules: {out}")
     else:
-        _show(rows, config.property.unit)
+        _show(found.rows, config.property.unit)
 
 
-def _write(out: Path, rows: list[dict[str, Any]]) -> None:
-    import csv
-    import io
+def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, Any]]:
+    """Look molecules up in the run's table."""
+    if not names:
+        return []
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.task import load_table
 
-    import orjson
-
-    from selfstudy_engine.data.files import write_atomic
-
-    if out.suffix == ".jsonl":
-        content = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-    else:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        content = text.getvalue().encode()
-    write_atomic(out, content)
-    click.echo(f"{len(rows)} molecules: {out}")
+    known = {m.name.lower(): m for m in load_table(config).molecules if m.name}
+    missing = [name for name in names if name.lower() not in known]
+    if missing:
+        raise UsageError(f"the run's table has no molecule named {missing}; use --smiles")
+    found = [known[name.lower()] for name in names]
+    return [{"name": molecule.name, "smiles": molecule.smiles} for molecule in found]
 
 
 def _show(rows: list[dict[str, Any]], unit: str) -> None:
     for row in rows:
-        value = row["error"] or "no value"
-        if row["value"] is not None:
+        value = row["error"]
+        if row["predicted"] is not None:
             spread = f" +- {row['spread']:.0f}" if row["spread"] is not None else ""
-            value = f"{row['value']:.0f}{spread} {unit}"
+            value = f"{row['predicted']:.0f}{spread} {unit}"
         click.echo(f"{row['name'] or row['smiles']}: {value}")
         if row["reason"]:
             click.echo(f"  {row['reason']}")
+        if row["num_false_claims"]:
+            click.echo(f"  {row['claims']}")

@@ -39,7 +39,7 @@ def read_rows(path: Path, table: TableConfig, prop: Property) -> list[Row]:
         TableError: unreadable, without a named column, empty, or with values that aren't numbers.
     """
     wanted = [table.smiles_column, table.value_column, *filter(None, [table.name_column])]
-    columns = _read_columns(path, wanted)
+    columns = read_columns(path, wanted)
     smiles = columns[table.smiles_column].to_pylist()
     values = columns[table.value_column].to_pylist()
     names = columns[table.name_column].to_pylist() if table.name_column else [""] * len(smiles)
@@ -64,19 +64,16 @@ def read_rows(path: Path, table: TableConfig, prop: Property) -> list[Row]:
     return rows
 
 
-def read_smiles(path: Path, smiles_column: str, name_column: str | None) -> list[tuple[str, str]]:
-    """Read (name, SMILES) pairs, as they stand, of a CSV, TSV, Parquet or SDF table.
+def read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
+    """Read all columns of a CSV, TSV, Parquet or SDF table as they stand; text, but for Parquet.
+
+    Args:
+        path: of the table.
+        wanted: columns that must be there, once each.
 
     Raises:
-        TableError: unreadable, or without a named column.
+        TableError: unreadable, or without one of them.
     """
-    columns = _read_columns(path, [smiles_column, *filter(None, [name_column])])
-    smiles = [str(text or "").strip() for text in columns[smiles_column].to_pylist()]
-    names = columns[name_column].to_pylist() if name_column else [""] * len(smiles)
-    return [(str(name or "").strip(), text) for name, text in zip(names, smiles, strict=True)]
-
-
-def _read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
     columns = _read_table(path)
     for column in wanted:
         if column not in columns.column_names:

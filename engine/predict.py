@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfstudy_engine.data.adapters import Adapter, read_adapter
+from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import AdapterError
 from selfstudy_engine.data.exemplars import load_exemplars
@@ -34,13 +34,13 @@ class Prediction:
     """Of the answer nearest to the median."""
 
 
-def adapter_of_round(folder: RunFolder, round_index: int | None = None) -> Adapter:
-    """Return the adapter of a finished round of a run.
+def finished_round(folder: RunFolder, wanted: int | None = None) -> int:
+    """Return the round whose adapter predicts.
 
     Args:
         folder: of the run.
-        round_index: None is the last one. The one with the lowest test MAE would be a choice by
-            the test set, whose error then says too little of new molecules.
+        wanted: None is the last one. The one with the lowest test MAE would be chosen by the test
+            set, whose error then says too little about new molecules.
 
     Raises:
         AdapterError: no round of the run is finished, or not this one.
@@ -50,12 +50,12 @@ def adapter_of_round(folder: RunFolder, round_index: int | None = None) -> Adapt
         raise AdapterError(
             f"run {folder.path} has no finished round yet; continue it with `selfstudy-engine loop`"
         )
-    if round_index is not None and round_index not in finished:
+    if wanted is not None and wanted not in finished:
         raise AdapterError(
-            f"run {folder.path} has no finished round {round_index} (it has: "
-            f"{finished[0]} to {finished[-1]})"
+            f"run {folder.path} has no finished round {wanted}; choose --round from "
+            f"{finished[0]} to {finished[-1]}"
         )
-    return read_adapter(folder.adapter(finished[-1] if round_index is None else round_index))
+    return finished[-1] if wanted is None else wanted
 
 
 def sampling_params(config: RunConfig, num_answers: int) -> SamplingParams:

@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_FSYNCS = 1.0
 class PredictionLog:
     """A file of JSON lines: what was asked for, then a line for each prediction.
 
-    Use it as a context manager; `remove` it when the predictions lie elsewhere.
+    Use it as a context manager.
 
     Args:
         path: of the file; one that exists is continued.
@@ -33,7 +33,8 @@ class PredictionLog:
     def __init__(self, path: Path, call: Mapping[str, Any]) -> None:
         self._path = path
         self._call = orjson.loads(orjson.dumps(call))
-        self._known: dict[tuple[str, str], Prediction] = {}
+        self.predictions: list[Prediction] = []
+        """Those of earlier calls."""
         self._last_fsync = time.monotonic()
         self._file: BinaryIO
 
@@ -50,31 +51,14 @@ class PredictionLog:
 
     def __exit__(self, *error: object) -> None:
         """Keep what has been added."""
-        if not self._file.closed:
-            self._sync()
-            self._file.close()
-
-    @property
-    def num_known(self) -> int:
-        """Predictions in the file."""
-        return len(self._known)
-
-    def known(self, molecule: Molecule) -> Prediction | None:
-        """Return a molecule's prediction; its name counts, since prompts state it."""
-        return self._known.get((molecule.smiles, molecule.name))
+        self._sync()
+        self._file.close()
 
     def add(self, prediction: Prediction) -> None:
         """Append a prediction; it is on the disk within about a second."""
-        molecule = prediction.molecule
-        self._known[molecule.smiles, molecule.name] = prediction
         self._write(asdict(prediction))
         if time.monotonic() - self._last_fsync >= _SECONDS_BETWEEN_FSYNCS:
             self._sync()
-
-    def remove(self) -> None:
-        """Delete the file."""
-        self._file.close()
-        self._path.unlink()
 
     def _lock(self) -> None:
         try:
@@ -87,27 +71,24 @@ class PredictionLog:
 
     def _read(self) -> None:
         self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(self._file):
-            if not line.endswith(b"\n"):  # the machine stopped while it was written
-                break
-            whole += len(line)
-            content = orjson.loads(line)
-            if number == 0:
-                self._check_call(content)
-                continue
-            prediction = Prediction(**content | {"molecule": Molecule(**content["molecule"])})
-            self._known[prediction.molecule.smiles, prediction.molecule.name] = prediction
-        self._file.truncate(whole)
-        if whole == 0:
+        lines = [line for line in self._file if line.endswith(b"\n")]  # the last may be cut off
+        self._file.truncate(sum(map(len, lines)))
+        if not lines:
             self._write(self._call)
-
-    def _check_call(self, found: dict[str, Any]) -> None:
-        differing = [
-            f"{key}: {found.get(key)} -> {self._call.get(key)}"
-            for key in sorted(found.keys() | self._call.keys())
-            if found.get(key) != self._call.get(key)
-        ]
+            return
+        try:
+            call, *predictions = map(orjson.loads, lines)
+            self.predictions = [_prediction_of(content) for content in predictions]
+            differing = sorted(
+                f"{key}: {call.get(key)} -> {self._call.get(key)}"
+                for key in call.keys() | self._call.keys()
+                if call.get(key) != self._call.get(key)
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{self._path} holds something else than predictions ({error}); remove it, or name "
+                "another --out"
+            ) from error
         if differing:
             raise UsageError(
                 f"{self._path} holds the beginning of other predictions ({'; '.join(differing)}); "
@@ -115,10 +96,14 @@ class PredictionLog:
             )
 
     def _write(self, content: Any) -> None:
-        options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-        self._file.write(orjson.dumps(content, option=options))
+        self._file.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
 
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._last_fsync = time.monotonic()
+
+
+def _prediction_of(content: dict[str, Any]) -> Prediction:
+    molecule = Molecule(**content["molecule"] | {"value": float("nan")})
+    return Prediction(**content | {"molecule": molecule})

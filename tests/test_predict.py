@@ -1,17 +1,20 @@
 """`predict` and `store` on a finished run, through the fake server."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from fake_vllm import FakeVllm
+from rdkit import Chem
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.engine.predict import best_adapter
 from selfstudy_engine.engine.rounds import load_records
 
 
@@ -22,38 +25,140 @@ def run(finished: RunFolder, fake: FakeVllm, *arguments: Any) -> Result:
     return CliRunner().invoke(cli, call, env=environment, catch_exceptions=False)
 
 
-def test_the_best_adapter_answers(finished: RunFolder, fake: FakeVllm) -> None:
-    result = run(finished, fake, "--smiles", "CCO", "--smiles", "c1ccccc1O", "--num-answers", 3)
-    assert result.exit_code == 0, result.output
-    assert result.output.count("°C") == 2
-    best = min(load_records(finished), key=lambda record: record.test_mae.value)
-    swap = next(r for r in fake.requests if r.path == "/collective_rpc")
-    assert swap.body["kwargs"]["adapter_folder"].endswith(f"round-{best.round:04d}")
-    assert best_adapter(finished).name == best.adapter
-    assert [r.body["n"] for r in fake.generations] == [3, 3]
+def test_the_last_adapter_answers_or_the_one_of_a_round(
+    finished: RunFolder, fake: FakeVllm
+) -> None:
+    asked = ["--smiles", "CCO", "--smiles", "c1ccccc1O", "--num-answers", 3]
+    for more, index in ((["--round", 1], 1), ([], 2)):
+        result = run(finished, fake, *asked, *more)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("°C") == 2
+        swap = [r for r in fake.requests if r.path == "/collective_rpc"][-1]
+        assert swap.body["kwargs"]["adapter_folder"].endswith(f"round-{index:04d}")
+    assert [r.body["n"] for r in fake.generations] == [3] * 4
+    missing = run(finished, fake, *asked, "--round", 7)
+    assert missing.exit_code != 0
+    assert "choose --round from 0 to 2" in missing.output
 
 
-def test_a_table_keeps_its_order_and_its_bad_rows(
-    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    if path.suffix == ".sdf":
+        return [mol.GetPropsAsDict() for mol in Chem.SDMolSupplier(str(path))]
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl", ".sdf"])
+def test_a_table_keeps_its_columns_its_order_and_its_bad_rows(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path, suffix: str
 ) -> None:
     table = tmp_path / "asked.csv"
-    table.write_text("id,structure\nfirst,CCO\nsecond,not a molecule\nthird,CCCO\n")
-    out = tmp_path / "predicted.jsonl"
+    lines = ["id,structure,batch", "first,CCO,7", "second,not a molecule,8", "third,CCCO,9"]
+    table.write_text("\n".join(lines) + "\n")
+    out = tmp_path / f"predicted{suffix}"
     columns = ["--smiles-column", "structure", "--name-column", "id"]
     result = run(finished, fake, "--table", table, *columns, "--out", out)
     assert result.exit_code == 0, result.output
-    rows = [orjson.loads(line) for line in out.read_bytes().splitlines()]
-    assert [row["name"] for row in rows] == ["first", "second", "third"]
+    rows = read(out)
+    assert [row["id"] for row in rows] == ["first", "second", "third"]
+    assert [str(row["batch"]) for row in rows] == ["7", "8", "9"]
     assert [row["error"] for row in rows] == ["", "unparsable SMILES", ""]
-    assert rows[0]["value"] is not None
+    assert float(rows[0]["predicted"]) is not None
     assert rows[0]["reason"]
-    assert rows[1]["value"] is None
+    assert 0 <= float(rows[0]["similarity"]) <= 1
+    assert rows[1]["predicted"] in {None, ""}
+    assert not list(tmp_path.glob("*.partial*")), "nothing is left of a call that is done"
+
+
+def test_claims_are_marked(finished: RunFolder, fake: FakeVllm, tmp_path: Path) -> None:
+    fake.script = lambda *_: " It has two nitro groups and a hydroxyl.\nMelting point (°C): 80"
+    out = tmp_path / "out.jsonl"
+    assert run(finished, fake, "--smiles", "CCO", "--out", out).exit_code == 0
+    [row] = read(out)
+    assert row["claims"] == "false: two nitro groups; true: a hydroxyl"
+    assert row["num_false_claims"] == 1
+    assert row["predicted"] == 80
+
+
+def test_a_molecule_that_was_trained_on_is_its_own_neighbour(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    exemplar = load_exemplars(finished.exemplars())[0].molecule
+    out = tmp_path / "out.jsonl"
+    asked = ["--smiles", exemplar.smiles, "--smiles", "C1CC2CC1C(=S)N2[Si](C)(C)C"]
+    assert run(finished, fake, *asked, "--out", out).exit_code == 0
+    similarity = [row["similarity"] for row in read(out)]
+    assert similarity[0] == 1
+    assert similarity[1] < 0.5
+
+
+def test_an_sdf_table(finished: RunFolder, fake: FakeVllm, tmp_path: Path) -> None:
+    table, out = tmp_path / "asked.sdf", tmp_path / "out.sdf"
+    with Chem.SDWriter(str(table)) as writer:
+        for smiles, title in (("CCO", "ethanol"), ("CC(C)O", "isopropanol")):
+            mol = Chem.MolFromSmiles(smiles)
+            mol.SetProp("_Name", title)
+            mol.SetProp("shelf", "B4")
+            writer.write(mol)
+    result = run(finished, fake, "--table", table, "--name-column", "name", "--out", out)
+    assert result.exit_code == 0, result.output
+    mols = list(Chem.SDMolSupplier(str(out)))
+    assert [mol.GetProp("_Name") for mol in mols] == ["ethanol", "isopropanol"]
+    assert [Chem.MolToSmiles(mol) for mol in mols] == ["CCO", "CC(C)O"]
+    assert [mol.GetProp("shelf") for mol in mols] == ["B4", "B4"]
+    assert all(mol.HasProp("predicted") for mol in mols)
+
+
+def test_a_call_that_was_cut_off_goes_on(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    table, out = tmp_path / "asked.csv", tmp_path / "out.csv"
+    smiles = ["C" * length + "O" for length in range(1, 13)]
+    table.write_text("smiles\n" + "\n".join([*smiles, smiles[0]]) + "\n")
+    call = ["--table", table, "--out", out]
+    broken = smiles[7]
+    fake.fail_next(
+        "/v1/completions", times=100, status=400, matching=lambda body: broken in str(body)
+    )
+    failed = run(finished, fake, *call)
+    assert failed.exit_code == 1, failed.output
+    assert not out.exists()
+    [partial] = tmp_path.glob("*.partial.jsonl")
+    num_kept = len(partial.read_bytes().splitlines()) - 1
+    assert 0 < num_kept < len(smiles)
+    partial.write_bytes(partial.read_bytes() + b'{"molecule": {"mol')  # cut off by a dead machine
+    other = run(finished, fake, *call, "--num-answers", 2)
+    assert other.exit_code == 2
+    assert "the beginning of other predictions (sampling: " in other.output
+    with FakeVllm() as healthy:
+        assert run(finished, healthy, *call).exit_code == 0
+        assert len(healthy.generations) == len(smiles) - num_kept, "no molecule is asked twice"
+    rows = read(out)
+    assert [row["smiles"] for row in rows] == [*smiles, smiles[0]]
+    assert rows[0] == rows[-1]
+    assert not partial.exists()
+
+
+def test_a_file_of_something_else_is_left_alone(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    partial = tmp_path / "out.csv.partial.jsonl"
+    for content in ("my notes\n", "[1, 2]\n", '{"adapter": 1}\n{"reason": 2}\n'):
+        partial.write_text(content)
+        result = run(finished, fake, "--smiles", "C", "--out", tmp_path / "out.csv")
+        assert result.exit_code == 2
+        assert "something else than predictions" in result.output
+        assert partial.read_text() == content
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to predict"),
+        ([], "say what to predict"),
         (["--smiles", "not a molecule"], "none of 1 SMILES can be parsed"),
         (["--name", "unobtainium"], "no molecule named"),
         (["--smiles", "C", "--out", "predicted.txt"], "must be a new file that ends in"),
@@ -66,6 +171,26 @@ def test_a_wrong_call_says_why(
     assert result.exit_code == 2
     assert message in result.output
     assert not fake.requests
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("smiles,reason\nC,none\n", "columns that a prediction would write (reason)"),
+        ("structure\nC\n", "no column 'smiles'"),
+        ("smiles\n", "the table has no rows"),
+    ],
+)
+def test_a_wrong_table_says_why(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path, content: str, message: str
+) -> None:
+    table = tmp_path / "asked.csv"
+    table.write_text(content)
+    result = run(finished, fake, "--table", table)
+    assert result.exit_code == 2
+    assert message in result.output
+    both = run(finished, fake, "--table", table, "--smiles", "C")
+    assert (both.exit_code, "either --table, or" in both.output) == (2, True)
 
 
 def test_a_run_that_isnt_there(finished: RunFolder, fake: FakeVllm) -> None:

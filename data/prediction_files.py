@@ -1,0 +1,74 @@
+"""Columns of a user's table, with the columns of a prediction beside them, out as a file."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet
+from rdkit import Chem
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+
+SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".sdf")
+
+
+def check_columns(columns: Sequence[str], added: Sequence[str], path: Path) -> None:
+    """Refuse a table whose own columns are named as those that are added.
+
+    Raises:
+        UsageError: with the names.
+    """
+    taken = sorted(set(columns) & set(added))
+    if taken:
+        raise UsageError(
+            f"table {path} has columns that a prediction would write ({', '.join(taken)}); rename "
+            "them, or predict from a copy without them"
+        )
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], smiles_column: str) -> None:
+    """Write rows as the file's suffix says: CSV, TSV, Parquet, JSON lines or SDF; atomically.
+
+    Args:
+        path: ends in one of SUFFIXES.
+        rows: at least one, all with the same keys.
+        smiles_column: what an SDF record's structure is made from.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        sink = pa.BufferOutputStream()
+        pa.parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
+        content = sink.getvalue().to_pybytes()
+    elif suffix == ".jsonl":
+        options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+        content = b"".join(orjson.dumps(row, default=str, option=options) for row in rows)
+    elif suffix == ".sdf":
+        content = _to_sdf(rows, smiles_column).encode()
+    else:
+        text = io.StringIO()
+        delimiter = "\t" if suffix == ".tsv" else ","
+        writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        content = text.getvalue().encode()
+    write_atomic(path, content)
+
+
+def _to_sdf(rows: Sequence[dict[str, Any]], smiles_column: str) -> str:
+    """Return a record for each row; one without a readable structure has no atoms."""
+    text = io.StringIO()
+    with quiet_rdkit(), Chem.SDWriter(text) as writer:
+        for row in rows:
+            mol = Chem.MolFromSmiles(row[smiles_column] or "") or Chem.Mol()
+            for key, value in row.items():
+                mol.SetProp(str(key), "" if value is None else str(value))
+            if row.get("name"):
+                mol.SetProp("_Name", " ".join(str(row["name"]).split()))
+            writer.write(mol)
+    return text.getvalue()
