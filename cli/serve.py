@@ -9,7 +9,14 @@ import click
 
 from selfstudy_engine.cli import options
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
-from selfstudy_engine.cli.options import BASE_OPTIONS, SERVER_OPTIONS, config_options, resolve
+from selfstudy_engine.cli.options import (
+    BASE_OPTIONS,
+    RUNS_OPTION,
+    SERVER_OPTIONS,
+    apply,
+    config_options,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from selfstudy_engine.engine.server import Endpoint
@@ -29,6 +36,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Port on 127.0.0.1.",
 )
+@click.option("--run", "run_name", help="Run whose adapter answers, chats in its template.")
+@click.option(
+    "--round",
+    "round_index",
+    type=click.IntRange(min=0),
+    help="Round of --run [default: the last finished one].",
+)
+@RUNS_OPTION
 @SERVER_OPTIONS
 @config_options(("train.rank", "--max-lora-rank"))
 @click.option(
@@ -48,6 +63,9 @@ if TYPE_CHECKING:
 def serve(
     adapter: Path | None,
     port: int,
+    run_name: str | None,
+    round_index: int | None,
+    runs: Path,
     config_path: Path | None,
     log: Path,
     vllm_arguments: tuple[str, ...],
@@ -57,22 +75,37 @@ def serve(
 
     It listens on 127.0.0.1 only and asks for a key: that of SELFSTUDY_SERVER_KEY, or a new one,
     which is printed. Ctrl-C ends it. Arguments after -- go to vLLM.
+
+    With --run any OpenAI client can ask: a chat message that is a SMILES, or a name of the run's
+    table, is put into the template that the run's adapters learned.
     """
     from selfstudy_engine.data.adapters import read_adapter
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
+    from selfstudy_engine.engine.predict import finished_round
     from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
 
+    if run_name and (adapter or config_path):
+        raise UsageError("--run brings its adapter and its configuration; leave out the others")
+    if round_index is not None and not run_name:
+        raise UsageError("--round is one of a run's; name the run with --run")
     if vllm_arguments:
         values["server__extra_args"] = list(vllm_arguments)
-    config = resolve(config_path, values)
+    folder = find_run(runs, run_name) if run_name else None
+    if folder:
+        config = apply(read_config(folder), values)
+        adapter = folder.adapter(finished_round(folder, round_index))
+    else:
+        config = resolve(config_path, values)
     check_port(port)
     loaded = read_adapter(adapter) if adapter else None
     model, config = choose_base_model(config)
     if loaded:
         check_servable(loaded, config, model)
     key = os.environ.get(SERVER_KEY_VARIABLE)
-    server = VllmServer(config, model, log, port=port, api_key=key)
+    server = VllmServer(config, model, log, port=port, api_key=key, chat_about=folder)
     click.echo(f"Starting vLLM with {model} (a minute or two; log: {log}) ...")
     with Connection(config, model, server) as connection:
         connection.connect()
@@ -82,22 +115,26 @@ def serve(
         click.echo(f"URL:    {endpoint.url}/v1")
         click.echo(f"Model:  {served}" + (f" with adapter {adapter}" if adapter else ""))
         click.echo(f"Key:    {endpoint.api_key}  ({SERVER_KEY_VARIABLE} for loop --server)")
-        click.echo(f"Try:    {_curl(endpoint, served)}")
+        click.echo(f"Try:    {_curl(endpoint, served, chat=folder is not None)}")
         while True:
             server.check_alive()
             time.sleep(1)
 
 
-def _curl(endpoint: "Endpoint", model: str) -> str:
+def _curl(endpoint: "Endpoint", model: str, *, chat: bool) -> str:
     """Return a shell command that asks a question in the form that adapters learn."""
     import shlex
 
     import orjson
 
-    prompt = "Name: ethanol\nSMILES: CCO\nReason:"
-    question = {"model": model, "prompt": prompt, "max_tokens": 64, "temperature": 0}
+    question: dict[str, Any] = {"model": model}
+    if chat:
+        question["messages"] = [{"role": "user", "content": "CCO"}]
+    else:
+        prompt = "Name: ethanol\nSMILES: CCO\nReason:"
+        question |= {"prompt": prompt, "max_tokens": 64, "temperature": 0}
     headers = endpoint.headers | {"Content-Type": "application/json"}
-    arguments = ["-s", f"{endpoint.url}/v1/completions"]
+    arguments = ["-s", f"{endpoint.url}/v1/{'chat/' if chat else ''}completions"]
     for name, value in headers.items():
         arguments += ["-H", f"{name}: {value}"]
     return shlex.join(["curl", *arguments, "-d", orjson.dumps(question).decode()])

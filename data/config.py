@@ -127,7 +127,7 @@ class GenerationConfig(_Section):
     """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: int = Field(default=64, ge=8)
     """Longest completion, in tokens."""
-    template: Template = "named"
+    template: Template = "facts"
     """Form of prompts, in training too; facts adds a line that RDKit computes."""
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt; the adapter knows the form without them."""

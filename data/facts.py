@@ -18,11 +18,12 @@ _GROUPS = {
     "carboxylic acid": "[CX3](=[OX1])([#6,#1])[OX2H]",
     "ester": "[CX3;!$([CX3](O)(=O)[O,N])](=[OX1])[OX2;H0][#6;!$([#6]=[O,S,N])]",
     "amide": "[CX3](=[OX1])([#6,#1])[NX3;!$(N([CX3]=O)[CX3]=O)]",
-    "imide": "[CX3](=[OX1])[NX3][CX3]=[OX1]",
-    "urea or carbamate": "[NX3][CX3](=[OX1])[$([NX3]),$([OX2;H0])]",
+    "imide": "[CX3;!$(C[OX2])](=[OX1])[NX3][CX3;!$(C[OX2])]=[OX1]",
+    "urea": "[CX3](=[OX1])([NX3])[NX3]",
+    "carbamate": "[CX3](=[OX1])([NX3])[OX2;H0]",
     "sulfonamide": "[SX4](=O)(=O)[NX3]",
     "sulfone": "[SX4](=O)(=O)([#6])[#6]",
-    "nitro": "[NX3+](=O)[O-]",
+    "nitro group": "[NX3+](=O)[O-]",
     "nitrile": "[CX2]#[NX1]",
     "aldehyde": "[CX3;H1,H2](=[OX1])[#6,#1]",
     "ketone": "[CX3](=[OX1])([#6])[#6]",
@@ -51,8 +52,8 @@ def describe_facts(smiles: str) -> str:
         smiles: that RDKit can read.
 
     >>> describe_facts("COc1cc(C=O)ccc1O")  # doctest: +NORMALIZE_WHITESPACE
-    'C8H8O3, 152.1 g/mol; 1 ring, 1 aromatic; 1 H-bond donor, 3 acceptors; 2 rotatable bonds;
-    aldehyde, phenol, ether; 11 of 11 heavy atoms differ'
+    'C8H8O3, 152.1 g/mol; 1 ring, 1 aromatic ring; 1 H-bond donor, 3 acceptors; 2 rotatable bonds;
+    1 aldehyde, 1 phenol, 1 ether; 11 of 11 heavy atoms differ'
     """
     with quiet_rdkit():
         mol = Chem.MolFromSmiles(smiles)
@@ -62,11 +63,12 @@ def describe_facts(smiles: str) -> str:
     for name, pattern in _PATTERNS.items():
         count = len({match[0] for match in mol.GetSubstructMatches(pattern)})
         if count:
-            groups.append(f"{count} {name}" if count > 1 else name)
+            groups.append(_count(count, name))
     kinds = len(set(Chem.CanonicalRankAtoms(mol, breakTies=False)))
     parts = [
         f"{rdMolDescriptors.CalcMolFormula(mol)}, {Descriptors.MolWt(mol):.1f} g/mol",  # type: ignore[attr-defined]
-        f"{_count(rdMolDescriptors.CalcNumRings(mol), 'ring')}, {num_aromatic} aromatic",
+        f"{_count(rdMolDescriptors.CalcNumRings(mol), 'ring')}, "
+        f"{_count(num_aromatic, 'aromatic ring')}",
         f"{_count(rdMolDescriptors.CalcNumHBD(mol), 'H-bond donor')}, "
         f"{_count(num_acceptors, 'acceptor')}",
         _count(rdMolDescriptors.CalcNumRotatableBonds(mol), "rotatable bond"),

@@ -27,6 +27,8 @@ from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 
@@ -35,6 +37,7 @@ _STOP_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 256
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
+_CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
 _LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
 logger = logging.getLogger(__name__)
@@ -206,7 +209,19 @@ class VllmServer:
         *,
         port: int | None = None,
         api_key: str | None = None,
+        chat_about: RunFolder | None = None,
     ) -> None:
+        """Choose port and key; nothing is started yet.
+
+        Args:
+            config: model, server and device settings.
+            model: folder or hub id of the base model.
+            log: receives vLLM's output.
+            port: of the loopback interface; None takes a free one.
+            api_key: what every request must carry; None makes one up.
+            chat_about: the run in whose template chat completions are asked; None leaves chats
+                as they are.
+        """
         self.log = log
         self._config = config
         self._port = port or free_port()
@@ -214,6 +229,11 @@ class VllmServer:
         self.endpoint = Endpoint(f"http://{HOST}:{self._port}", key)
         self._command = server_command(config, model, self._port)
         self._environment = server_environment(config, model, self.endpoint.api_key)
+        if chat_about:
+            # The one named last sees a request first, and that must stay the guard.
+            guard = self._command.index("--middleware")
+            self._command[guard:guard] = ["--chat-template", PASS_THROUGH, "--middleware", _CHAT]
+            self._environment[RUN_VARIABLE] = str(chat_about.path.resolve())
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -36,8 +36,9 @@ def test_question_with_and_without_a_name() -> None:
         (
             "facts",
             "Name: vanillin\nSMILES: COc1cc(C=O)ccc1O\n"
-            "Facts: C8H8O3, 152.1 g/mol; 1 ring, 1 aromatic; 1 H-bond donor, 3 acceptors; "
-            "2 rotatable bonds; aldehyde, phenol, ether; 11 of 11 heavy atoms differ\nReason:",
+            "Facts: C8H8O3, 152.1 g/mol; 1 ring, 1 aromatic ring; 1 H-bond donor, "
+            "3 acceptors; 2 rotatable bonds; 1 aldehyde, 1 phenol, 1 ether; 11 of 11 heavy atoms "
+            "differ\nReason:",
         ),
     ],
 )

@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import BadRequestError, OpenAI
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config, override
 from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.evaluations import load_evaluation
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.hardware import device
 from selfstudy_engine.data.run_folder import RunFolder
@@ -28,7 +30,7 @@ from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, 
 from selfstudy_engine.engine.evaluate import Manner
 from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.rounds import load_records
-from selfstudy_engine.engine.server import VllmServer, served_model
+from selfstudy_engine.engine.server import VllmServer, free_port, served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
 from selfstudy_engine.engine.training import run_training
@@ -296,7 +298,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_a_killed_loop_continues_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     folder = RunFolder(runs / "killed")
     store = SampleStore(folder.samples)
@@ -340,3 +342,36 @@ def test_a_killed_loop_continues_and_loses_nothing(tmp_path: Path) -> None:
     again = subprocess.run(loop_command(runs), capture_output=True, text=True, check=False)
     assert again.returncode == 0
     assert time.monotonic() - started < 30, "a finished run starts no server"
+
+    evaluated = next(a for a in load_evaluation(folder.evaluation(2)) if a.split == "test")
+    served = read_adapter(folder.adapter(2))
+    assert ask_served_run(runs, evaluated.smiles, evaluated.name) == evaluated.completion
+    assert read_adapter(folder.adapter(2)) == served
+
+
+def ask_served_run(runs: Path, smiles: str, name: str) -> str:
+    """Return the answer of `serve --run` to a chat, asked as any OpenAI client would."""
+    port, key = free_port(), "a-key-of-this-test"
+    command = [sys.executable, "-m", "selfstudy_engine.cli", "serve", "--runs", str(runs)]
+    command += ["--run", "killed", "--port", str(port), "--log", str(runs / "serve.log")]
+    environment = os.environ | {"SELFSTUDY_SERVER_KEY": key}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout
+            shown: list[str] = []
+            while not shown or not shown[-1].startswith("Try:"):
+                line = process.stdout.readline()
+                assert line, (runs / "serve.log").read_text()
+                shown.append(line)
+            model = next(line for line in shown if line.startswith("Model:")).split()[1]
+            with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key) as client:
+                question = f"Name: {name}\nSMILES: {smiles}" if name else smiles
+                messages: list[Any] = [{"role": "user", "content": question}]
+                answer = client.chat.completions.create(model=model, messages=messages)
+                with pytest.raises(BadRequestError, match="is no molecule"):
+                    client.chat.completions.create(
+                        model=model, messages=[{"role": "user", "content": "no molecule"}]
+                    )
+            return str(answer.choices[0].message.content)
+        finally:
+            process.send_signal(signal.SIGINT)

@@ -1,0 +1,165 @@
+"""An ASGI middleware that asks a run's question: any OpenAI client may chat about a molecule.
+
+Runs inside vLLM's API server (--middleware). The last message names a molecule; the middleware
+puts it into the template that the run's adapters learned. All else, from sampling to streaming, is
+vLLM's.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.prompts import STOP, render_prompt
+from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.data.task import split_of_run
+from selfstudy_engine.engine.guard import App, Receive, Scope, Send
+
+RUN_VARIABLE = "SELFSTUDY_CHAT_RUN"
+"""Environment variable: the run's folder."""
+PASS_THROUGH = "{{ messages[-1]['content'] }}"
+"""Chat template: the message is the prompt."""
+_ROUTE = "/v1/chat/completions"
+_MAX_BODY = 1_000_000
+_FORMS = 'a SMILES, a name of the run\'s table, or the lines "Name: ..." and "SMILES: ..."'
+
+
+class ChatTemplate:
+    """Turns chat requests into a run's questions.
+
+    Args:
+        config: of the run.
+        shown: exemplars in each prompt.
+        names: molecules of the run's table, by their name in lower case.
+    """
+
+    def __init__(
+        self, config: RunConfig, shown: list[Exemplar], names: Mapping[str, Molecule]
+    ) -> None:
+        self._config = config
+        self._shown = shown
+        self._names = names
+
+    def ask(self, body: Any) -> dict[str, Any]:
+        """Return a request's body with the run's question as its only message.
+
+        What the request leaves open is set as in the run's evaluations: greedy, as long as its
+        answers may be.
+
+        Raises:
+            UsageError: the last message isn't a molecule.
+        """
+        molecule = self._molecule_of(_last_text(body))
+        generation = self._config.generation
+        prompt = render_prompt(molecule, self._config.property, self._shown, generation.template)
+        asked: dict[str, Any] = {"temperature": 0.0, "stop": [STOP]} | body
+        if not {"max_tokens", "max_completion_tokens"} & body.keys():
+            asked["max_tokens"] = generation.max_tokens
+        # As a prompt of /v1/completions, which is what adapters are trained and measured on.
+        return asked | {
+            "messages": [{"role": "user", "content": prompt}],
+            "add_special_tokens": True,
+        }
+
+    def _molecule_of(self, text: str) -> Molecule:
+        lines = {
+            key.strip().lower(): value.strip()
+            for key, found, value in (line.partition(":") for line in text.splitlines())
+            if found
+        }
+        smiles, name = lines.get("smiles"), lines.get("name", "")
+        if smiles is None:
+            known = self._names.get((name or text).strip().lower())
+            if known:
+                return known
+            smiles = text.strip()
+        molecule = to_molecule(smiles, name)
+        if molecule is None:
+            raise UsageError(f"{text.strip()[:200]!r} is no molecule; send {_FORMS}")
+        return molecule
+
+
+def _last_text(body: Any) -> str:
+    """Return the text of a chat's last message."""
+    try:
+        content = body["messages"][-1]["content"]
+        if not isinstance(content, str):
+            content = "\n".join(part["text"] for part in content)
+    except (KeyError, IndexError, TypeError) as error:
+        raise UsageError(f"the request has no message with a text; send {_FORMS}") from error
+    return str(content)
+
+
+def chat_template_of(folder: RunFolder) -> ChatTemplate:
+    """Return the chat template of a run as it lies in its folder."""
+    config = read_config(folder)
+    exemplars = load_exemplars(folder.exemplars())
+    split = split_of_run(folder, config)
+    molecules = [*split.pool, *split.test, *split.relatives, *(e.molecule for e in exemplars)]
+    names = {molecule.name.lower(): molecule for molecule in molecules if molecule.name}
+    return ChatTemplate(config, exemplars[: config.generation.prompt_exemplars], names)
+
+
+class AskInTemplate:
+    """Rewrites chat requests, and passes everything else on.
+
+    Raises:
+        KeyError: when it is made without $SELFSTUDY_CHAT_RUN.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._template = chat_template_of(RunFolder(Path(os.environ[RUN_VARIABLE])))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, a chat about a molecule in the run's template."""
+        if scope["type"] != "http" or scope["path"] != _ROUTE or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = orjson.dumps(self._template.ask(orjson.loads(await _read(receive))))
+        except orjson.JSONDecodeError as error:
+            await _refuse(send, f"the request's body isn't JSON: {error}")
+            return
+        except UsageError as error:
+            await _refuse(send, str(error))
+            return
+        kept = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
+        scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
+        message = {"type": "http.request", "body": body, "more_body": False}
+        given = False
+
+        async def receive_once() -> Any:
+            nonlocal given
+            if given:
+                return await receive()  # the client's hanging up
+            given = True
+            return message
+
+        await self._app(scope, receive_once, send)
+
+
+async def _read(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > _MAX_BODY:
+            raise UsageError(f"the request is longer than {_MAX_BODY:,} bytes")
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _refuse(send: Send, reason: str) -> None:
+    """Answer 400 in the form of OpenAI's errors."""
+    error = {"message": reason, "type": "invalid_request_error", "code": 400}
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": orjson.dumps({"error": error})})

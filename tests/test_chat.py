@@ -1,0 +1,161 @@
+"""`serve --run`: chats in the run's template; what vLLM is asked, and what is refused."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.prompts import STOP, render_prompt
+from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.chat import RUN_VARIABLE, AskInTemplate, chat_template_of
+
+ROUTE = "/v1/chat/completions"
+
+
+def chat(content: Any, **more: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": content}]} | more
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    [message] = body["messages"]
+    assert message["role"] == "user"
+    return str(message["content"])
+
+
+def test_a_smiles_becomes_the_runs_question(finished: RunFolder) -> None:
+    body = chat_template_of(finished).ask(chat(" OCC\n"))
+    config = read_config(finished)
+    assert prompt_of(body) == render_prompt(Molecule("", "", "CCO", 0.0), config.property)
+    assert body["max_tokens"] == config.generation.max_tokens
+    assert body["temperature"] == 0
+    assert body["stop"] == [STOP]
+    assert body["add_special_tokens"] is True
+    assert body["model"] == "tiny"
+
+
+def test_a_name_of_the_runs_molecules_becomes_one(finished: RunFolder) -> None:
+    config = read_config(finished)
+    molecule = load_exemplars(finished.exemplars())[0].molecule
+    template = chat_template_of(finished)
+    expected = render_prompt(molecule, config.property)
+    for text in (molecule.name, molecule.name.upper(), f"Name: {molecule.name}"):
+        assert prompt_of(template.ask(chat(text))) == expected
+    parts = [{"type": "text", "text": molecule.name}]
+    assert prompt_of(template.ask(chat(parts))) == expected
+
+
+def test_lines_state_name_and_smiles(finished: RunFolder) -> None:
+    asked = chat_template_of(finished).ask(chat("name: my compound\nSMILES: OCC"))
+    assert prompt_of(asked) == "Name: my compound\nSMILES: CCO\nReason:"
+
+
+def test_only_the_last_message_counts_and_settings_are_the_clients(finished: RunFolder) -> None:
+    body = chat("CCO", temperature=0.7, n=4, stream=True, max_completion_tokens=9)
+    body["messages"] = [{"role": "system", "content": "be brief"}, *body["messages"]]
+    asked = chat_template_of(finished).ask(body)
+    assert "CCO" in prompt_of(asked)
+    settings = ("temperature", "n", "stream", "max_completion_tokens")
+    assert [asked[key] for key in settings] == [0.7, 4, True, 9]
+    assert "max_tokens" not in asked
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (chat("What melts at 80 °C?"), "is no molecule; send a SMILES"),
+        (chat("Name: unobtainium"), "is no molecule"),
+        (chat("SMILES: C1CC"), "is no molecule"),
+        (chat(""), "is no molecule"),
+        (chat(None), "no message with a text"),
+        (chat([{"type": "image_url"}]), "no message with a text"),
+        ({"messages": []}, "no message with a text"),
+        ([], "no message with a text"),
+    ],
+)
+def test_what_is_no_molecule_is_refused(finished: RunFolder, body: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        chat_template_of(finished).ask(body)
+
+
+def send_through(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: RunFolder,
+    parts: list[bytes],
+    *,
+    path: str = ROUTE,
+    method: str = "POST",
+) -> tuple[list[tuple[dict[str, Any], bytes]], list[dict[str, Any]]]:
+    """Return what reached the app (scope and body), and what was sent back without it."""
+    monkeypatch.setenv(RUN_VARIABLE, str(folder.path))
+    reached, sent = [], []
+    messages = [
+        {"type": "http.request", "body": part, "more_body": number < len(parts)}
+        for number, part in enumerate(parts, start=1)
+    ]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        reached.append((scope, body))
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-length", b"7"), (b"authorization", b"Bearer key")]
+    scope = {"type": "http", "path": path, "method": method, "headers": headers}
+    asyncio.run(AskInTemplate(app)(scope, receive, send))
+    return reached, sent
+
+
+def test_a_chat_is_rewritten_on_its_way(
+    monkeypatch: pytest.MonkeyPatch, finished: RunFolder
+) -> None:
+    content = orjson.dumps(chat("CCO"))
+    [(scope, body)], sent = send_through(monkeypatch, finished, [content[:9], content[9:]])
+    assert prompt_of(orjson.loads(body)) == "SMILES: CCO\nReason:"
+    assert dict(scope["headers"]) == {
+        b"content-length": str(len(body)).encode(),
+        b"authorization": b"Bearer key",
+    }
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [("/v1/completions", "POST"), (ROUTE, "GET"), ("/pause", "POST")]
+)
+def test_everything_else_passes_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, finished: RunFolder, path: str, method: str
+) -> None:
+    [(_, body)], sent = send_through(
+        monkeypatch, finished, [b"any ", b"thing"], path=path, method=method
+    )
+    assert body == b"any thing"
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([b"{"], "JSON"),
+        ([orjson.dumps(chat("nothing"))], "is no molecule"),
+        ([b"x" * 600_000] * 2, "longer than 1,000,000 bytes"),
+    ],
+)
+def test_a_wrong_chat_is_answered_as_openai_does(
+    monkeypatch: pytest.MonkeyPatch, finished: RunFolder, parts: list[bytes], message: str
+) -> None:
+    reached, [start, answer] = send_through(monkeypatch, finished, parts)
+    assert not reached
+    assert start["status"] == 400
+    error = orjson.loads(answer["body"])["error"]
+    assert error["type"] == "invalid_request_error"
+    assert message.lower() in error["message"].lower()
