@@ -16,6 +16,8 @@ _LABELS = {
     "predicted": ("label-predicted", "label: the model's own value"),
     "checked": ("label-checked", "label: measured if the arithmetic allows it"),
 }
+_TOLERANCE_ALONE = frozenset({"no value", "out of tolerance"})
+"""What the original rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Ablation:
     with_samples: bool = True
     as_many_steps: bool = False
     """Train for at least as many steps as the loop's way takes: shorter texts fill fewer."""
+    reject: frozenset[str] | None = None
+    """Findings that keep an answer from being trained on, in place of the run's own verdicts."""
 
 
 AS_THE_LOOP = Ablation("loop", "as the loop did")
@@ -39,6 +43,9 @@ AS_THE_LOOP = Ablation("loop", "as the loop did")
 def ablations_of(config: RunConfig) -> list[Ablation]:
     """Return what is compared for a run: all that isn't how it was trained itself."""
     train = config.train
+    unchecked = Ablation(
+        "tolerance-alone", "all answers within the tolerance", reject=_TOLERANCE_ALONE
+    )
     return [
         AS_THE_LOOP,
         Ablation("exemplars-only", "exemplars only", with_samples=False),
@@ -52,4 +59,5 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
             for label, (key, title) in _LABELS.items()
             if label != train.label
         ),
+        *([unchecked] if set(config.verdict.reject) != _TOLERANCE_ALONE else []),
     ]

@@ -22,6 +22,7 @@ def columns_of_study(study: AblationStudy) -> list[str]:
         "",
         f"within {study.tolerance:g} {unit}",
         "answered",
+        "false claims",
     ]
 
 
@@ -38,6 +39,7 @@ def cells_of_row(row: Ablated) -> list[str]:
         verdict_of(row.change.mae) if row.change else "",
         ranged(row.metrics.within_tolerance, percent=True),
         ranged(row.metrics.answered, percent=True),
+        "–" if row.false_claims is None else f"{row.false_claims:.0%}",
     ]
 
 
@@ -45,8 +47,10 @@ def describe_study(study: AblationStudy) -> str:
     """Return what a reader of the table must know, in sentences."""
     return (
         f"Run {study.run}, round {study.round}, base model {Path(study.base_model).name}: each "
-        f"adapter is trained on the same {study.num_samples} accepted samples and the exemplars, "
-        f"and answers the same {study.num_test} test molecules greedily. Brackets are bootstrap "
+        f"adapter is trained on the run's {study.num_samples} accepted samples, unless its line "
+        f"says otherwise, and on the exemplars, and answers the same {study.num_test} test "
+        "molecules greedily. False claims: share of the answers with a value whose reason states "
+        "something false of the molecule. Brackets are bootstrap "
         "95% intervals, differences are paired by molecule, and several comparisons are made: an "
         "interval that barely misses 0 proves little. Unanswered questions are scored as the "
         f"training median ({study.fallback:g} {study.unit})."

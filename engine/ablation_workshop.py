@@ -4,7 +4,8 @@ What the run itself has made is used where it is the same: its last adapter is t
 its first one knows the exemplars only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import RunFolderError
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
-from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation
 from selfstudy_engine.engine.examiner import Examiner, Progress, kept_answers
@@ -49,8 +50,11 @@ class Workshop:
         self._train = train
         self.round = config.rounds
         self.place = folder.ablations(self.round)
-        accepted = pc.field("accepted") & (pc.field("round") < self.round)
-        self.num_samples = SampleStore(folder.samples).count(where=accepted)
+        self._store = SampleStore(folder.samples)
+        self.num_samples = self._num_accepted(self._store)
+
+    def _num_accepted(self, store: SampleStore) -> int:
+        return store.count(where=pc.field("accepted") & (pc.field("round") < self.round))
 
     def adapter(self, ablation: Ablation) -> Adapter:
         """Return the adapter of an ablation: the run's own where that is it, or a new one."""
@@ -61,7 +65,7 @@ class Workshop:
         if not output.exists():
             self._make(ablation, output)
         adapter = read_adapter(output)
-        expected = self.num_samples if ablation.with_samples else 0
+        expected = self._num_accepted(self._samples_of(ablation)) if ablation.with_samples else 0
         if adapter.training["num_samples"] != expected:
             raise RunFolderError(
                 f"ablation {output} was trained on {adapter.training['num_samples']} samples, but "
@@ -72,7 +76,7 @@ class Workshop:
 
     def _own_adapter(self, ablation: Ablation) -> Adapter | None:
         """Return the run's own adapter, if it was trained as an ablation is to be."""
-        if ablation.changes or self._config.train.start_from != "base":
+        if ablation.changes or ablation.reject or self._config.train.start_from != "base":
             return None
         expected = self.num_samples if ablation.with_samples else 0
         adapter = read_adapter(self._folder.adapter(self.round if ablation.with_samples else 0))
@@ -93,6 +97,22 @@ class Workshop:
         save_evaluation(here, found)
         return found
 
+    def _samples_of(self, ablation: Ablation) -> SampleStore:
+        """Return the run's samples, under the verdicts that an ablation asks for."""
+        if ablation.reject is None:
+            return self._store
+        target = self.place / "samples" / ablation.key
+        if not target.exists():
+            with publish_folder(target) as temporary:
+                judged = SampleStore(temporary)
+                for index in range(self.round):
+                    with judged.writer(index) as writer:
+                        writer.add([_judge(sample, ablation.reject) for sample in self._of(index)])
+        return SampleStore(target)
+
+    def _of(self, round_index: int) -> Iterator[Sample]:
+        return self._store.samples(where=pc.field("round") == round_index)
+
     def _make(self, ablation: Ablation, output: Path) -> None:
         self._progress.phase(f"train: {ablation.title}")
         changes: dict[str, str | int] = {**ablation.changes, "train.start_from": "base"}
@@ -107,7 +127,7 @@ class Workshop:
                 "config": path,
                 "model": self._model,
                 "exemplars": self._folder.exemplars(),
-                "samples": self._folder.samples if ablation.with_samples else None,
+                "samples": self._samples_of(ablation).folder if ablation.with_samples else None,
                 "before_round": self.round if ablation.with_samples else None,
                 "output": output,
             },
@@ -116,3 +136,8 @@ class Workshop:
             lambda step, num_steps: self._progress.advance(step, f"of {num_steps} steps"),
             placement_of(config).train,
         )
+
+
+def _judge(sample: Sample, reject: frozenset[str]) -> Sample:
+    rejections = tuple(finding for finding in sample.findings if finding in reject)
+    return replace(sample, accepted=not rejections, rejections=rejections)

@@ -23,6 +23,7 @@ from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, ablations_of
 from selfstudy_engine.engine.ablation_workshop import Train, Workshop
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.examiner import Examiner, Progress
+from selfstudy_engine.engine.false_claims import stored_claims_check
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.training import run_training
 
@@ -42,6 +43,8 @@ class Ablated:
     metrics: Metrics
     change: Change | None
     """Against the adapter that was trained as the loop did, paired; None for that one."""
+    false_claims: float | None
+    """Share of the answers with a value whose reason states something false; None without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,14 @@ def run_ablations(
                 key: workshop.answers(examiner, adapter, split.test)
                 for key, adapter in adapters.items()
             }
+    has_false_claim = stored_claims_check(folder, config.property)
+
+    def false_claims_share(answers: list[Evaluated]) -> float | None:
+        told = [answer for answer in answers if answer.predicted is not None and answer.reason]
+        marks = [has_false_claim(answer.reason, molecules[answer.molecule_id]) for answer in told]
+        return sum(marks) / len(marks) if marks else None
+
+    molecules = {molecule.molecule_id: molecule for molecule in split.test}
     guesses = [replace(answer, predicted=None) for answer in answers[AS_THE_LOOP.key]]
     tolerance = config.property.tolerance
 
@@ -117,6 +128,7 @@ def run_ablations(
             training=adapter.training if adapter else {},
             metrics=metrics,
             change=None if key == AS_THE_LOOP.key else change,
+            false_claims=false_claims_share(found),
         )
 
     return AblationStudy(

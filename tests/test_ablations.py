@@ -16,6 +16,7 @@ from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import load_config, override
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.ablation_plan import ablations_of
 from selfstudy_engine.engine.ablation_table import to_json
@@ -29,6 +30,7 @@ NEW = [
     "shuffled-reasons",
     "label-predicted",
     "label-checked",
+    "tolerance-alone",
 ]
 
 
@@ -81,7 +83,10 @@ def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
 
     assert keys() == ["loop", "exemplars-only", *NEW]
     others = ["own-reasons", "shuffled-reasons", "label-measured", "label-checked"]
+    others += ["tolerance-alone"]
     assert keys(label="predicted", reasons="drop") == ["loop", "exemplars-only", *others]
+    unchecked = load_config(None, {"verdict.reject": ["out of tolerance", "no value"]})
+    assert "tolerance-alone" not in [ablation.key for ablation in ablations_of(unchecked)]
 
 
 def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
@@ -89,6 +94,7 @@ def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
     place = studied.folder.ablations(2)
     assert sorted(path.name for path in (place / "adapters").iterdir()) == sorted(NEW)
     facts = {key: read_adapter(place / "adapters" / key).training for key in NEW}
+    unchecked = facts.pop("tolerance-alone")
     assert {one["num_samples"] for one in facts.values()} == {accepted}
     assert studied.study.num_samples == accepted > 0
     chosen = {key: (one["reasons"], one["label"]) for key, one in facts.items()}
@@ -103,6 +109,13 @@ def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
     assert facts["direct-answer"]["num_tokens"] < loop["num_tokens"]
     assert facts["direct-answer-as-many-steps"]["steps"] >= loop["steps"]
     assert "train: direct answer, no reason" in studied.phases
+    near = [
+        sample
+        for sample in SampleStore(studied.folder.samples).samples()
+        if sample.predicted is not None and abs(sample.predicted - sample.measured) <= 30
+    ]
+    assert unchecked["num_samples"] == len(near) >= accepted
+    assert (unchecked["reasons"], unchecked["label"]) == ("keep", "measured")
 
 
 def test_the_runs_own_adapters_and_answers_are_used_where_they_are_it(studied: Studied) -> None:
@@ -137,6 +150,8 @@ def test_all_are_compared_with_the_loop_pair_by_pair(studied: Studied) -> None:
     errors = [abs(answer.measured - median) for answer in direct]
     assert guess.metrics.mae.value == pytest.approx(sum(errors) / len(errors))
     assert guess.metrics.answered.value == 0
+    assert guess.false_claims is None
+    assert all(0 <= studied.rows[key].false_claims <= 1 for key in ("loop", "tolerance-alone"))
 
 
 def test_nothing_is_made_again(studied: Studied, fake: FakeVllm) -> None:
