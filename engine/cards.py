@@ -1,0 +1,136 @@
+"""A run in, the cards of what it hands on out: base, data, metrics and limits, for a model hub."""
+
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.data.prompts import render_question, value_label
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.rounds import RoundRecord
+
+_ASKED = Molecule("", "ethanol", "CCO", 0.0)
+
+
+def adapter_card(
+    config: RunConfig,
+    adapter: Adapter,
+    record: RoundRecord,
+    *,
+    num_exemplars: int,
+    num_test: int,
+    against_median: Interval,
+) -> str:
+    """Return the model card of a round's adapter.
+
+    Args:
+        config: of the run.
+        adapter: of the round.
+        record: of the round: its metrics on the test set.
+        num_exemplars: in the training data, beside the accepted samples.
+        num_test: molecules of the test set.
+        against_median: MAE minus that of the training median, paired by molecule.
+    """
+    prop, unit = config.property, config.property.unit
+    hub_id = None if Path(adapter.base_model).is_absolute() else adapter.base_model
+    metrics = [("mae", "MAE", record.test_mae), ("rmse", "RMSE", record.test_rmse)]
+    data = ModelCardData(
+        base_model=hub_id,
+        library_name="peft",
+        tags=["lora", "chemistry", "self-study"],
+        model_name=f"{config.name}-{adapter.name}",
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="tabular",
+                dataset_name=f"{prop.name}, held-out molecules of run {config.name}",
+                metric_type=kind,
+                metric_name=f"{name}, {unit}",
+                metric_value=round(interval.value, 3),
+            )
+            for kind, name, interval in metrics
+        ],
+    )
+    template = config.generation.template
+    lines = [
+        f"# {prop.name} with a reason: {adapter.name} of run {config.name}",
+        "",
+        f"A LoRA adapter (rank {adapter.rank}) that answers a molecule with a reason and its "
+        f"{prop.name} in {unit}. It taught itself, by selfstudy-engine: answers within a tolerance "
+        "of the measurement, whose reasons passed its checks, became the next round's training.",
+        "",
+        f"- **Base**: {hub_id or Path(adapter.base_model).name} "
+        f"(fingerprint {adapter.base_fingerprint})",
+        f"- **Trained on**: {num_exemplars} exemplars and {record.num_trained_samples} accepted "
+        f"samples of the rounds before; label: {config.train.label} value",
+        f"- **Adapter's SHA-256**: {adapter.sha256}",
+        "",
+        f"## On {num_test} held-out molecules",
+        "",
+        "| | value | 95% interval |",
+        "|---|---|---|",
+        *(f"| {name}, {unit} | {_cells(interval)} |" for _, name, interval in metrics),
+        f"| MAE minus the training median's, {unit} | {_cells(against_median)} |",
+        "",
+        f"{record.answered:.0%} of the answers had a value; the others are scored as the training "
+        f"median. The adapter is {_verdict(against_median)} than that constant.",
+        "",
+        "## How to ask",
+        "",
+        "```",
+        render_question(_ASKED, template),
+        "```",
+        "",
+        f'The answer is a reason, and on its own line "{value_label(prop, template)}" '
+        "with the value. "
+        "`selfstudy-engine predict` and `selfstudy-engine serve --run` ask so; in PEFT it is "
+        "`PeftModel.from_pretrained(base, folder)`, in vLLM `--lora-modules name=folder`.",
+        "",
+        "## Limits",
+        "",
+        "- A reason is a text that led to a value near the measurement; it isn't evidence.",
+        f"- Only claims that can be computed from the structure were checked; tolerance was "
+        f"{prop.tolerance:g} {unit}.",
+        "- Molecules unlike those of its table are outside what was measured.",
+    ]
+    return _with_header(data, lines)
+
+
+def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) -> str:
+    """Return the dataset card of a run's samples, which lie in data/*.parquet."""
+    prop = config.property
+    data = DatasetCardData(
+        tags=["chemistry", "self-study"],
+        configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
+    )
+    chosen = "accepted" if accepted_only else "accepted and rejected"
+    lines = [
+        f"# Samples of run {config.name}: {prop.name} with a reason",
+        "",
+        f"{num_samples} {chosen} answers of a language model to the question for a molecule's "
+        f"{prop.name} ({prop.unit}), with prompt, reason, predicted and measured value, every "
+        "finding of their checks, and the adapter (with its SHA-256) that made them. One file for "
+        "each round.",
+        "",
+        "`datasets.load_dataset(FOLDER)` reads it.",
+        "",
+        "A reason is what the model wrote; accepted means that its value came within the tolerance "
+        "and that no check that rejects found anything, not that it is true.",
+    ]
+    return _with_header(data, lines)
+
+
+def _cells(interval: Interval) -> str:
+    return f"{interval.value:.1f} | {interval.low:.1f} to {interval.high:.1f}"
+
+
+def _verdict(against_median: Interval) -> str:
+    if against_median.high < 0:
+        return "better"
+    return "worse" if against_median.low > 0 else "not distinguishably better or worse"
+
+
+def _with_header(data: ModelCardData | DatasetCardData, lines: list[str]) -> str:
+    return "\n".join(["---", data.to_yaml().strip(), "---", "", *lines, ""])

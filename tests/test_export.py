@@ -1,0 +1,86 @@
+"""`export`: folders to hand on, with cards that tools and people read."""
+
+from pathlib import Path
+
+import orjson
+import pyarrow.dataset as ds
+import pytest
+from click.testing import CliRunner, Result
+from huggingface_hub import DatasetCard, ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.rounds import load_records
+
+
+def export(folder: RunFolder, what: str, *arguments: object) -> Result:
+    where = ["--run", "test", "--runs", str(folder.path.parent)]
+    return CliRunner().invoke(cli, ["export", what, *where, *map(str, arguments)])
+
+
+def test_an_adapter_comes_with_a_model_card(
+    finished: RunFolder, tiny_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "adapter"
+    result = export(finished, "adapter", "--out", out)
+    assert result.exit_code == 0, result.output
+    own, copied = read_adapter(finished.adapter(2)), read_adapter(out)
+    assert copied.sha256 == own.sha256
+    record = load_records(finished)[2]
+    card = ModelCard.load(out / "README.md")
+    assert card.data.library_name == "peft"
+    assert card.data.base_model is None, "a folder of this machine is nothing to refer to"
+    [mae, rmse] = card.data.eval_results
+    assert (mae.metric_type, mae.metric_value) == ("mae", round(record.test_mae.value, 3))
+    assert (rmse.metric_type, rmse.metric_value) == ("rmse", round(record.test_rmse.value, 3))
+    assert f"and {record.num_trained_samples} accepted samples" in card.text
+    assert own.sha256 in card.text
+    assert "## On 6 held-out molecules" in card.text
+    assert "SMILES: CCO\nFacts: C2H6O" in card.text
+    assert 'own line "Melting point (°C):" with' in card.text
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)
+    assert model.peft_config["default"].r == own.rank
+
+
+def test_a_round_is_chosen(finished: RunFolder, tmp_path: Path) -> None:
+    assert export(finished, "adapter", "--out", tmp_path / "a", "--round", 0).exit_code == 0
+    assert read_adapter(tmp_path / "a").sha256 == read_adapter(finished.adapter(0)).sha256
+    missing = export(finished, "adapter", "--out", tmp_path / "b", "--round", 9)
+    assert "choose --round from 0 to 2" in missing.output
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_samples_come_as_a_parquet_folder_with_a_card(
+    finished: RunFolder, tmp_path: Path, everything: bool
+) -> None:
+    out = tmp_path / "samples"
+    result = export(finished, "samples", "--out", out, *(["--all"] if everything else []))
+    assert result.exit_code == 0, result.output
+    stored = [s for s in SampleStore(finished.samples).samples() if s.accepted or everything]
+    table = ds.dataset(out / "data").to_table()
+    assert table.schema.names == SAMPLE_SCHEMA.names
+    assert table["completion"].to_pylist() == [sample.completion for sample in stored]
+    card = DatasetCard.load(out / "README.md")
+    [config] = card.data.configs
+    assert config["data_files"] == "data/*.parquet"
+    assert sorted(path.name for path in out.glob(config["data_files"])) == [
+        "round-0000.parquet",
+        "round-0001.parquet",
+    ]
+    chosen = "accepted and rejected" if everything else "accepted"
+    assert f"{len(stored)} {chosen} answers" in card.text
+
+
+@pytest.mark.parametrize("what", ["adapter", "samples"])
+def test_nothing_is_overwritten(finished: RunFolder, tmp_path: Path, what: str) -> None:
+    (tmp_path / "kept.json").write_bytes(orjson.dumps(1))
+    result = export(finished, what, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "exists already; name another folder with --out" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.json"]
