@@ -60,7 +60,7 @@ def train(
 
     from selfstudy_engine.data.devices import placement_of
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.exemplars import load_exemplars
+    from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
     from selfstudy_engine.data.run_folder import find_run
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.training import run_training
@@ -76,7 +76,12 @@ def train(
         samples = samples or folder.samples
     config = resolve(config_path, values)
     gpus = placement_of(config).train
-    load_exemplars(exemplars)
+    if exemplars:
+        load_exemplars(exemplars)
+    elif not shipped_exemplars(config.property):
+        raise UsageError(
+            f"no exemplars are shipped for {config.property.name}; pass --exemplars FILE"
+        )
     model, config = choose_base_model(config)
     with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
         resolved = Path(scratch) / "run.toml"

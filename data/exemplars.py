@@ -1,7 +1,8 @@
 """Exemplars: molecules with a teacher's reason, read from JSON lines and written to them.
 
-The ten shipped ones were written for this project (Apache-2.0); their values stand in the embedded
-table. The source molecule of each exemplar is in neither pool nor test set.
+The ten that are shipped for each property were written for this project (Apache-2.0); their values
+stand in the embedded tables, and those of solubilities in Delaney's (ESOL). The source molecule of
+each exemplar is in neither pool nor test set.
 """
 
 from collections.abc import Iterable
@@ -12,31 +13,41 @@ import orjson
 
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.properties import Property, built_in_properties
 from selfstudy_engine.data.schema import Exemplar
 
 SHIPPED = "shipped"
 _FIELDS = ("name", "smiles", "value", "reason")
 
 
-def load_exemplars(path: Path | None = None) -> list[Exemplar]:
-    """Read exemplars from a JSONL file (name, smiles, value, reason), or the shipped ones.
+def shipped_exemplars(prop: Property) -> list[Exemplar]:
+    """Return the exemplars that are shipped for a property; none for one that isn't built in."""
+    for key, known in built_in_properties().items():
+        if (known.name, known.unit) == (prop.name, prop.unit):
+            file = resources.files("selfstudy_engine.data").joinpath(f"exemplars_{key}.jsonl")
+            return _parse_lines(file.read_bytes(), SHIPPED)
+    return []
+
+
+def load_exemplars(path: Path) -> list[Exemplar]:
+    """Read exemplars from a JSONL file (name, smiles, value, reason).
 
     A further field "source" says who gave the reason; without it, that is the file.
 
     Args:
-        path: values in the property's unit; None means the ten shipped melting points in °C.
+        path: values in the property's unit.
 
     Raises:
         UsageError: a line that isn't such an object; it is named by number.
     """
-    if path is None:
-        content = resources.files("selfstudy_engine.data").joinpath("exemplars.jsonl").read_bytes()
-    else:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"can't read exemplars {path}: {error.strerror}") from error
-    source = path.name if path else SHIPPED
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"can't read exemplars {path}: {error.strerror}") from error
+    return _parse_lines(content, path.name)
+
+
+def _parse_lines(content: bytes, source: str) -> list[Exemplar]:
     lines = [line for line in enumerate(content.splitlines(), start=1) if line[1].strip()]
     if not lines:
         raise UsageError(f"exemplars {source} has no line; give one JSON object per line")

@@ -7,7 +7,7 @@ from pathlib import Path
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.embedded import embedded_model, embedded_table
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
 from selfstudy_engine.data.molecules import Table, canonicalize
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Exemplar, Molecule
@@ -90,7 +90,7 @@ def split_table(table: Table, config: RunConfig) -> tuple[Split, list[Exemplar]]
         UsageError: the exemplars that the config names can't be read.
     """
     named = config.teacher.exemplars is not None
-    exemplars = configured_exemplars(config) if named or _has_shipped(config) else []
+    exemplars = configured_exemplars(config) if named else shipped_exemplars(config.property)
     return _split(table, [exemplar.molecule for exemplar in exemplars], config), exemplars
 
 
@@ -99,24 +99,21 @@ def _split(table: Table, exemplars: list[Molecule], config: RunConfig) -> Split:
     return split(table.molecules, exemplars, size, config.seed, by)
 
 
-def _has_shipped(config: RunConfig) -> bool:
-    return (config.property.name, config.property.unit) == ("melting point", "°C")
-
-
 def configured_exemplars(config: RunConfig) -> list[Exemplar]:
-    """Return the exemplars of a file, or the shipped ones.
+    """Return the exemplars of a file, or those that are shipped for the property.
 
     Raises:
-        UsageError: they can't be read, or the shipped ones don't fit the property.
+        UsageError: they can't be read, or none are shipped.
     """
     if config.teacher.exemplars is not None:
         return load_exemplars(Path(config.teacher.exemplars))
-    if not _has_shipped(config):
+    shipped = shipped_exemplars(config.property)
+    if not shipped:
         raise UsageError(
-            f"the shipped exemplars explain melting points in °C, not {config.property.name}; "
+            f"no exemplars are shipped for {config.property.name} in {config.property.unit}; "
             "pass --exemplars FILE or --teacher-url URL"
         )
-    return load_exemplars()
+    return shipped
 
 
 def resolve_model(config: RunConfig) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 from claim_templates import make_claims
+from samples import SHIPPED
 
 from selfstudy_engine.data.embedded import embedded_table
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claims import Claim, check_claims
@@ -162,7 +162,7 @@ def measure_swap(known: KnownValues, num_others: int, seed: int) -> dict[str, An
     for one in read_judged():
         by_reason.setdefault((one.molecule, one.reason), set()).add(one.label)
     sound = [key for key, labels in by_reason.items() if "false" not in labels]
-    sound += [(exemplar.molecule, exemplar.reason) for exemplar in load_exemplars()]
+    sound += [(exemplar.molecule, exemplar.reason) for exemplar in SHIPPED]
     molecules, rng = embedded_table().molecules, random.Random(seed)
     own = sum(_has_false(reason, molecule, known) for molecule, reason in sound)
     swapped = sum(

@@ -7,8 +7,12 @@ import orjson
 
 from selfstudy_engine.data.adapters import Probe, manifest_probes, publish_adapter
 from selfstudy_engine.data.evaluations import Evaluated
+from selfstudy_engine.data.exemplars import shipped_exemplars
+from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule, Sample
 
+SHIPPED = shipped_exemplars(find_property("melting_point"))
+"""Ten exemplars of melting points."""
 LORA = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "bias": "none"}
 
 

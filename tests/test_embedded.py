@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samples import SHIPPED
 
 from selfstudy_engine.data import embedded
 from selfstudy_engine.data.embedded import cache_folder, embedded_table
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.molecules import Table
 
 
@@ -52,7 +52,7 @@ def test_known_molecules_have_their_names_and_values(table: Table) -> None:
 
 def test_the_shipped_exemplars_say_what_the_table_says(table: Table) -> None:
     values = {molecule.molecule_id: molecule.value for molecule in table.molecules}
-    shipped = [exemplar.molecule for exemplar in load_exemplars()]
+    shipped = [exemplar.molecule for exemplar in SHIPPED]
     missing = [molecule for molecule in shipped if molecule.molecule_id not in values]
     for molecule in shipped:
         if molecule not in missing:

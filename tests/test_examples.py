@@ -1,9 +1,8 @@
 """Exemplars and samples -> token sequences."""
 
 import pytest
-from samples import make_sample
+from samples import SHIPPED, make_sample
 
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import Template, parse_completion, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.train.examples import (
@@ -28,7 +27,7 @@ class LetterTokenizer:
 
 
 def test_exemplars_show_the_others_but_not_themselves() -> None:
-    exemplars = load_exemplars()
+    exemplars = SHIPPED
     examples = list(exemplar_examples(exemplars, MELTING_POINT, num_shown=2))
     assert len(examples) == 10
     assert examples[0].prompt == render_prompt(
@@ -57,9 +56,9 @@ def test_hinted_samples_weigh_less_and_are_asked_in_the_ordinary_way() -> None:
     own, hinted = sample_examples(samples, MELTING_POINT, "measured", hinted_weight=0.25)
     assert (own.prompt, own.answer) == (hinted.prompt, hinted.answer)
     assert (own.weight, hinted.weight) == (1.0, 0.25)
-    assert [
-        example.weight for example in exemplar_examples(load_exemplars(), MELTING_POINT, 0)
-    ] == [1.0] * 10
+    assert [example.weight for example in exemplar_examples(SHIPPED, MELTING_POINT, 0)] == [
+        1.0
+    ] * 10
     assert tokenize(hinted, LetterTokenizer()).weight == 0.25
 
 
@@ -76,7 +75,7 @@ def test_a_checked_label_is_the_measured_one_if_the_arithmetic_allows_it() -> No
 
 @pytest.mark.parametrize("template", ["named", "smiles", "facts", "original"])
 def test_examples_have_the_form_that_generation_asks_in(template: Template) -> None:
-    exemplars = load_exemplars()[:3]
+    exemplars = SHIPPED[:3]
     [first, *_] = exemplar_examples(exemplars, MELTING_POINT, 1, template)
     molecule = exemplars[0].molecule
     assert first.prompt == render_prompt(molecule, MELTING_POINT, exemplars[1:2], template)

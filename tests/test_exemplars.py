@@ -5,11 +5,15 @@ from pathlib import Path
 
 import orjson
 import pytest
+from samples import SHIPPED
 
+from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.exemplars import load_exemplars, to_lines
+from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars, to_lines
+from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import parse_completion, render_answer
-from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.properties import Property, built_in_properties, find_property
+from selfstudy_engine.engine.claims import check_claims
 
 GOOD = {"name": "ethanol", "smiles": "OCC", "value": -114.1, "reason": "Small\n and  polar."}
 
@@ -22,30 +26,53 @@ def write(tmp_path: Path, *lines: object) -> Path:
     return path
 
 
-def test_ten_are_shipped_over_the_whole_range() -> None:
-    exemplars = load_exemplars()
-    assert len(exemplars) == 10
-    assert len({exemplar.molecule.skeleton for exemplar in exemplars}) == 10
+PROPERTIES = [find_property(key) for key in built_in_properties()]
+
+
+@pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.name)
+def test_ten_are_shipped_for_each_property(prop: Property) -> None:
+    exemplars = shipped_exemplars(prop)
+    assert len({exemplar.molecule.skeleton for exemplar in exemplars}) == len(exemplars) == 10
     values = [exemplar.molecule.value for exemplar in exemplars]
     assert values == sorted(values)
-    assert min(values) <= -152
-    assert max(values) >= 300
+    assert values[-1] - values[0] > 10 * prop.tolerance
     assert {exemplar.source for exemplar in exemplars} == {"shipped"}
 
 
-def test_each_shipped_answer_reads_back_within_rounding() -> None:
-    prop = find_property("melting_point")
-    for exemplar in load_exemplars():
+@pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.name)
+def test_each_shipped_answer_reads_back_within_rounding(prop: Property) -> None:
+    for exemplar in shipped_exemplars(prop):
         value = exemplar.molecule.value
         answer = parse_completion(render_answer(exemplar.reason, value, prop), prop)
         assert answer.reason == exemplar.reason
-        assert answer.value == pytest.approx(value, abs=0.5)
+        assert answer.value == pytest.approx(value, abs=0.51 * 10**-prop.decimals)
 
 
-def test_no_shipped_reason_gives_the_value_away() -> None:
-    for exemplar in load_exemplars():
-        value = str(abs(round(exemplar.molecule.value)))
-        assert not re.search(rf"\b{value}\b", exemplar.reason), exemplar.molecule.name
+@pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.name)
+def test_shipped_reasons_state_true_facts_and_no_value(prop: Property) -> None:
+    for exemplar in shipped_exemplars(prop):
+        name, reason = exemplar.molecule.name, exemplar.reason
+        claims = check_claims(reason, exemplar.molecule)
+        assert any(claim.truth == "true" for claim in claims), name
+        assert not [claim.text for claim in claims if claim.truth == "false"], name
+        value = prop.format(abs(exemplar.molecule.value))
+        assert not re.search(rf"\b{re.escape(value)}\b", reason), name
+        facts = describe_facts(exemplar.molecule.smiles)
+        stated = [part for part in reason.rpartition(";")[0].split("; ") if part[0].isdigit()]
+        assert [part for part in stated if part not in facts] == [], name
+
+
+def test_shipped_boiling_points_stand_in_the_embedded_table() -> None:
+    prop = find_property("boiling_point")
+    known = {m.molecule_id: m.value for m in embedded_table(prop).molecules}
+    for exemplar in shipped_exemplars(prop):
+        molecule = exemplar.molecule
+        assert molecule.value == pytest.approx(known[molecule.molecule_id], abs=0.06), molecule.name
+
+
+def test_none_are_shipped_for_another_unit_or_property() -> None:
+    assert shipped_exemplars(Property(name="boiling point", unit="K", tolerance=30)) == []
+    assert shipped_exemplars(Property(name="density", unit="g/mL", tolerance=1)) == []
 
 
 def test_a_file_is_read_and_made_canonical(tmp_path: Path) -> None:
@@ -78,8 +105,8 @@ def test_a_wrong_line_is_named_by_number(tmp_path: Path, line: object, message: 
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "made.jsonl"
-    path.write_bytes(to_lines(load_exemplars()))
-    assert load_exemplars(path) == load_exemplars()
+    path.write_bytes(to_lines(SHIPPED))
+    assert load_exemplars(path) == SHIPPED
     assert to_lines([]) == b""
 
 

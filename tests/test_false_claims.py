@@ -4,8 +4,8 @@ from pathlib import Path
 
 import orjson
 import pytest
+from samples import SHIPPED
 
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.run_folder import RunFolder
@@ -28,7 +28,6 @@ PARTS = Split(
     [HEXANE, molecule("CC(C)c1ccc(C)cc1O", "thymol", 50.0)],
     [molecule("COc1ccc(C=CC)cc1", "anethole", 21.0)],
 )
-SHIPPED = load_exemplars()
 
 
 @pytest.mark.parametrize(

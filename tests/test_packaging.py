@@ -44,7 +44,7 @@ def test_the_links_are_there_and_relative(part: str) -> None:
 def test_data_files_are_packaged() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["selfstudy_engine.data"]
     others = [p for p in (ROOT / "data").iterdir() if p.is_file() and p.suffix != ".py"]
-    assert {"exemplars.jsonl", "properties.toml"} <= {path.name for path in others}
+    assert {"exemplars_melting_point.jsonl", "properties.toml"} <= {path.name for path in others}
     for path in others:
         assert any(path.match(pattern) for pattern in patterns), path
     assert (ROOT / "src" / "selfstudy_engine" / "py.typed").exists()

@@ -3,8 +3,8 @@
 from typing import get_args
 
 import pytest
+from samples import SHIPPED
 
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import (
     STOP,
     Template,
@@ -63,7 +63,7 @@ def test_answer() -> None:
 
 
 def test_prompt_shows_exemplars_in_order_and_shares_its_prefix() -> None:
-    exemplars = load_exemplars()[:2]
+    exemplars = SHIPPED[:2]
     prompt = render_prompt(VANILLIN, MELTING_POINT, exemplars)
     parts = prompt.split(STOP)
     assert len(parts) == 3
@@ -246,7 +246,7 @@ def test_parsing_takes_linear_time() -> None:
 
 @pytest.mark.parametrize("template", ["named", "facts", "original"])
 def test_a_line_can_be_hidden_of_the_molecule_alone(template: Template) -> None:
-    exemplars = load_exemplars()[:1]
+    exemplars = SHIPPED[:1]
     whole = render_prompt(VANILLIN, MELTING_POINT, exemplars, template)
     for hidden, line in (("name", "Name: vanillin"), ("smiles", "SMILES: COc1cc(C=O)ccc1O")):
         mark = "##" if template == "original" else ""

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from conftest import MakeConfig, loop
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
-from samples import make_pool, make_sample
+from samples import SHIPPED, make_pool, make_sample
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import ServerError, UsageError
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import Template, render_hinted_prompt, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.run_folder import RunFolder
@@ -153,7 +152,7 @@ def test_a_share_below_one_molecule_is_refused() -> None:
 )
 def test_a_hint_stands_before_the_reason(template: Template, hint: str) -> None:
     assert render_hinted_prompt(VANILLIN, MELTING_POINT, (), template) == hint
-    [exemplar] = load_exemplars()[:1]
+    [exemplar] = SHIPPED[:1]
     shown = render_hinted_prompt(VANILLIN, MELTING_POINT, [exemplar], template)
     assert shown.endswith(f"Reason: {exemplar.reason}\n\n{hint}")
     assert shown.count("82") == 1
@@ -164,9 +163,7 @@ def ask(
 ) -> list[tuple[SampleQuestion, list[Completion]]]:
     async def story() -> list[tuple[SampleQuestion, list[Completion]]]:
         async with GenerationClient(fake.endpoint, 8, 20) as client:
-            found = rationalize(
-                client, fake.model, molecules, config_of(**values), load_exemplars()
-            )
+            found = rationalize(client, fake.model, molecules, config_of(**values), SHIPPED)
             return [pair async for pair in found]
 
     return asyncio.run(story())

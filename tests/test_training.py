@@ -17,12 +17,12 @@ import pytest
 import torch
 from conftest import MakeSample
 from safetensors.torch import load_file, save_file
+from samples import SHIPPED
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.store import SampleStore
@@ -131,7 +131,7 @@ def examples_of(value_of_sample: int) -> list[tuple[str, str]]:
     prop = find_property("melting_point")
     exemplars = [
         (render_question(e.molecule), render_answer(e.reason, e.molecule.value, prop))
-        for e in load_exemplars()
+        for e in SHIPPED
     ]
     sample = ("SMILES: CCCCBr\nReason:", f" A chain.\nMelting point (°C): {value_of_sample}")
     return [*exemplars, sample]
@@ -260,7 +260,7 @@ def test_the_reasons_that_are_trained_on_are_the_ones_asked_for(
     if reasons == "drop":
         expected = [(prompt, answer[answer.index("\n") :]) for prompt, answer in kept]
     else:
-        ids = [e.molecule.molecule_id for e in load_exemplars()]
+        ids = [e.molecule.molecule_id for e in SHIPPED]
         givers = derange([*ids, "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"], seed=0)
         expected = [
             (prompt, kept[giver][1].split("\n")[0] + "\n" + answer.split("\n")[1])

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import torch
 from safetensors.torch import load_file, save_file
+from samples import SHIPPED
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -21,7 +22,6 @@ from transformers import (
     Qwen3Config,
 )
 
-from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.properties import find_property
 
@@ -82,7 +82,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     prop = find_property("melting_point")
     texts = [
         render_question(e.molecule) + render_answer(e.reason, e.molecule.value, prop)
-        for e in load_exemplars()
+        for e in SHIPPED
     ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -22,7 +22,7 @@ from selfstudy_engine.data.adapters import (
 )
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.train.canary import probe_adapter
 from selfstudy_engine.train.examples import (
@@ -109,8 +109,8 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
 def _load_examples(job: TrainingJob) -> tuple[list[Example], int]:
     """Return the exemplars' examples, then the samples', and the number of exemplars."""
     config = job.config
-    exemplars = load_exemplars(job.exemplars)
     prop, generation = config.property, config.generation
+    exemplars = load_exemplars(job.exemplars) if job.exemplars else shipped_exemplars(prop)
     num_shown, template = generation.prompt_exemplars, generation.template
     examples = list(exemplar_examples(exemplars, prop, num_shown, template))
     if job.samples is not None:
