@@ -52,7 +52,11 @@ _OF_A_TABLE = ("table__", "model__", "property", "seed")
     show_default=True,
     help="Answers behind each median, whose spread is checked as an uncertainty; 1 is greedy.",
 )
-@click.option("--hide", type=click.Choice(get_args(Hidden)), help="Leave this out of the question.")
+@click.option(
+    "--hide",
+    type=click.Choice(get_args(Hidden)),
+    help="Leave this out of the question; with the SMILES go the facts.",
+)
 @click.option(
     "--swap-reasons",
     is_flag=True,

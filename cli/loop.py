@@ -21,6 +21,7 @@ from selfstudy_engine.cli.options import (
     resolve,
     run_options,
     tolerance_option,
+    track_option,
 )
 from selfstudy_engine.data.config import RunConfig
 
@@ -78,6 +79,7 @@ _MAX_SHOWN = 5
     "report",
 )
 @reject_option
+@track_option
 @run_options
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved plan and its cost; start nothing."

@@ -8,7 +8,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from selfstudy_engine.data.config import RunConfig, load_config, override
+from selfstudy_engine.data.config import RunConfig, Tracker, load_config, override
 from selfstudy_engine.data.findings import FINDINGS, REJECT_BY_DEFAULT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -157,6 +157,18 @@ def reject_option(function: Function) -> Function:
         callback=lambda ctx, param, value: list(value) or None,
         help="Finding that rejects an answer; give it several times. "
         f"[default: {', '.join(REJECT_BY_DEFAULT)}]",
+    )(function)
+
+
+def track_option(function: Function) -> Function:
+    """Take --track, several times: where rounds are also shown."""
+    return click.option(
+        "--track",
+        "track",
+        multiple=True,
+        type=click.Choice(get_args(Tracker)),
+        callback=lambda ctx, param, value: list(value) or None,
+        help="Show each round's figures there too; may be repeated. Its package must be installed.",
     )(function)
 
 

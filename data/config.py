@@ -273,6 +273,10 @@ class DevicesConfig(_Section):
     """Device of training: cpu or cuda:1; auto is the last GPU, or the CPU."""
 
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Names of accelerate's trackers."""
+
+
 class RunConfig(_Section):
     """Everything that decides what a run does."""
 
@@ -288,6 +292,8 @@ class RunConfig(_Section):
     """What is predicted."""
     report: Literal["round", "end", "off"] = "round"
     """When report.html is written: after each round and at the end, at the end alone, or never."""
+    track: list[Tracker] = []
+    """Where rounds are also shown: tensorboard, wandb, mlflow or trackio, through accelerate."""
     train_evaluation_size: int = Field(default=50, ge=0)
     """Trained-on molecules that are evaluated too, to show memorising."""
     table: TableConfig = TableConfig()
@@ -320,18 +326,19 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How and where the server runs and is asked, and what a teacher may cost, may change between
-        two calls; `rounds` may grow.
+        How and where the server runs and is asked, where rounds are shown, and what a teacher may
+        cost, may change between two calls; `rounds` may grow.
         """
         free: dict[str, Any] = {
             "server": True,
             "devices": True,
             "rounds": True,
             "report": True,
+            "track": True,
             "generation": {"concurrency"},
             "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
         }
-        mine, theirs = (_flatten(c.model_dump(exclude=free)) for c in (self, other))
+        mine, theirs = (flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [
             f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
             for key in sorted(mine.keys() | theirs.keys())
@@ -339,11 +346,12 @@ class RunConfig(_Section):
         ]
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one: "train.rank" for `rank` in the table `train`."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat
@@ -384,7 +392,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -
     Raises:
         UsageError: an unknown key or a value outside its limits; each is named.
     """
-    tables = _flatten(read_toml(path)) if path else {}
+    tables = flatten(read_toml(path)) if path else {}
     # --property replaces the whole table, so that no field of another property stays behind.
     overrides = overrides or {}
     if "property" in overrides:
@@ -405,7 +413,7 @@ def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a value outside its limits.
     """
-    return _validate(_flatten(config.model_dump(exclude_none=True)) | dict(overrides), None)
+    return _validate(flatten(config.model_dump(exclude_none=True)) | dict(overrides), None)
 
 
 def _validate(tables: Mapping[str, Any], path: Path | None) -> RunConfig:
@@ -433,6 +441,6 @@ def _explain(error: ValidationError, path: Path | None) -> str:
 def _suggestion(key: str) -> str:
     import difflib
 
-    known = _flatten(RunConfig().model_dump())
+    known = flatten(RunConfig().model_dump())
     near = difflib.get_close_matches(key, known, n=1)
     return f", did you mean {near[0]}?" if near else " (known: " + ", ".join(sorted(known)) + ")"

@@ -26,7 +26,7 @@ STOP = "\n\n"
 Template = Literal["named", "smiles", "facts", "original"]
 """How a molecule is put before the model; see the top of this page."""
 Hidden = Literal["name", "smiles"]
-"""A line that a question leaves out, to see what an adapter makes of it."""
+"""What a question leaves out, to see what an adapter makes of it; with the SMILES go its facts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def render_question(
         lines.append(f"{mark}Name: {name}")
     if hidden != "smiles":
         lines.append(f"{mark}SMILES: {molecule.smiles}")
-    if template == "facts":
+    if template == "facts" and hidden != "smiles":
         from selfstudy_engine.data.facts import describe_facts  # RDKit, for who asks for facts
 
         lines.append(f"Facts: {describe_facts(molecule.smiles)}")

@@ -26,6 +26,7 @@ from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
 from selfstudy_engine.engine.teacher_client import Teacher
+from selfstudy_engine.engine.trackers import Trackers
 from selfstudy_engine.engine.training import StartTraining, TrainingProcess
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,12 @@ def run_loop(
         # An own server gets ready while the first adapter is trained, unless they share a GPU.
         connection = open_connection(config, model, folder.logs / "server.log", server_key)
         reports = ReportRefresher(folder, config.report)
+        trackers = Trackers(config.track, folder, config)
+
+        def show(record: RoundRecord) -> None:
+            trackers.log(record)
+            reports.refresh()
+
         steps = RoundSteps(
             config,
             folder,
@@ -86,7 +93,7 @@ def run_loop(
             connection=connection,
             reporter=reporter,
             start_training=start_training,
-            on_record=reports.refresh,
+            on_record=show,
         )
         if changes:
             steps.derive_records_again()
@@ -94,7 +101,7 @@ def run_loop(
         if not steps.is_finished():
             if config.rationalize.enabled:
                 warn_if_idle(len(task.split.pool), config)
-            with reports, connection:
+            with trackers, reports, connection:
                 (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
     return load_records(folder)
 

@@ -66,7 +66,7 @@ class RoundSteps:
         connection: Connection,
         reporter: Reporter,
         start_training: StartTraining,
-        on_record: Callable[[], None] = lambda: None,
+        on_record: Callable[[RoundRecord], None] = lambda record: None,
     ) -> None:
         self._config = config
         self._folder = folder
@@ -200,7 +200,7 @@ class RoundSteps:
         record = self._derive(round_index, self._timings[round_index])
         save_record(self._folder, record)
         self._reporter.finish_round(record)
-        self._on_record()
+        self._on_record(record)
 
     def derive_records_again(self) -> None:
         """Bring the records of finished rounds in line with verdicts that have changed."""

@@ -8,12 +8,15 @@ import pytest
 
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
+from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.chat import RUN_VARIABLE, AskInTemplate, chat_template_of
 
 ROUTE = "/v1/chat/completions"
+ETHANOL = Molecule("", "", "CCO", 0.0)
+FACTS = describe_facts("CCO")
 
 
 def chat(content: Any, **more: Any) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def prompt_of(body: dict[str, Any]) -> str:
 def test_a_smiles_becomes_the_runs_question(finished: RunFolder) -> None:
     body = chat_template_of(finished).ask(chat(" OCC\n"))
     config = read_config(finished)
-    assert prompt_of(body) == render_prompt(Molecule("", "", "CCO", 0.0), config.property)
+    assert prompt_of(body) == render_prompt(ETHANOL, config.property, (), "facts")
     assert body["max_tokens"] == config.generation.max_tokens
     assert body["temperature"] == 0
     assert body["stop"] == [STOP]
@@ -41,7 +44,7 @@ def test_a_name_of_the_runs_molecules_becomes_one(finished: RunFolder) -> None:
     config = read_config(finished)
     molecule = load_exemplars(finished.exemplars())[0].molecule
     template = chat_template_of(finished)
-    expected = render_prompt(molecule, config.property)
+    expected = render_prompt(molecule, config.property, (), "facts")
     for text in (molecule.name, molecule.name.upper(), f"Name: {molecule.name}"):
         assert prompt_of(template.ask(chat(text))) == expected
     parts = [{"type": "text", "text": molecule.name}]
@@ -50,7 +53,7 @@ def test_a_name_of_the_runs_molecules_becomes_one(finished: RunFolder) -> None:
 
 def test_lines_state_name_and_smiles(finished: RunFolder) -> None:
     asked = chat_template_of(finished).ask(chat("name: my compound\nSMILES: OCC"))
-    assert prompt_of(asked) == "Name: my compound\nSMILES: CCO\nReason:"
+    assert prompt_of(asked) == f"Name: my compound\nSMILES: CCO\nFacts: {FACTS}\nReason:"
 
 
 def test_only_the_last_message_counts_and_settings_are_the_clients(finished: RunFolder) -> None:
@@ -121,7 +124,7 @@ def test_a_chat_is_rewritten_on_its_way(
 ) -> None:
     content = orjson.dumps(chat("CCO"))
     [(scope, body)], sent = send_through(monkeypatch, finished, [content[:9], content[9:]])
-    assert prompt_of(orjson.loads(body)) == "SMILES: CCO\nReason:"
+    assert prompt_of(orjson.loads(body)) == f"SMILES: CCO\nFacts: {FACTS}\nReason:"
     assert dict(scope["headers"]) == {
         b"content-length": str(len(body)).encode(),
         b"authorization": b"Bearer key",

@@ -171,10 +171,10 @@ def ask(
 
 def test_the_reason_sees_the_value_and_the_value_only_the_reason(fake: FakeVllm) -> None:
     [(question, completions)] = ask(fake, [VANILLIN])
-    ordinary = render_prompt(VANILLIN, MELTING_POINT)
+    ordinary = render_prompt(VANILLIN, MELTING_POINT, (), "facts")
     assert (question.molecule, question.prompt, question.hinted) == (VANILLIN, ordinary, True)
     hint, *values = [request.body for request in fake.generations]
-    assert hint["prompt"] == render_hinted_prompt(VANILLIN, MELTING_POINT)
+    assert hint["prompt"] == render_hinted_prompt(VANILLIN, MELTING_POINT, (), "facts")
     assert (hint["n"], hint["temperature"], hint["stop"]) == (2, 0.7, ["\n"])
     assert len(values) == len(completions) == 2
     for body in values:
@@ -293,7 +293,7 @@ def test_failing_molecules_are_hinted_and_nothing_else_is(hinted_run: RunFolder)
         assert before
         assert not any(s.accepted for s in before)
         molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, sample.measured)
-        assert sample.prompt == render_prompt(molecule, MELTING_POINT)
+        assert sample.prompt == render_prompt(molecule, MELTING_POINT, (), "facts")
         same_round = [
             s for s in samples if (s.molecule_id, s.round) == (sample.molecule_id, sample.round)
         ]

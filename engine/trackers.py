@@ -1,0 +1,119 @@
+"""A run's rounds in, points in TensorBoard, W&B, MLflow or Trackio out, through accelerate.
+
+What a tracker's package sends is its own affair: nothing is tracked but by name.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from selfstudy_engine.data.config import RunConfig, flatten
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.rounds import RoundRecord
+
+
+class Trackers:
+    """Use it as a context manager around the rounds.
+
+    Args:
+        names: of accelerate's trackers.
+        folder: of the run; trackers that write files write into its folder "tracking".
+        config: of the run, which trackers show beside its curves.
+
+    Raises:
+        UsageError: on entering: a tracker's package isn't installed, or it can't begin.
+    """
+
+    def __init__(self, names: Sequence[str], folder: RunFolder, config: RunConfig) -> None:
+        self._names = names
+        self._folder = folder
+        self._config = config
+        self._trackers: list[Any] = []
+
+    def __enter__(self) -> Self:
+        """Begin to track."""
+        for name in self._names:
+            self._trackers.append(self._start(name))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let the trackers write what they hold."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+    def log(self, record: RoundRecord) -> None:
+        """Add a round's figures, at its number."""
+        for tracker in self._trackers:
+            tracker.log(figures_of(record), step=record.round)
+
+    def _start(self, name: str) -> Any:
+        # Only for those who track: torch comes with it.
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+        if name not in {str(known) for known in get_available_trackers()}:
+            raise UsageError(f"tracker {name} isn't installed; pip install {name}, or leave it out")
+        PartialState(cpu=True)  # what trackers ask for the number of this process, without a GPU
+        tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
+        where = {}
+        if tracker_class.requires_logging_directory or name == "mlflow":  # not the working folder
+            where = {"logging_dir": str(self._folder.path / "tracking")}
+        try:
+            tracker = tracker_class(self._config.name, **where)
+            tracker.start()
+            tracker.store_init_configuration(_plain(self._config))
+        except Exception as error:  # whatever the package raises: no login, no network, no folder
+            raise UsageError(
+                f"tracker {name} can't begin: {error}; leave out --track {name}"
+            ) from error
+        return tracker
+
+
+def figures_of(record: RoundRecord) -> dict[str, float]:
+    """Return a round's numbers by name; what wasn't measured is left out."""
+    found: dict[str, float | None] = {
+        "test/mae": record.test_mae.value,
+        "test/mae_low": record.test_mae.low,
+        "test/mae_high": record.test_mae.high,
+        "test/rmse": record.test_rmse.value,
+        "test/r2": record.test_r2,
+        "test/within_tolerance": record.test_within_tolerance,
+        "test/answered": record.answered,
+        "test/change_of_mae": record.test_change.value,
+        "train/mae": record.train_mae,
+        "train/loss": record.train_loss,
+        "train/samples": record.num_trained_samples,
+        "samples/acceptance": record.acceptance,
+        "samples/chance": record.chance,
+        "samples/accepted": record.num_accepted,
+        "samples/distinct_molecules": record.num_distinct_accepted,
+        "samples/false_claims": record.false_claims,
+        "samples/distinct_4grams": record.distinct_4grams,
+        "speed/completions_per_second": record.completions_per_second,
+        "speed/output_tokens_per_second": record.output_tokens_per_second,
+    }
+    times = asdict(record.timing)
+    parts = ("train", "swap", "evaluate", "generate", "wait")
+    found |= {f"seconds/{part}": times[part] for part in parts}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as option -> number or text, which is what trackers take."""
+    options = flatten(config.model_dump(mode="json", exclude_none=True))
+    return {
+        key: value if isinstance(value, int | float | str) else str(value)
+        for key, value in options.items()
+    }

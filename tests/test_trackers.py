@@ -1,0 +1,94 @@
+"""`loop --track`: rounds in TensorBoard's own files."""
+
+import json
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeConfig, loop
+from fake_vllm import FakeVllm
+from tensorboardX.proto.event_pb2 import Event
+
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.trackers import Trackers, figures_of
+
+
+def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return each curve's points: (round, value), from event files in TensorFlow's record form."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(folder.glob("events.*")):
+        content = path.read_bytes()
+        place = 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            start = place + 12  # length, and its checksum
+            event = Event.FromString(content[start : start + length])
+            for value in event.summary.value:
+                curves.setdefault(value.tag, []).append((event.step, value.simple_value))
+            place = start + length + 4
+    return curves
+
+
+def test_tensorboard_shows_every_round(
+    small_config: MakeConfig, fake: FakeVllm, tmp_path: Path
+) -> None:
+    records, _ = loop(small_config(track=["tensorboard"]), tmp_path, fake)
+    folder = RunFolder(tmp_path / "test")
+    curves = read(folder.path / "tracking" / "test")
+    expected = [(record.round, pytest.approx(record.test_mae.value)) for record in records]
+    assert curves["test/mae"] == expected
+    asked = [record for record in records if record.acceptance is not None]
+    assert curves["samples/acceptance"] == [
+        (record.round, pytest.approx(record.acceptance)) for record in asked
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"test"}, "nothing beside the run"
+    options = [path.read_text() for path in folder.path.rglob("hparams.yml")]
+    assert "generation.batch" in options[0]
+
+
+def test_a_run_is_tracked_from_any_call_on(
+    small_config: MakeConfig, copied: RunFolder, fake: FakeVllm
+) -> None:
+    config = small_config(track=["tensorboard"], rounds=3)
+    loop(config, copied.path.parent, fake)
+    [points] = [read(copied.path / "tracking" / "test")["test/mae"]]
+    assert [step for step, _ in points] == [2, 3], "rounds that this call recorded"
+    loop(config, copied.path.parent, fake)
+    assert len(read(copied.path / "tracking" / "test")["test/mae"]) == 2, "nothing twice"
+
+
+def test_figures_are_numbers_by_name(finished: RunFolder) -> None:
+    first, *_, last = load_records(finished)
+    figures = figures_of(first)
+    assert figures["samples/accepted"] == first.num_accepted
+    assert figures["seconds/train"] == first.timing.train
+    assert json.dumps(figures, allow_nan=False)
+    assert "samples/acceptance" not in figures_of(last), "the last round asks for no samples"
+
+
+def test_a_tracker_that_is_not_installed_is_named(finished: RunFolder, monkeypatch: Any) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with (
+        pytest.raises(UsageError, match="tracker wandb isn't installed; pip install wandb"),
+        Trackers(["wandb"], finished, None),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_a_tracker_that_cant_begin_says_why(
+    small_config: MakeConfig, copied: RunFolder, fake: FakeVllm
+) -> None:
+    (copied.path / "tracking").write_text("in the way")
+    with pytest.raises(UsageError, match=r"tracker tensorboard can't begin: .*leave out --track"):
+        loop(small_config(track=["tensorboard"], rounds=3), copied.path.parent, fake)
+    assert not fake.generations, "before anything is asked"
+
+
+def test_nothing_is_loaded_for_who_doesnt_track(finished: RunFolder, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would fail
+    with Trackers([], finished, None) as trackers:  # type: ignore[arg-type]
+        trackers.log(load_records(finished)[0])
