@@ -68,8 +68,8 @@ def predict(
     from selfstudy_engine.data.prediction_files import SUFFIXES, check_columns, write_rows
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.table_files import read_columns
+    from selfstudy_engine.engine.predict_table import predict_rows
     from selfstudy_engine.engine.prediction_rows import COLUMNS
-    from selfstudy_engine.engine.predictions import predict_rows
 
     if bool(table) == bool(smiles or names):
         raise UsageError("say what to predict: either --table, or --smiles and --name")
