@@ -130,7 +130,7 @@ def examples_of(value_of_sample: int) -> list[tuple[str, str]]:
 
     prop = find_property("melting_point")
     exemplars = [
-        (render_question(e.molecule), render_answer(e.reason, e.molecule.value, prop))
+        (render_question(e.molecule, "facts"), render_answer(e.reason, e.molecule.value, prop))
         for e in SHIPPED
     ]
     sample = ("SMILES: CCCCBr\nReason:", f" A chain.\nMelting point (°C): {value_of_sample}")
