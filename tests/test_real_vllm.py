@@ -374,4 +374,4 @@ def ask_served_run(runs: Path, smiles: str, name: str) -> str:
                     )
             return str(answer.choices[0].message.content)
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
