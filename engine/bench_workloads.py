@@ -16,7 +16,7 @@ from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.client import SamplingParams
 from selfstudy_engine.engine.verify import Rules, verify
 
-_LONG_PROMPT_EXEMPLARS = 14
+_LONG_PROMPT_EXEMPLARS = 6
 """As many as make a prompt of about 900 tokens."""
 
 
