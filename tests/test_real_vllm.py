@@ -22,6 +22,7 @@ from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.data.evaluations import load_evaluation
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.hardware import device
+from selfstudy_engine.data.prompts import render_question
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
@@ -36,7 +37,7 @@ from selfstudy_engine.engine.teacher_cache import TeacherAnswer
 from selfstudy_engine.engine.training import run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
-QUESTION = "Name: phenol\nSMILES: Oc1ccccc1\nReason:"
+QUESTION = render_question(Molecule("", "phenol", "Oc1ccccc1", 40.9), "facts")
 DTYPE = "float32"
 """On every host: greedy tokens don't hang on how a product is rounded."""
 GREEDY = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=12)
@@ -198,8 +199,9 @@ def test_grouped_products_of_runtime_adapters(
 
             await use_fast_lora(False)
             stock = [await answer(client, Served(name)) for name in models]
-            assert len(set(stock)) == 3
+            assert stock[0] not in stock[1:]
             stock_scores = [await scores(client, name) for name in models]
+            assert stock_scores[1] != pytest.approx(stock_scores[2], abs=0.1), "two adapters"
             await use_fast_lora(True)
             assert [await answer(client, Served(name)) for name in models] == stock
             assert await answers(models * 4) == stock * 4

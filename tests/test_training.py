@@ -19,7 +19,7 @@ from conftest import MakeSample
 from safetensors.torch import load_file, save_file
 from samples import SHIPPED
 
-from selfstudy_engine.data.adapters import Adapter, read_adapter
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
@@ -27,6 +27,7 @@ from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.training import run_training
+from selfstudy_engine.train.canary import shorten
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -198,6 +199,16 @@ def test_each_step_is_reported(trained: Trained) -> None:
     total = trained.figures["steps"]
     assert sorted(set(trained.steps)) == [(step, total) for step in range(1, total + 1)]
     assert trained.steps == sorted(trained.steps)
+
+
+def test_the_canarys_texts_end_with_what_was_learned(trained: Trained, tiny_model: Path) -> None:
+    wholes = [prompt + answer for prompt, answer in token_ids_of(tiny_model, examples_of(61))]
+    texts = [probe.token_ids for probe in trained.adapter.canary]
+    assert texts == [shorten(whole) for whole in wholes[: len(texts)]]
+    for text, whole in zip(texts, wholes, strict=False):
+        assert len(text) <= MAX_PROBE_TOKENS
+        assert (text[0], text[-40:]) == (whole[0], whole[-40:])
+    assert any(len(whole) > MAX_PROBE_TOKENS for whole in wholes[: len(texts)])
 
 
 def test_the_canary_is_what_a_fresh_load_computes(trained: Trained, tiny_model: Path) -> None:

@@ -19,7 +19,7 @@ def probe_adapter(model: PeftModel, texts: Sequence[list[int]]) -> list[Probe]:
 
     Args:
         model: with the trained adapter active.
-        texts: token ids of each text, at least two tokens.
+        texts: token ids of each text, at least two tokens; see `shorten`.
 
     Raises:
         TrainingError: the adapter changes nothing, or gives values that aren't finite.
@@ -27,7 +27,7 @@ def probe_adapter(model: PeftModel, texts: Sequence[list[int]]) -> list[Probe]:
     model.eval()
     probes, shifts = [], []
     for token_ids in texts:
-        ids = token_ids[:MAX_PROBE_TOKENS]
+        ids = shorten(token_ids)
         adapted, next_logprob = _logprobs(model, ids)
         with model.disable_adapter():
             base, _ = _logprobs(model, ids)
@@ -45,6 +45,20 @@ def probe_adapter(model: PeftModel, texts: Sequence[list[int]]) -> list[Probe]:
             f"{MIN_MEAN_SHIFT:g}: it learned nothing; raise train.learning_rate or train.epochs"
         )
     return probes
+
+
+def shorten(token_ids: list[int]) -> list[int]:
+    """Return a text's first token and its last ones, at most MAX_PROBE_TOKENS.
+
+    The answer stands at the end, and is what an adapter learns; the first token is one that models
+    lean on, such as the beginning of a text.
+
+    >>> shorten(list(range(200)))[:3], len(shorten(list(range(200))))
+    ([0, 105, 106], 96)
+    """
+    if len(token_ids) <= MAX_PROBE_TOKENS:
+        return token_ids
+    return [token_ids[0], *token_ids[1 - MAX_PROBE_TOKENS :]]
 
 
 def _logprobs(model: PeftModel, token_ids: list[int]) -> tuple[list[float], float]:
