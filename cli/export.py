@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from selfstudy_engine.cli.options import existing_run_options
+from selfstudy_engine.cli.options import ROUND_OPTION, existing_run_options
 
 _OUT = click.option(
     "--out",
@@ -21,12 +21,7 @@ def export() -> None:
 
 @export.command()
 @existing_run_options
-@click.option(
-    "--round",
-    "round_index",
-    type=click.IntRange(min=0),
-    help="Round of the adapter [default: the last finished one].",
-)
+@ROUND_OPTION
 @_OUT
 def adapter(run_name: str, runs: Path, round_index: int | None, out: Path) -> None:
     """Copy a round's adapter, which PEFT and vLLM load as it is, with a model card."""

@@ -106,6 +106,14 @@ def existing_run_options(function: Function) -> Function:
     return name(RUNS_OPTION(function))
 
 
+ROUND_OPTION = click.option(
+    "--round",
+    "round_index",
+    type=click.IntRange(min=0),
+    help="Round whose adapter is meant [default: the run's last finished one].",
+)
+
+
 def run_options(function: Function) -> Function:
     """Add --config and --runs."""
     config = click.option(

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
-from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
+from selfstudy_engine.cli.options import (
+    ROUND_OPTION,
+    SERVER_OPTIONS,
+    config_options,
+    existing_run_options,
+)
 
 if TYPE_CHECKING:
     from selfstudy_engine.data.config import RunConfig
@@ -24,12 +29,7 @@ if TYPE_CHECKING:
 @click.option("--smiles-column", default="smiles", show_default=True, help="Its SMILES column.")
 @click.option("--name-column", help="Its column of names [default: none].")
 @existing_run_options
-@click.option(
-    "--round",
-    "round_index",
-    type=click.IntRange(min=0),
-    help="Round whose adapter answers [default: the last finished one].",
-)
+@ROUND_OPTION
 @click.option(
     "--num-answers",
     type=click.IntRange(1, 128),

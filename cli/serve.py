@@ -11,6 +11,7 @@ from selfstudy_engine.cli import options
 from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
+    ROUND_OPTION,
     RUNS_OPTION,
     SERVER_OPTIONS,
     apply,
@@ -37,12 +38,7 @@ if TYPE_CHECKING:
     help="Port on 127.0.0.1.",
 )
 @click.option("--run", "run_name", help="Run whose adapter answers, chats in its template.")
-@click.option(
-    "--round",
-    "round_index",
-    type=click.IntRange(min=0),
-    help="Round of --run [default: the last finished one].",
-)
+@ROUND_OPTION
 @RUNS_OPTION
 @SERVER_OPTIONS
 @config_options(("train.rank", "--max-lora-rank"))

@@ -65,7 +65,7 @@ def _to_sdf(rows: Sequence[dict[str, Any]], smiles_column: str) -> str:
     text = io.StringIO()
     with quiet_rdkit(), Chem.SDWriter(text) as writer:
         for row in rows:
-            mol = Chem.MolFromSmiles(row[smiles_column] or "") or Chem.Mol()
+            mol = Chem.MolFromSmiles(str(row[smiles_column] or "").strip()) or Chem.Mol()
             for key, value in row.items():
                 mol.SetProp(str(key), "" if value is None else str(value))
             if row.get("name"):
