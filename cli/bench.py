@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     "--prompts",
     "num_prompts",
     type=click.IntRange(min=1),
-    help="Completions of a turn at a fixed length. [default: 64]",
+    help="Completions of a turn at a fixed length; all other batches grow alike, and a GPU needs "
+    "1000 or more. [default: 64]",
 )
 @click.option(
     "--tokens",
@@ -96,7 +97,9 @@ def bench(
     from selfstudy_engine.engine.bench_results import save_results
 
     size = QUICK if quick else FULL
-    asked = {key: values.pop(key) for key in ("repeats", "num_prompts", "max_tokens")}
+    num_prompts = values.pop("num_prompts")
+    size = size.with_prompts(num_prompts) if num_prompts else size
+    asked = {key: values.pop(key) for key in ("repeats", "max_tokens")}
     size = replace(size, **{key: value for key, value in asked.items() if value is not None})
     if vllm_arguments:
         values["server__extra_args"] = list(vllm_arguments)

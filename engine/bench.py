@@ -6,7 +6,7 @@ the machine does falls on all of them. Ratios are taken within a turn; figures a
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,20 @@ class BenchSize:
     rescore_samples: int
     start_at_once: bool
     """Let all engines load side by side."""
+
+    def with_prompts(self, num_prompts: int) -> "BenchSize":
+        """Return the same with all that is asked in batches grown alike: a GPU needs more."""
+
+        def grown(number: int) -> int:
+            return max(1, round(number * num_prompts / self.num_prompts))
+
+        return replace(
+            self,
+            num_prompts=num_prompts,
+            num_real=grown(self.num_real),
+            transformers_prompts=grown(self.transformers_prompts),
+            overlap_batch=grown(self.overlap_batch),
+        )
 
 
 FULL = BenchSize(

@@ -46,13 +46,15 @@ def measure_overlap(
         adapter: what every round's "training" publishes.
         config: of a loop on the same model.
         num_rounds: rounds of the loop.
-        batch: completions per round.
+        batch: completions per round, about.
         scratch: folder for the run.
 
     Returns:
         idle_share (of the time from the first to the last request: nothing ran in the server),
         seconds (that time), num_rounds, training_seconds (of each played training).
     """
+    per_molecule = config.generation.samples_per_molecule
+    batch = max(1, batch // per_molecule) * per_molecule
     config = override(
         config,
         {

@@ -124,6 +124,15 @@ def test_the_quick_form_asks_less_of_everything() -> None:
         assert full is None or quick <= full
 
 
+def test_more_prompts_grow_all_batches_alike() -> None:
+    grown = FULL.with_prompts(4 * FULL.num_prompts)
+    assert (grown.num_prompts, grown.num_real) == (256, 4 * FULL.num_real)
+    assert grown.overlap_batch == 4 * FULL.overlap_batch
+    assert grown.transformers_prompts == 4 * FULL.transformers_prompts
+    assert (grown.repeats, grown.original_prompts) == (FULL.repeats, FULL.original_prompts)
+    assert FULL.with_prompts(FULL.num_prompts) == FULL
+
+
 def measurement(seconds: float, num_tokens: int = 100) -> Measurement:
     return Measurement(
         seconds=seconds,
