@@ -121,9 +121,9 @@ def bench(
         on_measured=lambda results: save_results(results, out / "bench.json"),
     )
     save_results(results, out / "bench.json")
+    _print_tables(results)
     if results.contenders:
         save_chart(results, out / "bench")
-    _print_tables(results)
     click.echo(f"Results: {out.resolve()} ({time.monotonic() - started:.0f} s)")
 
 

@@ -28,7 +28,8 @@ _LOGIT_BYTES = 4 + 4 + 4
 _TRAIN_BASE_BYTES = int(1.5 * GIB)
 """CUDA context, cuBLAS workspaces and the allocator's slack; assumed, not measured here."""
 _SERVER_BASE_BYTES = 2 * GIB
-"""CUDA context, CUDA graphs and activations of vLLM; assumed, not measured here."""
+"""CUDA context, CUDA graphs and activations of vLLM: 0.9 GiB for a model of 135M on an H100
+(docs/benchmarks/gpu-h100.md), more for larger ones."""
 USABLE = 0.98
 """Share of what nvidia-smi calls the total that programs can have."""
 

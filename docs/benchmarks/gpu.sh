@@ -13,7 +13,7 @@ shift
 read -ra engine <<<"${ENGINE:-selfstudy-engine}"
 [ $# -gt 0 ] || set -- doctor bench loop bench-7b
 
-run() { timeout -k 20 -s INT "${PER_STEP:-3600}" "${engine[@]}" "$@"; }
+run() { timeout -k 60 "${PER_STEP:-3600}" "${engine[@]}" "$@"; }
 
 doctor() { run doctor; }
 
