@@ -12,7 +12,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check install-dev lock clean
+.PHONY: help install loop test check docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -34,8 +34,11 @@ check: install-dev ## linters, types, layers: everything but the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck install.sh .ci/run
+	$(BIN)/shellcheck install.sh .ci/run docs/benchmarks/gpu.sh
 	$(BIN)/hadolint Dockerfile
+
+docs: install-dev ## the documentation site, in build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(UV)/bin/uv:
 	$(or $(PYTHON),python3) -m venv $(UV)
