@@ -1,4 +1,4 @@
-"""`selfstudy-engine store ls|show|export|rescore|label-errors`."""
+"""`selfstudy-engine store ls|show|export|rescore|label-errors|fsck`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +244,42 @@ def label_errors(
         )
         click.echo(f"  reason: {suspect.reason}\n")
     click.echo(f"{len(found)} molecules whose answers agree far from the table")
+
+
+@store.command()
+@existing_run_options
+@click.option("--repair", is_flag=True, help="Set damaged shards aside, keep each sample once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of lines.")
+def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
+    """Read every sample and adapter of a run, and say what isn't as it was written.
+
+    Shards must be whole, each sample there once, in its own round, and made by an adapter that is
+    there with the SHA-256 that the sample names. Exit code 1 if anything is left to repair.
+    """
+    from dataclasses import asdict
+
+    from selfstudy_engine.data import audit
+    from selfstudy_engine.data.run_folder import find_run
+
+    folder = find_run(runs, run_name)
+    found = audit.audit(folder)
+    left = audit.repair(folder, found.problems) if repair else found.problems
+    if as_json:
+        click.echo(orjson.dumps(asdict(found) | {"left": left}, default=str).decode())
+    else:
+        for problem in found.problems:
+            done = "" if problem in left else " (repaired)"
+            click.echo(f"{problem.path}: {problem.kind}: {problem.detail}{done}")
+        for path in found.set_aside:
+            click.echo(f"{path}: set aside before")
+        for kind in sorted({problem.kind for problem in left}):
+            click.echo(f"{kind}: {audit.REMEDIES[kind]}")
+        click.echo(
+            f"{found.num_samples} samples in {found.num_shards} shards, {found.num_adapters} "
+            f"adapters whole; {len(found.problems)} problems, {len(left)} left"
+        )
+    if left:
+        raise SystemExit(1)
 
 
 def _open(runs: Path, run_name: str) -> Any:

@@ -7,10 +7,12 @@ sentence that states the value. Ranges, shares and revised estimates are left al
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from selfstudy_engine.data.properties import Property, spellings
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_DIGIT = re.compile("[0-9]")
 _MINUS = "\\-\u2212\u2013"
 _SIGN = "+" + _MINUS
 _MOST_TERMS = 20
@@ -64,12 +66,15 @@ def read_arithmetic(reason: str, prop: Property) -> Arithmetic | None:
     >>> read_arithmetic("In all 5.5 °C + 80 °C = 90 °C.", melting_point).is_true
     False
     """
-    unit = _unit(prop)
+    if not _DIGIT.search(reason):
+        return None
+    unit = _unit(prop.unit)
     return _sum(reason, unit) or _conclusion(reason, unit) or _contributions(reason, unit)
 
 
-def _unit(prop: Property) -> str:
-    names = sorted(spellings(prop.unit), key=len, reverse=True)
+@lru_cache(maxsize=16)
+def _unit(unit: str) -> str:
+    names = sorted(spellings(unit), key=len, reverse=True)
     degrees = "|degrees?(?:\\s+celsius)?" if "°C" in names else ""
     return rf"(?:\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9]))"
 
@@ -78,18 +83,22 @@ def _to_number(text: str) -> float:
     return float(re.sub("[\u2212\u2013]", "-", text).replace(" ", "").lstrip("+"))
 
 
-def _sum(reason: str, unit: str) -> Arithmetic | None:
-    bare = re.sub(r"\([^()]*\)", " ", reason)  # notes, and sums of a part
+@lru_cache(maxsize=16)
+def _chain(unit: str) -> re.Pattern[str]:
     # Blanks around a minus tell "80 - 10" from the range "80-10" and from names.
     term = rf"{_NUMBER}{unit}?"
-    chain = re.compile(
+    return re.compile(
         rf"(?<![\w.,/=*×{_SIGN}(])(?<![/=*×]\s)"
         rf"(?P<terms>[{_SIGN}]?{term}(?:(?:\s+[{_MINUS}]\s+|\s*\+\s*){term}){{1,{_MOST_TERMS}}})"
         rf"(?:\s*(?:=|≈|~|equals)\s*(?:about\s+|approximately\s+|~)?"
         rf"(?P<result>[{_SIGN}]?{_NUMBER}))?(?!\s*(?:[×*/%{_SIGN}]|[0-9.]*[0-9]))",
         re.IGNORECASE,
     )
-    found = list(chain.finditer(bare))
+
+
+def _sum(reason: str, unit: str) -> Arithmetic | None:
+    bare = re.sub(r"\([^()]*\)", " ", reason)  # notes, and sums of a part
+    found = list(_chain(unit).finditer(bare))
     if not found or _REVISED_LATER.search(bare, found[-1].end()):
         return None
     last = found[-1]

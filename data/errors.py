@@ -5,6 +5,7 @@
     |  +- TableError          a property table that can't be used
     |  +- RunFolderError      a run folder of another configuration, version or owner
     +- StoreError             a sample that can't be written or a shard that can't be read (OSError)
+    |  +- DamagedShardError   a shard whose bytes aren't what was written
     +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
     +- BudgetError            the next call could cost more than is allowed (RuntimeError)
@@ -40,6 +41,10 @@ class StoreError(SelfStudyError, OSError):
     """A sample couldn't be made durable, or a shard couldn't be read."""
 
     exit_code = 2
+
+
+class DamagedShardError(StoreError):
+    """A shard is truncated, changed, or not one of ours."""
 
 
 class AdapterError(SelfStudyError, ValueError):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from selfstudy_engine.data.errors import StoreError
+from selfstudy_engine.data.errors import DamagedShardError, StoreError
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample
 
@@ -107,6 +107,24 @@ class SampleStore:
         """Return the samples of one shard; none if it is damaged, and was set aside."""
         table = _read_shard(path, SAMPLE_SCHEMA.names)
         return [] if table is None else [Sample.from_row(row) for row in table.to_pylist()]
+
+    def load_shard(self, path: Path) -> list[Sample]:
+        """Return the samples of one shard, which stays where it is.
+
+        Raises:
+            DamagedShardError: with what is wrong.
+            StoreError: it can't be opened.
+        """
+        table = _load_shard(path, SAMPLE_SCHEMA.names)
+        return [Sample.from_row(row) for row in table.to_pylist()]
+
+    def set_aside(self) -> list[Path]:
+        """Return what readers have found damaged, and renamed."""
+        return sorted(self.folder.glob(f"round-*/*{_SET_ASIDE}*"))
+
+    def put_aside(self, path: Path, problem: str) -> None:
+        """Rename a damaged shard, so that no reader takes it for one."""
+        _set_aside(path, problem)
 
     def supersede(self, path: Path, samples: Sequence[Sample]) -> None:
         """Put samples with other verdicts in the place of a shard, which is kept beside it.
@@ -260,6 +278,14 @@ def _to_parquet(samples: Sequence[Sample]) -> bytes:
 def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
     """Read and verify columns of a shard; None if it was set aside."""
     try:
+        return _load_shard(path, columns)
+    except DamagedShardError as error:
+        _set_aside(path, str(error))
+        return None
+
+
+def _load_shard(path: Path, columns: list[str]) -> pa.Table:
+    try:
         path.open("rb").close()  # what can't be opened isn't damaged
     except OSError as error:
         raise StoreError(
@@ -286,8 +312,7 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
         if nulls:
             raise pa.ArrowInvalid(f"column {nulls[0]!r} has missing values")
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        _set_aside(path, str(error).split("\n", 1)[0])
-        return None
+        raise DamagedShardError(str(error).split("\n", 1)[0]) from error
     return table
 
 

@@ -1,0 +1,161 @@
+"""What is wrong with a run's samples and adapters, found by reading all of both.
+
+Nothing is changed by looking. `repair` does what loses nothing that is whole: a damaged shard is
+set aside under another name, a sample that is there twice is kept once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.errors import AdapterError, DamagedShardError
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import NO_ADAPTER, Sample
+from selfstudy_engine.data.store import SampleStore
+
+Key = tuple[str, int]
+"""Molecule id and sample index: what a sample is called within its round."""
+
+Kind = Literal[
+    "damaged shard", "sample twice", "alien sample", "unproven adapter", "damaged adapter"
+]
+REMEDIES: dict[Kind, str] = {
+    "damaged shard": "`store fsck --repair` sets it aside; the loop then asks again for it",
+    "sample twice": "`store fsck --repair` keeps the first",
+    "alien sample": "move the shard back to where it came from",
+    "unproven adapter": "restore the adapter's folder: nothing else says which weights answered",
+    "damaged adapter": "restore it, or delete its folder: the same command trains it again",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that isn't as the loop wrote it."""
+
+    kind: Kind
+    path: Path
+    """Relative to the run's folder."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was read, and what was found."""
+
+    num_shards: int
+    num_samples: int
+    """In shards that can be read."""
+    num_adapters: int
+    set_aside: list[Path]
+    """Shards that were found damaged before, relative to the run's folder."""
+    problems: list[Problem]
+
+
+def audit(folder: RunFolder) -> Audit:
+    """Read every shard and every adapter of a run; one round's keys are in memory at a time.
+
+    Raises:
+        StoreError: a shard can't be opened.
+    """
+    store = SampleStore(folder.samples)
+    problems: list[Problem] = []
+    found = list(_check_adapters(folder, problems))
+    hashes = dict(found)
+    num_samples = 0
+    for round_index in store.rounds():
+        seen: set[Key] = set()
+        for path in store.shards(round_index):
+            shown = path.relative_to(folder.path)
+            try:
+                samples = store.load_shard(path)
+            except DamagedShardError as error:
+                problems.append(Problem("damaged shard", shown, str(error)))
+                continue
+            num_samples += len(samples)
+            problems += _problems_of(samples, round_index, shown, hashes)
+            repeated = _repeated(samples, seen)
+            if repeated:
+                names = f"{len(repeated)} samples, the first of {repeated[0].molecule_id}"
+                problems.append(Problem("sample twice", shown, names))
+            seen |= {_key(sample) for sample in samples}
+    return Audit(
+        len(store.shards()),
+        num_samples,
+        len(found),
+        [path.relative_to(folder.path) for path in store.set_aside()],
+        problems,
+    )
+
+
+def _check_adapters(folder: RunFolder, problems: list[Problem]) -> Iterator[tuple[str, str]]:
+    """Yield name and SHA-256 of each adapter that is what was published."""
+    for path in sorted(folder.adapters.glob("[!.]*/")):
+        try:
+            adapter = read_adapter(path)
+        except AdapterError as error:
+            problems.append(Problem("damaged adapter", path.relative_to(folder.path), str(error)))
+        else:
+            yield adapter.name, adapter.sha256
+
+
+def _problems_of(
+    samples: list[Sample], round_index: int, path: Path, hashes: dict[str, str]
+) -> Iterator[Problem]:
+    rounds = {sample.round for sample in samples} - {round_index}
+    if rounds:
+        detail = f"samples of round {min(rounds)} in the folder of round {round_index}"
+        yield Problem("alien sample", path, detail)
+    hashes = hashes | {NO_ADAPTER: ""}
+    for name, sha256 in sorted({(sample.adapter, sample.adapter_sha256) for sample in samples}):
+        if name not in hashes:
+            yield Problem("unproven adapter", path, f"samples name {name}, which isn't there whole")
+        elif hashes[name] != sha256:
+            detail = f"samples name {name} with SHA-256 {sha256[:12]}; it has {hashes[name][:12]}"
+            yield Problem("unproven adapter", path, detail)
+
+
+def _key(sample: Sample) -> Key:
+    return sample.molecule_id, sample.sample_index
+
+
+def _repeated(samples: list[Sample], seen: set[Key]) -> list[Sample]:
+    """Return the samples whose key was there before, in an earlier shard or in this one."""
+    known, repeated = set(seen), []
+    for sample in samples:
+        if _key(sample) in known:
+            repeated.append(sample)
+        known.add(_key(sample))
+    return repeated
+
+
+def repair(folder: RunFolder, problems: list[Problem]) -> list[Problem]:
+    """Repair what can be without loss, while nobody else holds the run.
+
+    Returns:
+        What is left.
+
+    Raises:
+        RunFolderError: a loop is running on it.
+        OSError: the folder can't be written.
+    """
+    store = SampleStore(folder.samples)
+    with folder.locked():
+        for problem in problems:
+            if problem.kind == "damaged shard":
+                store.put_aside(folder.path / problem.path, problem.detail)
+        for path in {problem.path for problem in problems if problem.kind == "sample twice"}:
+            _keep_first(store, folder.path / path)
+        return audit(folder).problems
+
+
+def _keep_first(store: SampleStore, path: Path) -> None:
+    round_shards = store.shards(int(path.parent.name.removeprefix("round-")))
+    earlier = round_shards[: round_shards.index(path)]
+    seen = {_key(sample) for shard in earlier for sample in store.read_shard(shard)}
+    kept = {}
+    for sample in store.load_shard(path):
+        if _key(sample) not in seen:
+            kept.setdefault(_key(sample), sample)
+    store.supersede(path, list(kept.values()))
