@@ -154,7 +154,7 @@ def _keep_first(store: SampleStore, path: Path) -> None:
     round_shards = store.shards(int(path.parent.name.removeprefix("round-")))
     earlier = round_shards[: round_shards.index(path)]
     seen = {_key(sample) for shard in earlier for sample in store.read_shard(shard)}
-    kept = {}
+    kept: dict[Key, Sample] = {}
     for sample in store.load_shard(path):
         if _key(sample) not in seen:
             kept.setdefault(_key(sample), sample)
