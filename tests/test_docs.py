@@ -109,6 +109,7 @@ def test_the_reference_has_every_command_and_setting(site: Path) -> None:
     shown = (site / "reference/commands.html").read_text("utf-8")
     for name in cli.list_commands(click.Context(cli)):
         assert f"selfstudy-engine {name}" in shown
+    assert "Sentinel" not in shown  # how click writes that there is no default
     settings = (site / "reference/configuration.html").read_text("utf-8")
     assert "Completions per molecule (n of one request)." in settings
     assert "tokens_per_step" in settings
