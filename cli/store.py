@@ -259,11 +259,15 @@ def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from selfstudy_engine.data import audit
-    from selfstudy_engine.data.run_folder import find_run
+    from selfstudy_engine.data.run_folder import find_run, read_config
 
     folder = find_run(runs, run_name)
-    found = audit.audit(folder)
-    left = audit.repair(folder, found.problems) if repair else found.problems
+    read_config(folder)  # another version's folder isn't ours to judge
+    if repair:
+        found, after = audit.repair(folder)
+    else:
+        found = after = audit.audit(folder)
+    left = after.problems
     if as_json:
         click.echo(orjson.dumps(asdict(found) | {"left": left}, default=str).decode())
     else:

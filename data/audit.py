@@ -60,13 +60,15 @@ def audit(folder: RunFolder) -> Audit:
         StoreError: a shard can't be opened.
     """
     store = SampleStore(folder.samples)
+    # Listed first: a loop may be running, and publishes an adapter before what it answers.
+    shards = {round_index: store.shards(round_index) for round_index in store.rounds()}
     problems: list[Problem] = []
     found = list(_check_adapters(folder, problems))
     hashes = dict(found)
     num_samples = 0
-    for round_index in store.rounds():
+    for round_index, paths in shards.items():
         seen: set[Key] = set()
-        for path in store.shards(round_index):
+        for path in paths:
             shown = path.relative_to(folder.path)
             try:
                 samples = store.load_shard(path)
@@ -79,9 +81,8 @@ def audit(folder: RunFolder) -> Audit:
             if repeated:
                 names = f"{len(repeated)} samples, the first of {repeated[0].molecule_id}"
                 problems.append(Problem("sample twice", shown, names))
-            seen |= {_key(sample) for sample in samples}
     return Audit(
-        len(store.shards()),
+        sum(map(len, shards.values())),
         num_samples,
         len(found),
         [path.relative_to(folder.path) for path in store.set_aside()],
@@ -121,20 +122,23 @@ def _key(sample: Sample) -> Key:
 
 
 def _repeated(samples: list[Sample], seen: set[Key]) -> list[Sample]:
-    """Return the samples whose key was there before, in an earlier shard or in this one."""
-    known, repeated = set(seen), []
+    """Return the samples whose key was seen before, and take in the others' keys.
+
+    In place: a slow server's store has hundreds of thousands of shards.
+    """
+    repeated = []
     for sample in samples:
-        if _key(sample) in known:
+        if _key(sample) in seen:
             repeated.append(sample)
-        known.add(_key(sample))
+        seen.add(_key(sample))
     return repeated
 
 
-def repair(folder: RunFolder, problems: list[Problem]) -> list[Problem]:
+def repair(folder: RunFolder) -> tuple[Audit, Audit]:
     """Repair what can be without loss, while nobody else holds the run.
 
     Returns:
-        What is left.
+        What was found, and what is left.
 
     Raises:
         RunFolderError: a loop is running on it.
@@ -142,12 +146,14 @@ def repair(folder: RunFolder, problems: list[Problem]) -> list[Problem]:
     """
     store = SampleStore(folder.samples)
     with folder.locked():
-        for problem in problems:
+        before = audit(folder)
+        for problem in before.problems:
             if problem.kind == "damaged shard":
                 store.put_aside(folder.path / problem.path, problem.detail)
-        for path in {problem.path for problem in problems if problem.kind == "sample twice"}:
-            _keep_first(store, folder.path / path)
-        return audit(folder).problems
+        for problem in before.problems:
+            if problem.kind == "sample twice":
+                _keep_first(store, folder.path / problem.path)
+        return before, audit(folder)
 
 
 def _keep_first(store: SampleStore, path: Path) -> None:
