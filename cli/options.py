@@ -217,6 +217,7 @@ SERVER_OPTIONS = config_options(
     "server.max_model_len",
     "server.block_size",
     "server.max_num_seqs",
+    "server.api_server_count",
     "server.kv_cache_gib",
     "server.gpu_memory_utilization",
     "server.compilation",

@@ -102,7 +102,7 @@ def gpu_share(config: RunConfig, model: str, placement: Placement) -> float:
         return given
     if not placement.shared:
         return ALONE_SHARE
-    size = measure_model(_local_folder(model), resolve_dtype(config.model.dtype, "cuda"))
+    size = measure_model(local_folder(model), resolve_dtype(config.model.dtype, "cuda"))
     common = set(placement.server) & set(placement.train)
     unknown = [gpu for gpu in common if gpu.memory_bytes is None]
     if unknown:
@@ -144,7 +144,7 @@ def share_beside_training(
     )
 
 
-def _local_folder(model: str) -> Path:
+def local_folder(model: str) -> Path:
     """Return where a model's files lie; a hub id is downloaded, as both processes need it.
 
     Raises:

@@ -14,7 +14,11 @@ from typing import Any, Self
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.gpu_memory import GIB, local_folder, server_bytes
+from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.model_size import measure_model
 from selfstudy_engine.engine.bench_contenders import (
     Contender,
     ReferenceContender,
@@ -75,13 +79,13 @@ class Lineup:
         on_phase: Callable[[str], None],
     ) -> None:
         self._wanted = set(wanted)
-        self._config = _with_shared_gpu(config, self._wanted)
+        self._config, self._gpu_memory = share_gpu(config, model, self._wanted)
         self._model = model
         self._adapter = adapter
         self._max_prompts = max_prompts
         self._logs = logs
-        # Engines measure the free memory of a GPU as they start: one after the other there.
-        self._at_once = at_once and device() == "cpu"
+        # On a GPU each start takes a minute or more, nearly all of it on the CPU.
+        self._at_once = at_once or bool(self._gpu_memory)
         self._begun: list[Callable[[], None]] = []
         self._on_phase = on_phase
         self._stack = ExitStack()
@@ -133,10 +137,8 @@ class Lineup:
         }
         limit = max_num_seqs(self._config)
         same |= {"max_num_seqs": limit} if limit else {}
-        memory: dict[str, Any] = {}
-        if device() == "cuda":
-            memory = {"gpu_memory_utilization": self._config.server.gpu_memory_utilization}
-        else:
+        memory: dict[str, Any] = dict(self._gpu_memory)
+        if not memory:
             base_environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.server.kv_cache_gib:g}"
         self._start_reference("1", "original", base_environment, folder, {})
         self._start_reference("2", "transformers", base_environment, folder, {})
@@ -207,6 +209,7 @@ class Lineup:
         server = VllmServer(config, self._model, self._logs / f"server-{mode}.log")
         started = time.monotonic()
         connection = self._stack.enter_context(Connection(config, self._model, server))
+        connection.start()
 
         def finish() -> None:
             connection.connect()
@@ -224,10 +227,34 @@ class Lineup:
         self.facts[contender.key] = {"label": contender.label, "startup_seconds": startup_seconds}
 
 
-def _with_shared_gpu(config: RunConfig, wanted: set[str]) -> RunConfig:
-    """Give each engine its part of one GPU."""
-    if device() != "cuda":
-        return config
+def share_gpu(
+    config: RunConfig, model: str, wanted: set[str]
+) -> tuple[RunConfig, dict[str, float]]:
+    """Give each engine its part of one GPU, as settings of a server and as arguments of LLM.
+
+    The KV cache is given in bytes: an engine that found them out itself would count what another
+    one, starting beside it, takes.
+    """
+    gpus = placement_of(config).server
+    if not gpus:
+        return config, {}
     num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
-    share = _GPU_SHARE / max(num_engines, 1)
-    return override(config, {"server.gpu_memory_utilization": round(share, 3)})
+    share = round(_GPU_SHARE / max(num_engines, 1), 3)
+    size = measure_model(local_folder(model), resolve_dtype(config.model.dtype, "cuda"))
+    memory = min(gpu.memory_bytes or 0 for gpu in gpus)
+    kept = server_bytes(size, config.server.max_model_len, len(gpus))
+    cache = int(share * memory) - server_bytes(size, 0, len(gpus))
+    if share * memory < kept:
+        raise UsageError(
+            f"{num_engines} engines of {kept / GIB:.1f} GiB each don't fit on a GPU of "
+            f"{memory / GIB:.1f} GiB; name fewer with --only"
+        )
+    arguments = ["--kv-cache-memory-bytes", str(cache)]
+    config = override(
+        config,
+        {
+            "server.gpu_memory_utilization": share,
+            "server.extra_args": [*arguments, *config.server.extra_args],
+        },
+    )
+    return config, {"gpu_memory_utilization": share, "kv_cache_memory_bytes": cache}

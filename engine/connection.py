@@ -63,16 +63,18 @@ class Connection:
             if self._server:
                 stack.callback(self._server.stop)
                 if not placement_of(self._config).shared:
-                    self._start(self._server)
+                    self.start()
             self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._cleanup.close()
 
-    def _start(self, server: VllmServer) -> None:
-        server.start()
-        self._started = True
+    def start(self) -> None:
+        """Start an own server, without waiting for it; does nothing the second time."""
+        if self._server and not self._started:
+            self._server.start()
+            self._started = True
 
     def connect(self) -> None:
         """Wait until the server answers, and warm it up; does nothing the second time.
@@ -83,8 +85,7 @@ class Connection:
         if self._swapper:
             return
         if self._server:
-            if not self._started:
-                self._start(self._server)
+            self.start()
             self._server.wait_ready()
         model = str(served_model(self.endpoint)["id"])
         generation = self._config.generation

@@ -36,6 +36,9 @@ HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 256
+_MOST_API_SERVERS = 4
+_CORES_PER_API_SERVER = 4
+"""One for it, the others for the engine, training and the loop."""
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
@@ -95,7 +98,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
     """
     server, placement = config.server, placement_of(config)
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, "-m", *_entry_point(config)),
         *("--model", model, "--host", HOST, "--port", str(port)),
         *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
         *("--max-model-len", str(server.max_model_len)),
@@ -103,8 +106,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
         # prefer: names and tokens would be other than those that adapters are trained with.
         *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
-        # Several API servers and a runtime change of adapters exclude each other.
-        *("--api-server-count", "1"),
+        *("--api-server-count", str(api_server_count(config))),
         *("--middleware", _GUARD),
         "--disable-uvicorn-access-log",
     ]
@@ -129,6 +131,25 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         if not placement.server:
             command += ["--worker-extension-cls", _LORA_EXTENSION]
     return command + server.extra_args
+
+
+def _entry_point(config: RunConfig) -> tuple[str, ...]:
+    # The first can start one API server only, the second takes longer to.
+    if api_server_count(config) == 1:
+        return ("vllm.entrypoints.openai.api_server",)
+    return ("selfstudy_engine.engine.vllm_serve", "serve")
+
+
+def api_server_count(config: RunConfig) -> int:
+    """Return the processes that take requests in, tokenise and detokenise.
+
+    One handles 450 completions/s (docs/decisions.md, "API servers"): enough for a CPU, not for a
+    GPU with a small model. vLLM excludes several where adapters change at runtime.
+    """
+    if config.server.adapter_mode == "runtime":
+        return 1
+    on_gpu = min(_MOST_API_SERVERS, max(1, (os.cpu_count() or 1) // _CORES_PER_API_SERVER))
+    return config.server.api_server_count or (on_gpu if placement_of(config).server else 1)
 
 
 def max_num_seqs(config: RunConfig) -> int | None:

@@ -11,14 +11,17 @@ from conftest import MakeConfig
 from safetensors.torch import load_file
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import BenchmarkError, UsageError
+from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.data.task import load_task
+from selfstudy_engine.engine import bench_lineup
 from selfstudy_engine.engine.bench import EXTRAS, FULL, QUICK, parse_wanted
 from selfstudy_engine.engine.bench_chart import save_chart
 from selfstudy_engine.engine.bench_contenders import ReferenceContender, peak_memory_gib
 from selfstudy_engine.engine.bench_dummy import make_dummy_checkpoint
-from selfstudy_engine.engine.bench_lineup import LABELS
+from selfstudy_engine.engine.bench_lineup import LABELS, share_gpu
 from selfstudy_engine.engine.bench_reference import ReferenceSettings
 from selfstudy_engine.engine.bench_results import Results, save_results
 from selfstudy_engine.engine.bench_workloads import (
@@ -268,3 +271,29 @@ def test_a_configuration_alone_becomes_a_checkpoint(tiny_model: Path, tmp_path: 
     (bare / "tokenizer.json").unlink()
     with pytest.raises(BenchmarkError, match=r"needs a config.json that transformers knows"):
         make_dummy_checkpoint(bare, tmp_path / "other", "bfloat16")
+
+
+@pytest.mark.parametrize(("wanted", "share"), [({"3", "4", "5", "6"}, 0.283), ({"4", "5"}, 0.85)])
+def test_engines_share_a_gpu(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, wanted: set[str], share: float
+) -> None:
+    """Each gets its KV cache in bytes, so that all can start at once."""
+    gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 2**30, 9.0)
+    monkeypatch.setattr(bench_lineup, "placement_of", lambda config: Placement((gpu,), (gpu,)))
+    config = small_config(server__extra_args=["--seed", "1"])
+    shared, arguments = share_gpu(config, str(config.model.path), wanted)
+    assert shared.server.gpu_memory_utilization == arguments["gpu_memory_utilization"] == share
+    flag, cache, *others = shared.server.extra_args
+    assert (flag, others) == ("--kv-cache-memory-bytes", ["--seed", "1"])
+    assert int(cache) == arguments["kv_cache_memory_bytes"]
+    assert 0 < share * 80 - int(cache) / 2**30 - 2 < 0.1, "2 GiB and a tiny model"
+
+
+def test_engines_that_dont_fit_a_gpu_are_refused(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("0", "GPU-0", "NVIDIA T4", 4 * 2**30, 9.0)
+    monkeypatch.setattr(bench_lineup, "placement_of", lambda config: Placement((gpu,), (gpu,)))
+    config = small_config()
+    with pytest.raises(UsageError, match=r"4 engines of 2\.\d GiB .* GPU of 4\.0 GiB.*--only"):
+        share_gpu(config, str(config.model.path), {"3", "3d", "4", "6"})

@@ -129,6 +129,7 @@ EVERYTHING = {
     "server": {
         "url": "http://[::1]:8000",
         "max_num_seqs": 64,
+        "api_server_count": 2,
         "gpu_memory_utilization": 0.5,
         "extra_args": ["--x", "a b", '"'],
     },

@@ -65,7 +65,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter
 
 def server_config(mode: str) -> RunConfig:
     values = {"server.adapter_mode": mode, "server.max_model_len": 512, "train.rank": 8}
-    return load_config(None, values | {"model.dtype": DTYPE})
+    # Two API servers where vLLM allows them; the loop below has one.
+    return load_config(None, values | {"model.dtype": DTYPE, "server.api_server_count": 2})
 
 
 @pytest.fixture(scope="module", params=["merged", "runtime"])

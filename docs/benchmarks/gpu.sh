@@ -3,23 +3,31 @@
 #
 #   docs/benchmarks/gpu.sh OUT [STEP ...]
 #
-# Steps: doctor, bench, loop, bench-7b (a Llama of 7B parameters, random weights); all by default.
-# A step that fails stops no other; the last lines say how each ended. Results, and what servers
-# printed, go to OUT/STEP. ENGINE is the command (selfstudy-engine), PER_STEP the seconds that one
-# step may take (3600).
+# Steps: doctor, loop, bench (with the loop's last adapter, if there is one), one-api-server, and
+# bench-7b (a Llama of 7B parameters, random weights); all by default. A step that fails stops no
+# other; the last lines say how each ended. Results, and what servers printed, go to OUT/STEP. ENGINE
+# is the command (selfstudy-engine), PER_STEP the seconds that one step may take (3600); what it had
+# by then is kept.
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 read -ra engine <<<"${ENGINE:-selfstudy-engine}"
-[ $# -gt 0 ] || set -- doctor bench loop bench-7b
+[ $# -gt 0 ] || set -- doctor loop bench one-api-server bench-7b
 
-run() { timeout -k 60 "${PER_STEP:-3600}" "${engine[@]}" "$@"; }
+run() { timeout -s INT -k 60 "${PER_STEP:-3600}" "${engine[@]}" "$@"; }
 
 doctor() { run doctor; }
 
-bench() {
-    run bench --prompts 1024 --tokens 128 --only 1,3,5,6,swap,overlap --out "$out/bench"
+measure() { # STEP ARGUMENT ...
+    local step=$1 found=("$out"/loop/default/adapters/round-*)
+    shift
+    [ -d "${found[-1]}" ] && set -- --adapter "${found[-1]}" "$@"
+    run bench --prompts 1024 --tokens 128 --repeats 2 --out "$out/$step" "$@"
 }
+
+bench() { measure bench --only 3,5,6,swap,overlap; }
+
+one-api-server() { measure one-api-server --only 5 --api-server-count 1; }
 
 loop() {
     run loop --runs "$out/loop" --rounds 10 --batch 4096 --test-size 500 \
