@@ -222,6 +222,7 @@ SERVER_OPTIONS = config_options(
     "server.gpu_memory_utilization",
     "server.compilation",
     "server.startup_timeout_seconds",
+    "server.max_restarts",
     ("devices.server", "--server-device"),
 )
 TEACHER_OPTIONS = config_options(

@@ -259,6 +259,8 @@ class ServerConfig(_Section):
     """Share of a GPU's memory that the server may take [default: all but what training needs]."""
     startup_timeout_seconds: float = Field(default=900, gt=0)
     """Longest wait for the server to be ready, in seconds."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that a loop starts its server anew in one round, after the server died."""
     extra_args: list[str] = []
     """Further arguments for vLLM, as after `--` on the command line."""
 

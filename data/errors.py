@@ -8,6 +8,7 @@
     |  +- DamagedShardError   a shard whose bytes aren't what was written
     +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
+    |  +- ServerDiedError     ours ended, or its engine did: a new one can take over
     +- BudgetError            the next call could cost more than is allowed (RuntimeError)
     +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
     +- TrainingError          a training process that failed (RuntimeError)
@@ -55,6 +56,10 @@ class AdapterError(SelfStudyError, ValueError):
 
 class ServerError(SelfStudyError, ConnectionError):
     """A vLLM server didn't start, died, or gave an answer that can't be used."""
+
+
+class ServerDiedError(ServerError):
+    """A server that this process started has ended, or answers its health check no more."""
 
 
 class BudgetError(SelfStudyError, RuntimeError):

@@ -52,6 +52,7 @@ class Connection:
             )
         self._runner = asyncio.Runner()
         self._cleanup = ExitStack()
+        self._sessions = ExitStack()
         self._swapper: Swapper | None = None
         self._admin: AdminApi | None = None
         self.client: GenerationClient
@@ -64,6 +65,7 @@ class Connection:
                 stack.callback(self._server.stop)
                 if not placement_of(self._config).shared:
                     self.start()
+            stack.callback(self._disconnect)
             self._cleanup = stack.pop_all()
         return self
 
@@ -75,6 +77,23 @@ class Connection:
         if self._server and not self._started:
             self._server.start()
             self._started = True
+
+    def restart(self) -> None:
+        """Replace an own server that died by a new one; nothing is served or proven yet.
+
+        Raises:
+            ServerError: there is no own server.
+        """
+        if not self._server:
+            raise ServerError(f"the server at {self.endpoint.url} isn't ours to start")
+        self._disconnect()
+        self._server.stop()
+        self._started = False
+        self.start()
+
+    def _disconnect(self) -> None:
+        self._swapper = None
+        self._sessions.close()
 
     def connect(self) -> None:
         """Wait until the server answers, and warm it up; does nothing the second time.
@@ -90,11 +109,11 @@ class Connection:
         model = str(served_model(self.endpoint)["id"])
         generation = self._config.generation
         admin = self._admin = AdminApi(self.endpoint)
-        self._cleanup.callback(lambda: self._runner.run(admin.close()))
+        self._sessions.callback(lambda: self._runner.run(admin.close()))
         self.client = GenerationClient(
             self.endpoint, generation.concurrency, generation.request_timeout_seconds
         )
-        self._cleanup.callback(lambda: self._runner.run(self.client.close()))
+        self._sessions.callback(lambda: self._runner.run(self.client.close()))
         self.served = Served(model)
         self.run(warm_up(self.client, model))
         self._swapper = make_swapper(self._config.server.adapter_mode, admin, model)
@@ -151,12 +170,16 @@ class Connection:
             )
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine; if it fails because an own server died, say that, with its log's end."""
+        """Run a coroutine; if it fails because an own server died, say that, with its log's end.
+
+        Raises:
+            ServerDiedError: that.
+        """
         try:
             return self._runner.run(work)
         except (ServerError, SwapError):
             if self._server:
-                self._server.check_alive()
+                self._server.check_healthy()
             raise
 
 

@@ -3,6 +3,7 @@
 Each step looks into the run folder first and does only what is missing; none knows their order.
 """
 
+import logging
 import random
 import time
 from collections import defaultdict
@@ -15,6 +16,7 @@ from typing import Protocol
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import ServerDiedError
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
@@ -38,6 +40,8 @@ from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to
 from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining
 from selfstudy_engine.engine.verify import HasFalseClaim, Rules
+
+logger = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -149,12 +153,28 @@ class RoundSteps:
     def ask(self, *, adapter: int, samples_of: int) -> None:
         """Have an adapter answer what is missing of its evaluation and of a round's samples.
 
-        All go through one queue, the evaluation first, so that the server is never left waiting.
+        All go through one queue, the evaluation first, so that the server is never left waiting. A
+        server that dies is started again: what it answered is stored, the rest is asked again.
 
         Args:
             adapter: round of the adapter that answers.
             samples_of: round that the samples belong to; the last one has none.
+
+        Raises:
+            ServerDiedError: it died more often than server.max_restarts allows.
         """
+        allowed = self._config.server.max_restarts
+        for number in range(allowed + 1):
+            try:
+                self._ask(adapter, samples_of)
+                return
+            except ServerDiedError as error:
+                if number == allowed:
+                    raise
+                logger.warning("%s\nstarting it again, %d of %d times", error, number + 1, allowed)
+                self._connection.restart()
+
+    def _ask(self, adapter: int, samples_of: int) -> None:
         molecules = [] if self._folder.evaluation(adapter).exists() else self._evaluated(adapter)
         last = self._config.generation.samples_per_molecule - 1
         plan = self._planned(samples_of)
@@ -179,19 +199,22 @@ class RoundSteps:
                 rules = self._rules(samples_of)
                 sampling = _Sampling(samples_of, writer, rules, self._accepted_texts())
             queue = _Queue(self._config, self._connection, self._reporter, sampling)
-            self._connection.run(
-                queue.run(
-                    requests,
-                    len(molecules),
-                    lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
+            try:
+                self._connection.run(
+                    queue.run(
+                        requests,
+                        len(molecules),
+                        lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
+                    )
                 )
-            )
-            if hinted:
-                self._reporter.phase(f"round {samples_of}: rationalize", len(hinted) * (last + 1))
-                self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
+                if hinted:
+                    num_hinted = len(hinted) * (last + 1)
+                    self._reporter.phase(f"round {samples_of}: rationalize", num_hinted)
+                    self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
+            finally:
+                self._account(adapter, samples_of, queue, time.monotonic() - started)
         self._tallied.pop((samples_of, False), None)
         self._tallied.pop((samples_of, True), None)
-        self._account(adapter, samples_of, queue, time.monotonic() - started)
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record."""

@@ -24,7 +24,7 @@ import httpx
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import device_environment, placement_of
-from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
+from selfstudy_engine.data.errors import AdapterError, ServerDiedError, ServerError, UsageError
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.run_folder import RunFolder
@@ -34,6 +34,7 @@ from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
+_HEALTH_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 256
 _MOST_API_SERVERS = 4
@@ -287,12 +288,8 @@ class VllmServer:
         limit = self._config.server.startup_timeout_seconds
         while time.monotonic() - started < limit:
             self.check_alive()
-            with suppress(httpx.HTTPError):
-                if (
-                    httpx.get(f"{self.endpoint.url}/health", timeout=5, trust_env=False).status_code
-                    == 200
-                ):
-                    return time.monotonic() - started
+            if self._answers_health():
+                return time.monotonic() - started
             time.sleep(0.2)
         raise ServerError(
             f"the vLLM server isn't ready after {limit:g} s; raise server.startup_timeout_seconds, "
@@ -312,13 +309,35 @@ class VllmServer:
         return self._process is not None and self._process.poll() is None
 
     def check_alive(self) -> None:
-        """Raise ServerError, with the log's last lines, if the process has ended."""
+        """Raise ServerDiedError, with the log's last lines, if the process has ended."""
         if not self.alive:
             code = self._process.returncode if self._process else None
-            raise ServerError(
+            raise ServerDiedError(
                 f"the vLLM server ended with exit code {code}; the last lines of {self.log}:\n"
                 f"{self.last_lines()}"
             )
+
+    def check_healthy(self) -> None:
+        """Raise ServerDiedError if the process has ended, or its engine has.
+
+        The engine's end shows in /health, and ends the server moments later.
+        """
+        deadline = time.monotonic() + _HEALTH_SECONDS
+        while time.monotonic() < deadline:
+            self.check_alive()
+            if self._answers_health():
+                return
+            time.sleep(0.2)
+        raise ServerDiedError(
+            f"the vLLM server at {self.endpoint.url} has failed its health check for "
+            f"{_HEALTH_SECONDS} s; the last lines of {self.log}:\n{self.last_lines()}"
+        )
+
+    def _answers_health(self) -> bool:
+        with suppress(httpx.HTTPError):
+            url = f"{self.endpoint.url}/health"
+            return httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK
+        return False
 
     def last_lines(self) -> str:
         """Return the end of the log, indented."""

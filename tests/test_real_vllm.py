@@ -301,7 +301,22 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+def name_of(pid: str) -> str:
+    return Path("/proc", pid, "cmdline").read_text()
+
+
+def wait_for_samples(
+    store: SampleStore, round_index: int, process: subprocess.Popen[bytes], folder: Path
+) -> None:
+    deadline = time.monotonic() + 500
+    while not list(store.round_folder(round_index).glob("*.parquet")):
+        assert process.poll() is None, (folder / "first.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) -> None:
+    """The engine is killed first, which the loop survives by itself."""
     runs = tmp_path / "runs"
     folder = RunFolder(runs / "killed")
     store = SampleStore(folder.samples)
@@ -310,11 +325,11 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
         process = subprocess.Popen(
             loop_command(runs), stdout=log, stderr=log, env=environment, start_new_session=True
         )
-        deadline = time.monotonic() + 500
-        while not list(store.round_folder(1).glob("*.parquet")):
-            assert process.poll() is None, (tmp_path / "first.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_samples(store, 0, process, tmp_path)
+        [engine] = [pid for pid in processes_of(tmp_path) if "EngineCore" in name_of(pid)]
+        os.kill(int(engine), signal.SIGKILL)
+        wait_for_samples(store, 1, process, tmp_path)
+        assert "starting it again, 1 of 3 times" in (tmp_path / "first.log").read_text()
         process.kill()
         process.wait()
     before = {sample.key: sample for sample in store.samples()}

@@ -109,7 +109,8 @@ def make_sequences(config: RunConfig, tokenizer: Any, number: int) -> list[Token
     """
     task = load_task(config)
     shown = task.exemplars[: config.generation.prompt_exemplars]
-    examples = list(exemplar_examples(task.exemplars, config.property, len(shown)))
+    template = config.generation.template
+    examples = list(exemplar_examples(task.exemplars, config.property, len(shown), template))
     pool = task.split.pool
     size = max(number - len(examples), 0)
     molecules = (
@@ -119,8 +120,8 @@ def make_sequences(config: RunConfig, tokenizer: Any, number: int) -> list[Token
     )
     for index, molecule in enumerate(molecules):
         reason = task.exemplars[index % len(task.exemplars)].reason
-        prompt = render_prompt(molecule, config.property, shown)
-        value_line = render_value(molecule.value, config.property)
+        prompt = render_prompt(molecule, config.property, shown, template)
+        value_line = render_value(molecule.value, config.property, template)
         examples.append(Example(molecule.molecule_id, prompt, reason, value_line))
     return [tokenize(example, tokenizer) for example in examples[:number]]
 

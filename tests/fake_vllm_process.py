@@ -1,0 +1,38 @@
+"""A fake vLLM in a process of its own that dies: python fake_vllm_process.py PORT LIVES.
+
+LIVES is a file: a line for each process to come, the number of texts after which it dies, or
+"never", with which it doesn't start. One that finds no line lives on. Each takes its line away.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from fake_vllm import FakeVllm
+
+
+def main(port: int, lives: Path) -> None:
+    """Serve until the end."""
+    first, *others = lives.read_text().splitlines() or [""]
+    lives.write_text("".join(f"{line}\n" for line in others))
+    if first == "never":
+        raise SystemExit("no memory is left")
+    left = int(first) if first else None
+
+    def answer(prompt: str, adapter: str, index: int) -> str:
+        nonlocal left
+        if left is not None:
+            if left == 0:
+                os.kill(os.getpid(), 9)
+            left -= 1
+        number = hash((prompt, adapter, index)) % 10**6
+        return f" The reason of number {number}.\nMelting point (°C): {number % 100}"
+
+    with FakeVllm("tiny", os.environ["VLLM_API_KEY"], port) as fake:
+        fake.script = answer
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
