@@ -34,7 +34,7 @@ from selfstudy_engine.engine.training import run_training
 EXTRAS = ("swap", "overlap", "yield", "client", "rescore", "training")
 """What is measured apart from the turns, by its name on the command line."""
 _ON_MERGED_SERVER = {"swap", "overlap", "yield"}
-_WARM_UP_TOKENS = 8
+_WARM_UP_PROMPTS, _WARM_UP_TOKENS = 8, 8
 _FEW_EPOCHS = 0.01
 
 
@@ -50,6 +50,8 @@ class BenchSize:
     """Completions of a turn of the loop's own workload."""
     max_tokens: int
     """Output tokens of each fixed-length completion."""
+    num_long: int
+    """Prompts of a turn that are long, and asked one by one."""
     original_prompts: int
     """Prompts for the original's method, which takes seconds for each."""
     transformers_prompts: int
@@ -63,6 +65,7 @@ class BenchSize:
     yield_completions: int
     """For each way of asking."""
     training_steps: int
+    training_repeats: int
     client_prompts: int
     rescore_samples: int
     start_at_once: bool
@@ -88,6 +91,7 @@ FULL = BenchSize(
     num_prompts=64,
     num_real=256,
     max_tokens=64,
+    num_long=4,
     original_prompts=2,
     transformers_prompts=32,
     adapter_steps=None,
@@ -96,23 +100,26 @@ FULL = BenchSize(
     overlap_batch=512,
     yield_completions=256,
     training_steps=8,
+    training_repeats=5,
     client_prompts=100_000,
     rescore_samples=1_000_000,
     start_at_once=False,
 )
 QUICK = BenchSize(
     repeats=1,
-    num_prompts=24,
-    num_real=24,
-    max_tokens=32,
+    num_prompts=12,
+    num_real=12,
+    max_tokens=16,
+    num_long=1,
     original_prompts=1,
-    transformers_prompts=24,
+    transformers_prompts=12,
     adapter_steps=8,
     num_swaps=3,
     overlap_rounds=2,
     overlap_batch=32,
     yield_completions=32,
     training_steps=2,
+    training_repeats=2,
     client_prompts=5_000,
     rescore_samples=50_000,
     start_at_once=True,
@@ -191,6 +198,7 @@ def run_benchmark(
                 num_prompts=size.num_prompts,
                 num_real=size.num_real,
                 max_tokens=size.max_tokens,
+                num_long=size.num_long,
             )
             with Lineup(
                 config,
@@ -268,7 +276,9 @@ def _parts_alone(config: RunConfig, model: str, size: BenchSize, scratch: Path) 
     return {
         "client": lambda: measure_client(size.client_prompts),
         "rescore": lambda: measure_rescore(size.rescore_samples),
-        "training": lambda: measure_training(config, model, size.training_steps, scratch),
+        "training": lambda: measure_training(
+            config, model, size.training_steps, size.training_repeats, scratch
+        ),
     }
 
 
@@ -282,7 +292,7 @@ def _take_turns(
     for contender in contenders:
         on_phase(f"warm up: {contender.label}")
         contender.prepare()
-        short = workloads[0].shortened(_WARM_UP_TOKENS)
+        short = workloads[0].shortened(_WARM_UP_TOKENS).first(_WARM_UP_PROMPTS)
         contender.run(short.first(contender.max_prompts))
     for workload in workloads:
         for turn in range(repeats):

@@ -14,14 +14,15 @@ _LOG_LINES = 12
 
 
 def measure_training(
-    config: RunConfig, model: str, num_steps: int, scratch: Path
+    config: RunConfig, model: str, num_steps: int, repeats: int, scratch: Path
 ) -> dict[str, Any]:
     """Run `python -m selfstudy_engine.train.benchmark`.
 
     Args:
         config: of a loop.
         model: folder or hub id of the base model.
-        num_steps: optimiser steps of each repeat.
+        num_steps: of the plain Trainer, in each repeat.
+        repeats: turns of each way.
         scratch: folder for the configuration.
 
     Returns:
@@ -34,6 +35,7 @@ def measure_training(
     path.write_text(config.to_toml(), "utf-8")
     command = [sys.executable, "-m", "selfstudy_engine.train.benchmark"]
     command += ["--config", str(path), "--model", model, "--steps", str(num_steps)]
+    command += ["--repeats", str(repeats)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         lines = "\n".join(f"  {line}" for line in result.stderr.splitlines()[-_LOG_LINES:])

@@ -95,7 +95,13 @@ class Measurement:
 
 
 def make_workloads(
-    config: RunConfig, task: Task, *, num_prompts: int, num_real: int, max_tokens: int
+    config: RunConfig,
+    task: Task,
+    *,
+    num_prompts: int,
+    num_real: int,
+    max_tokens: int,
+    num_long: int,
 ) -> list[Workload]:
     """Return the workloads of a benchmark: "fixed", "real" and "long".
 
@@ -105,6 +111,7 @@ def make_workloads(
         num_prompts: for "fixed".
         num_real: completions of "real", n for each prompt.
         max_tokens: output tokens of each "fixed" completion.
+        num_long: prompts of "long".
     """
     generator = random.Random(config.seed)
     pool = task.split.pool
@@ -125,7 +132,7 @@ def make_workloads(
         stop=(STOP,),
     )
     num_real_prompts = max(1, num_real // real.n)
-    num_long = min(4, len(molecules))
+    num_long = min(num_long, len(molecules))
     first_token = SamplingParams(
         n=1, temperature=0, top_p=1, max_tokens=1, stop=(), ignore_eos=True
     )

@@ -42,7 +42,7 @@ def measure_yield(
                 },
             )
             [_, workload, _] = make_workloads(
-                asked_for, task, num_prompts=1, num_real=num_completions, max_tokens=1
+                asked_for, task, num_prompts=1, num_real=num_completions, max_tokens=1, num_long=1
             )
             contender = ServerContender("yield", "", connection, lambda: None)
             found = measure(workload, contender.run(workload), config)

@@ -38,7 +38,9 @@ def workloads(small_config: MakeConfig) -> dict[str, Workload]:
     config = small_config(generation__samples_per_molecule=2)
     return {
         w.name: w
-        for w in make_workloads(config, load_task(config), num_prompts=8, num_real=20, max_tokens=6)
+        for w in make_workloads(
+            config, load_task(config), num_prompts=8, num_real=20, max_tokens=6, num_long=4
+        )
     }
 
 
