@@ -60,6 +60,7 @@ def measure_overlap(
         {
             "name": "overlap",
             "overlap": True,
+            "report": "off",  # its baselines take both cores for minutes
             "rounds": num_rounds,
             "generation.batch": batch,
             "table.test_size": max(2, batch // 8),
