@@ -4,6 +4,7 @@
 DEVICE ?= auto
 PYTHON ?=
 ARGS ?=
+MINUTES ?= 30
 BIN := .venv/bin
 INSTALL := ./install.sh $(DEVICE) $(if $(PYTHON),--python "$(PYTHON)")
 
@@ -12,7 +13,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check docs install-dev lock clean
+.PHONY: help install loop test check chaos docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -36,6 +37,9 @@ check: install-dev ## linters, types, layers: everything but the tests
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck install.sh .ci/run docs/benchmarks/gpu.sh
 	$(BIN)/hadolint Dockerfile
+
+chaos: install-dev ## kill a loop again and again, and hold it against its promises: make chaos MINUTES=30
+	PYTHONPATH=tests $(BIN)/python tests/chaos/chaos.py --minutes $(MINUTES) $(ARGS)
 
 docs: install-dev ## the documentation site, in build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -30,6 +30,8 @@ class Served:
     """The name to ask for."""
     adapter: str = NO_ADAPTER
     adapter_sha256: str = ""
+    merged: bool = False
+    """Whether the adapter is in the weights: then no request knows of LoRA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ async def check_canary(
     next_logprobs = await asyncio.gather(
         *(_next_logprob(client, served.model, token_ids) for token_ids in texts)
     )
-    scored = [await _score(client, served.model, token_ids) for token_ids in texts]
+    if served.merged:
+        scored = await asyncio.gather(*(_score(client, served.model, ids) for ids in texts))
+    else:
+        # Two that score prompts in one batch end vLLM 0.32's CPU engine when it runs with LoRA
+        # (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
+        scored = [await _score(client, served.model, ids) for ids in texts]
     result = CanaryResult(
         distance=distance(scored, [probe.adapter_logprobs for probe in adapter.canary]),
         distance_to_base=distance(scored, [probe.base_logprobs for probe in adapter.canary]),
@@ -103,11 +110,7 @@ def distance(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float
 
 
 async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> list[float]:
-    """Return the log-probability of each token of a text after the first.
-
-    One request at a time: two that score prompts in one batch end vLLM 0.32's CPU engine when it
-    runs with LoRA (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
-    """
+    """Return the log-probability of each token of a text after the first."""
     choice = await _ask(client, model, token_ids, prompt_logprobs=0)
     entries = choice.get("prompt_logprobs")
     try:

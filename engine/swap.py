@@ -11,7 +11,6 @@ import httpx
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError
-from selfstudy_engine.data.schema import NO_ADAPTER
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.server import Endpoint
@@ -126,7 +125,9 @@ class MergedSwapper:
             )
         await self._admin.reset_prefix_cache()
         await self._admin.resume()
-        return Served(self._model, adapter.name if adapter else NO_ADAPTER, expected)
+        if adapter is None:
+            return Served(self._model)
+        return Served(self._model, adapter.name, expected, merged=True)
 
 
 class RuntimeSwapper:

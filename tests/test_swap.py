@@ -58,7 +58,7 @@ def test_a_merged_swap_drains_swaps_resets_resumes_and_then_proves(
 ) -> None:
     adapter = make_adapter("round-0001")
     [(served, result)] = swap(fake, adapter)
-    assert served == Served("tiny", "round-0001", adapter.sha256)
+    assert served == Served("tiny", "round-0001", adapter.sha256, merged=True)
     assert result.distance == pytest.approx(0)
     assert result.distance_to_base == pytest.approx(2)
     order = [request.kind for request in fake.requests]
