@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from selfstudy_engine.engine.rounds import load_records
 ROUNDS, BATCH = 2, 8
 _MARK = "SELFSTUDY_CHAOS"
 _LONGEST_SECONDS = 120
+_MOST_KILLS = 8
+"""In one life."""
 _CALLS = {"loop": 60, "train": 16}
 """Process -> fsyncs and renames that it makes at most."""
 _SETTINGS = f"""
@@ -76,15 +80,11 @@ class Chaos:
 
     Args:
         folder: for everything.
-        seed: of what is killed when.
-        most_kills: in one life; then the run may end.
     """
 
-    def __init__(self, folder: Path, seed: int, most_kills: int = 8) -> None:
+    def __init__(self, folder: Path) -> None:
         self.tally = Tally()
         self._folder = folder
-        self._most_kills = most_kills
-        self._random = random.Random(seed)
         model = make_tiny_model(folder / "model")
         table = folder / "table.csv"
         rows = [f"{smiles},{value}" for smiles, value in small_molecules()]
@@ -102,34 +102,31 @@ class Chaos:
         assert code == 0, output
         return _content(_read(_run_of(runs)))
 
-    def life(self) -> None:
-        """Take one run from nothing to its end, killing it on the way."""
+    def life(self, orders: Iterable[str]) -> None:
+        """Take one run from nothing to its end, killing it on the way.
+
+        Args:
+            orders: PROCESS:CALL:NUMBER as in site/sitecustomize.py, moment:SECONDS (the loop) or
+                trainer:SECONDS (its training), one for each start; then it may end.
+        """
         self.tally.lives += 1
         runs = self._folder / f"life-{self.tally.lives:04d}"
         seen: dict[Key, Sample] = {}
         adapters: dict[str, str] = {}
-        num_kills, code = 0, -1
+        left, code = iter(orders), -1
         with FakeVllm() as fake:
             while code != 0:
-                order = self._order() if num_kills < self._most_kills else None
+                order = next(left, None)
                 code, output = self._run(runs, fake, order)
                 assert not _left_behind(runs), f"processes outlive the loop: {_left_behind(runs)}"
                 if order and code == 0:
                     self.tally.missed += 1
                 elif order:
-                    num_kills += 1
                     self.tally.kills[order.split(":")[0]] += 1
                 assert order or code == 0, output
                 if (_run_of(runs).path / "samples").exists():
                     self._check_kept(runs, output, seen, adapters)
         self._check_end(runs)
-
-    def _order(self) -> str:
-        kind = self._random.choice(["loop", "loop", "train", "moment", "trainer"])
-        if kind in _CALLS:
-            call = self._random.choice(["fsync", "rename", "after-fsync", "after-rename"])
-            return f"{kind}:{call}:{self._random.randint(1, _CALLS[kind])}"
-        return f"{kind}:{self._random.uniform(1, 15):.1f}"
 
     def _run(self, runs: Path, fake: FakeVllm, order: str | None) -> tuple[int, str]:
         command = [sys.executable, "-m", "selfstudy_engine.cli", "loop"]
@@ -156,7 +153,8 @@ class Chaos:
             time.sleep(0.02)
         victims = [process.pid] if kind == "moment" else _trainers(process.pid)
         for victim in victims:
-            os.kill(victim, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was faster
+                os.kill(victim, signal.SIGKILL)
 
     @staticmethod
     def _check_kept(
@@ -239,6 +237,17 @@ def _has(pid: str, file: str, text: str) -> bool:
         return False
 
 
+def random_orders(generator: random.Random, most: int) -> Iterator[str]:
+    """Yield orders for one life."""
+    for _ in range(most):
+        kind = generator.choice(["loop", "loop", "train", "moment", "trainer"])
+        if kind in _CALLS:
+            call = generator.choice(["fsync", "rename", "after-fsync", "after-rename"])
+            yield f"{kind}:{call}:{generator.randint(1, _CALLS[kind])}"
+        else:
+            yield f"{kind}:{generator.uniform(1, 15):.1f}"
+
+
 def main() -> None:
     """Live and die for so many minutes, and say how often."""
     parser = argparse.ArgumentParser()
@@ -247,9 +256,9 @@ def main() -> None:
     values = parser.parse_args()
     deadline = time.monotonic() + 60 * values.minutes
     with tempfile.TemporaryDirectory(prefix="selfstudy-chaos-") as folder:
-        chaos = Chaos(Path(folder), values.seed)
+        chaos, generator = Chaos(Path(folder)), random.Random(values.seed)
         while time.monotonic() < deadline:
-            chaos.life()
+            chaos.life(random_orders(generator, _MOST_KILLS))
             tally = chaos.tally
             sys.stdout.write(
                 f"{tally.lives} lives, {tally.kills.total()} kills ({dict(tally.kills)}; "
