@@ -4,6 +4,7 @@ The order is always the same: temporary name, fsync, rename, fsync of the folder
 """
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -22,12 +23,22 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is one that `write_atomic` had not finished."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it.
+
+    What a killed process left of the same file is removed.
 
     Raises:
         OSError: the disk is full or read-only; nothing is left behind.
     """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not Path("/proc", left.name.split(".")[-2]).exists():
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

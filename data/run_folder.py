@@ -15,7 +15,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import RunFolderError
-from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.files import is_temporary, write_atomic
 
 FORMAT = 1
 """Layout of a run folder; another number means another, incompatible layout."""
@@ -179,7 +179,8 @@ def check_unused(folder: RunFolder) -> None:
         RunFolderError: it isn't empty, and isn't a run.
     """
     left = (folder.config, folder.path / ".lock", folder.teacher_answers)
-    if any(path.is_file() and path not in left for path in folder.path.rglob("*")):
+    files = (path for path in folder.path.rglob("*") if path.is_file())
+    if any(path not in left and not is_temporary(path) for path in files):
         raise RunFolderError(
             f"folder {folder.path} isn't empty and isn't a run; choose another --run"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfstudy_engine.data.files import publish_folder, sha256_of, write_atomic
+from selfstudy_engine.data.files import is_temporary, publish_folder, sha256_of, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -36,6 +36,25 @@ def test_a_full_disk_keeps_the_old_content(tmp_path: Path) -> None:
     assert "File too large" in result.stderr
     assert (tmp_path / "a.json").read_bytes() == b"old"
     assert names(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_process_left_is_swept_and_a_living_ones_stays(tmp_path: Path) -> None:
+    """make chaos found what a kill just before the rename leaves."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from selfstudy_engine.data import files\n"
+        "files.os.fsync = lambda file: os.kill(os.getpid(), 9)\n"
+        "files.write_atomic(Path(sys.argv[1]), b'half')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.json")], check=False)
+    [left] = tmp_path.iterdir()
+    assert is_temporary(left)
+    living = tmp_path / f".a.json.{os.getppid()}.tmp"
+    other = tmp_path / ".b.json.4194305.tmp"  # no process has such a number
+    for path in (living, other):
+        path.write_bytes(b"half")
+    write_atomic(tmp_path / "a.json", b"whole")
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", living, other}
 
 
 def test_a_target_that_is_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from openai import BadRequestError, OpenAI
 
@@ -290,19 +292,21 @@ def loop_command(runs: Path) -> list[str]:
     ]
 
 
-def processes_of(folder: Path) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(folder).encode() in path.read_bytes():
-                found.append(path.parent.name)
-        except OSError:
-            continue
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the loop's processes and those in groups of theirs, as process id -> command line.
+
+    vLLM's engine writes its name over its environment: only its group says whose it is.
+    """
+    groups, found = set(), {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder).encode() in (path / "environ").read_bytes():
+                groups.add(os.getpgid(int(path.name)))
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(path.name)) in groups:
+                found[int(path.name)] = (path / "cmdline").read_text()
     return found
-
-
-def name_of(pid: str) -> str:
-    return Path("/proc", pid, "cmdline").read_text()
 
 
 def wait_for_samples(
@@ -326,10 +330,11 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
             loop_command(runs), stdout=log, stderr=log, env=environment, start_new_session=True
         )
         wait_for_samples(store, 0, process, tmp_path)
-        [engine] = [pid for pid in processes_of(tmp_path) if "EngineCore" in name_of(pid)]
-        os.kill(int(engine), signal.SIGKILL)
+        [engine] = [pid for pid, name in processes_of(tmp_path).items() if "EngineCore" in name]
+        os.kill(engine, signal.SIGKILL)
         wait_for_samples(store, 1, process, tmp_path)
         assert "starting it again, 1 of 3 times" in (tmp_path / "first.log").read_text()
+        running = processes_of(tmp_path)
         process.kill()
         process.wait()
     before = {sample.key: sample for sample in store.samples()}
@@ -337,9 +342,10 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
     adapter = read_adapter(folder.adapter(1))
 
     deadline = time.monotonic() + 60
-    while processes_of(tmp_path) and time.monotonic() < deadline:
+    while any(map(psutil.pid_exists, running)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert processes_of(tmp_path) == [], "the kernel ends server and workers with the loop"
+    left = {pid: name for pid, name in running.items() if psutil.pid_exists(pid)}
+    assert left == {}, "the kernel ends server and workers with the loop"
 
     result = subprocess.run(
         loop_command(runs), capture_output=True, text=True, env=environment, check=False
@@ -354,7 +360,7 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
     assert [record.round for record in records] == [0, 1, 2]
     assert sum(record.num_completions for record in records) == 32
     assert "Results:" in result.stdout
-    assert processes_of(tmp_path) == []
+    assert processes_of(tmp_path) == {}
 
     started = time.monotonic()
     again = subprocess.run(loop_command(runs), capture_output=True, text=True, check=False)

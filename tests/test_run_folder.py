@@ -88,6 +88,15 @@ def test_a_teachers_answers_may_be_there_before_the_run(tmp_path: Path) -> None:
     assert folder.teacher_answers.exists()
 
 
+def test_what_a_kill_left_of_a_start_may_become_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "mine")
+    folder.path.mkdir()
+    for name in ("run.toml", ".run.json.4194305.tmp"):
+        (folder.path / name).write_text("half")
+    assert open_run(tmp_path, config_of()) == folder
+    assert not list(folder.path.glob(".*.tmp"))
+
+
 def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert open_run(tmp_path, config_of()).identity.exists()
