@@ -329,14 +329,17 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
         process = subprocess.Popen(
             loop_command(runs), stdout=log, stderr=log, env=environment, start_new_session=True
         )
-        wait_for_samples(store, 0, process, tmp_path)
-        [engine] = [pid for pid, name in processes_of(tmp_path).items() if "EngineCore" in name]
-        os.kill(engine, signal.SIGKILL)
-        wait_for_samples(store, 1, process, tmp_path)
-        assert "starting it again, 1 of 3 times" in (tmp_path / "first.log").read_text()
-        running = processes_of(tmp_path)
-        process.kill()
-        process.wait()
+        try:
+            wait_for_samples(store, 0, process, tmp_path)
+            running = processes_of(tmp_path)
+            [engine] = [pid for pid, name in running.items() if "EngineCore" in name]
+            os.kill(engine, signal.SIGKILL)
+            wait_for_samples(store, 1, process, tmp_path)
+            assert "starting it again, 1 of 3 times" in (tmp_path / "first.log").read_text()
+            running = processes_of(tmp_path)
+        finally:
+            process.kill()
+            process.wait()
     before = {sample.key: sample for sample in store.samples()}
     assert 16 < len(before) < 32, "the kill came in the middle of round 1"
     adapter = read_adapter(folder.adapter(1))
