@@ -137,7 +137,9 @@ def parse_wanted(only: str | None, quick: bool) -> frozenset[str]:
     """
     known = {*LABELS, *EXTRAS}
     if only is None:
-        return frozenset(known - ({"2", "3d", "yield"} if quick else {"yield"}))
+        # Rounds that last longer than training aren't quick, and shorter ones say nothing.
+        left_out = {"2", "3d", "overlap", "yield"} if quick else {"yield"}
+        return frozenset(known - left_out)
     wanted = {name for part in only.split(",") if (name := part.strip())}
     if not wanted or wanted - known:
         raise UsageError(

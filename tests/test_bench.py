@@ -116,7 +116,7 @@ def test_an_answer_to_something_else_is_refused(
 
 def test_only_names_contenders_and_parts() -> None:
     assert parse_wanted(None, quick=False) == {*LABELS, *EXTRAS} - {"yield"}
-    assert parse_wanted(None, quick=True) == {*LABELS, *EXTRAS} - {"2", "3d", "yield"}
+    assert parse_wanted(None, quick=True) == {*LABELS, *EXTRAS} - {*("2", "3d", "overlap", "yield")}
     assert parse_wanted("5, swap", quick=False) == {"5", "swap"}
     for wrong in ("8", "3,fast", ""):
         with pytest.raises(UsageError, match="choose from 1, 2, 3"):
