@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--only",
     metavar="LIST",
-    help="Contenders and parts to measure, e.g. 3,5,swap. [default: all; --quick leaves out 2, 3d, overlap]",
+    help="Contenders and parts to measure, e.g. 3,5,swap. [default: all; --quick leaves out 2, 3d, "
+    "overlap]",
 )
 @click.option("--repeats", type=click.IntRange(min=1), help="Turns of each contender. [default: 3]")
 @click.option(
