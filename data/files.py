@@ -37,8 +37,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         OSError: the disk is full or read-only; nothing is left behind.
     """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not Path("/proc", left.name.split(".")[-2]).exists():
-            left.unlink(missing_ok=True)
+        writer = left.name.split(".")[-2]
+        if writer.isdecimal() and not Path("/proc", writer).exists():
+            with suppress(OSError):  # another user's
+                left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -246,6 +246,11 @@ def share_gpu(
     num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
     share = round(_GPU_SHARE / max(num_engines, 1), 3)
     size = measure_model(local_folder(model), resolve_dtype(config.model.dtype, "cuda"))
+    if any(gpu.memory_bytes is None for gpu in gpus):
+        raise UsageError(
+            f"the memory of {gpus[0].name} ({gpus[0].key}) isn't known, so that several engines "
+            "can't share it; use a whole GPU"
+        )
     memory = min(gpu.memory_bytes or 0 for gpu in gpus)
     kept = server_bytes(size, config.server.max_model_len, len(gpus))
     cache = int(share * memory) - server_bytes(size, 0, len(gpus))

@@ -106,7 +106,13 @@ class Connection:
         if self._server:
             self.start()
             self._server.wait_ready()
-        model = str(served_model(self.endpoint)["id"])
+        try:
+            model = str(served_model(self.endpoint)["id"])
+        except ServerError:
+            if self._server:
+                self._server.check_healthy()
+            raise
+        self.has_answered = True
         generation = self._config.generation
         admin = self._admin = AdminApi(self.endpoint)
         self._sessions.callback(lambda: self._runner.run(admin.close()))

@@ -154,7 +154,8 @@ class RoundSteps:
         """Have an adapter answer what is missing of its evaluation and of a round's samples.
 
         All go through one queue, the evaluation first, so that the server is never left waiting. A
-        server that dies is started again: what it answered is stored, the rest is asked again.
+        server that dies is started again: samples that were answered stay, an evaluation that
+        wasn't complete begins anew.
 
         Args:
             adapter: round of the adapter that answers.
@@ -169,7 +170,7 @@ class RoundSteps:
                 self._ask(adapter, samples_of)
                 return
             except ServerDiedError as error:
-                if number == allowed:
+                if number == allowed or not self._connection.has_answered:
                     raise
                 logger.warning("%s\nstarting it again, %d of %d times", error, number + 1, allowed)
                 self._connection.restart()

@@ -149,7 +149,7 @@ def api_server_count(config: RunConfig) -> int:
     """
     if config.server.adapter_mode == "runtime":
         return 1
-    on_gpu = min(_MOST_API_SERVERS, max(1, (os.cpu_count() or 1) // _CORES_PER_API_SERVER))
+    on_gpu = min(_MOST_API_SERVERS, max(1, len(os.sched_getaffinity(0)) // _CORES_PER_API_SERVER))
     return config.server.api_server_count or (on_gpu if placement_of(config).server else 1)
 
 

@@ -51,10 +51,11 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_stays(tmp_path: P
     assert is_temporary(left)
     living = tmp_path / f".a.json.{os.getppid()}.tmp"
     other = tmp_path / ".b.json.4194305.tmp"  # no process has such a number
-    for path in (living, other):
+    mine = tmp_path / ".a.json.old.tmp"
+    for path in (living, other, mine):
         path.write_bytes(b"half")
     write_atomic(tmp_path / "a.json", b"whole")
-    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", living, other}
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.json", living, other, mine}
 
 
 def test_a_target_that_is_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_gpus_server_has_api_servers_by_its_cores(
 ) -> None:
     gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 1024**3, 9.0)
     monkeypatch.setattr(server_module, "placement_of", lambda config: Placement((gpu,), (gpu,)))
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     assert api_server_count(config()) == count
     assert api_server_count(config(server__api_server_count=2)) == 2
 

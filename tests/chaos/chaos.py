@@ -9,7 +9,6 @@ real one.
 import argparse
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -39,6 +38,8 @@ _MOST_KILLS = 8
 """In one life."""
 _CALLS = {"loop": 60, "train": 16}
 """Process -> fsyncs and renames that it makes at most."""
+_IN_LOOP = frozenset({"loop", "moment"})
+"""Orders that the loop dies of; of the others its training does, which the loop says."""
 _SETTINGS = f"""
 name = "chaos"
 rounds = {ROUNDS}
@@ -119,13 +120,17 @@ class Chaos:
                 order = next(left, None)
                 code, output = self._run(runs, fake, order)
                 assert not _left_behind(runs), f"processes outlive the loop: {_left_behind(runs)}"
-                if order and code == 0:
-                    self.tally.missed += 1
-                elif order:
-                    self.tally.kills[order.split(":")[0]] += 1
-                assert order or code == 0, output
+                if code == 0:
+                    self.tally.missed += order is not None
+                else:
+                    assert order, output
+                    victim = order.split(":")[0]
+                    by_itself = code != -signal.SIGKILL if victim in _IN_LOOP else code != 1
+                    assert not by_itself, f"{order}: {code}\n{output}"
+                    assert victim in _IN_LOOP or "exit code -9" in output, output
+                    self.tally.kills[victim] += 1
                 if (_run_of(runs).path / "samples").exists():
-                    self._check_kept(runs, output, seen, adapters)
+                    self._check_kept(runs, seen, adapters)
         self._check_end(runs)
 
     def _run(self, runs: Path, fake: FakeVllm, order: str | None) -> tuple[int, str]:
@@ -140,9 +145,12 @@ class Chaos:
             }
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-            if kind in {"moment", "trainer"}:
-                self._kill_later(process, kind, float(rest))
-            code = process.wait(_LONGEST_SECONDS)
+            try:
+                if kind in {"moment", "trainer"}:
+                    self._kill_later(process, kind, float(rest))
+                code = process.wait(_LONGEST_SECONDS)
+            finally:
+                process.kill()
             output.seek(0)
             return code, output.read()
 
@@ -157,17 +165,12 @@ class Chaos:
                 os.kill(victim, signal.SIGKILL)
 
     @staticmethod
-    def _check_kept(
-        runs: Path, output: str, seen: dict[Key, Sample], adapters: dict[str, str]
-    ) -> None:
+    def _check_kept(runs: Path, seen: dict[Key, Sample], adapters: dict[str, str]) -> None:
         folder = _run_of(runs)
         stored = _read(folder)
         for key, sample in seen.items():
             assert stored.get(key) == sample, f"{key} was stored, and is lost or changed"
         seen |= stored
-        shown = [int(number) for number in re.findall(r"(\d+) accepted and stored", output)]
-        num_accepted = sum(sample.accepted for sample in stored.values())
-        assert max(shown, default=0) <= num_accepted, "more was shown as accepted than is stored"
         for path in sorted(folder.adapters.glob("round-*")):
             sha256 = read_adapter(path).sha256
             assert adapters.setdefault(path.name, sha256) == sha256, f"{path.name} was made again"
