@@ -44,6 +44,8 @@ class Connection:
         self._model = model
         self._server = server
         self._started = False
+        self.has_answered = False
+        """Whether a server was ready once: one that never was needs another configuration."""
         if server:
             self.endpoint = server.endpoint
         else:

@@ -117,6 +117,15 @@ def test_a_server_that_no_longer_starts_ends_the_run(
         run_loop(small_config(server__max_restarts=1), tmp_path, QuietReporter())
 
 
+def test_a_server_that_never_was_ready_isnt_started_again(
+    small_config: MakeConfig, tmp_path: Path, lives: Lives
+) -> None:
+    left = lives("never", "never")
+    with pytest.raises(ServerDiedError, match="no memory is left"):
+        run_loop(small_config(), tmp_path, QuietReporter())
+    assert left.read_text() == "never\n"
+
+
 def test_a_server_whose_engine_died_counts_as_dead(
     small_config: MakeConfig, tmp_path: Path, lives: Lives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
