@@ -248,9 +248,8 @@ class ServerConfig(_Section):
     """Tokens per KV-cache block; smaller blocks share more of a prompt's prefix."""
     max_num_seqs: int | None = Field(default=None, ge=1)
     """Completions in one batch [default: a fixed --concurrency; 256 on a CPU, vLLM's on a GPU]."""
-    api_server_count: int | None = Field(default=None, ge=1, le=64)
-    """Processes that take requests in, with merged adapters [default: 1 on a CPU, up to 4 on a
-    GPU]."""
+    api_server_count: int = Field(default=1, ge=1, le=64)
+    """Processes that take requests in; with runtime adapters always one."""
     kv_cache_gib: float = Field(default=2.0, gt=0)
     """KV cache on a CPU host, in GiB."""
     compilation: Literal["auto", "on", "off"] = "auto"

@@ -37,9 +37,6 @@ _STOP_SECONDS = 20
 _HEALTH_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 256
-_MOST_API_SERVERS = 4
-_CORES_PER_API_SERVER = 4
-"""One for it, the others for the engine, training and the loop."""
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
@@ -144,13 +141,9 @@ def _entry_point(config: RunConfig) -> tuple[str, ...]:
 def api_server_count(config: RunConfig) -> int:
     """Return the processes that take requests in, tokenise and detokenise.
 
-    One handles 450 completions/s (docs/decisions.md, "API servers"): enough for a CPU, not for a
-    GPU with a small model. vLLM excludes several where adapters change at runtime.
+    vLLM excludes several where adapters change at runtime.
     """
-    if config.server.adapter_mode == "runtime":
-        return 1
-    on_gpu = min(_MOST_API_SERVERS, max(1, len(os.sched_getaffinity(0)) // _CORES_PER_API_SERVER))
-    return config.server.api_server_count or (on_gpu if placement_of(config).server else 1)
+    return 1 if config.server.adapter_mode == "runtime" else config.server.api_server_count
 
 
 def max_num_seqs(config: RunConfig) -> int | None:

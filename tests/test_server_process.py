@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import ServerError, UsageError
-from selfstudy_engine.data.hardware import Gpu, device
-from selfstudy_engine.engine import server as server_module
+from selfstudy_engine.data.hardware import device
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.server import (
     VllmServer,
@@ -114,7 +112,7 @@ def test_the_server_reads_the_checkpoint_that_is_trained(mode: str) -> None:
         assert after(command, option) == "hf"
 
 
-def test_a_cpu_has_one_api_server_and_a_merged_server_may_have_several() -> None:
+def test_a_merged_server_may_have_several_api_servers() -> None:
     """vLLM excludes several where adapters change at runtime."""
     assert api_server_count(config()) == 1
     several = server_command(config(server__api_server_count=3), "tiny", 8000)
@@ -122,17 +120,6 @@ def test_a_cpu_has_one_api_server_and_a_merged_server_may_have_several() -> None
     assert after(several, "--api-server-count") == "3"
     runtime = config(server__api_server_count=3, server__adapter_mode="runtime")
     assert after(server_command(runtime, "tiny", 8000), "--api-server-count") == "1"
-
-
-@pytest.mark.parametrize(("cores", "count"), [(2, 1), (8, 2), (16, 4), (192, 4)])
-def test_a_gpus_server_has_api_servers_by_its_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, count: int
-) -> None:
-    gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 1024**3, 9.0)
-    monkeypatch.setattr(server_module, "placement_of", lambda config: Placement((gpu,), (gpu,)))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    assert api_server_count(config()) == count
-    assert api_server_count(config(server__api_server_count=2)) == 2
 
 
 def test_vllms_command_line_runs_in_both_of_its_distributions() -> None:

@@ -3,7 +3,7 @@
 #
 #   docs/benchmarks/gpu.sh OUT [STEP ...]
 #
-# Steps: doctor, loop, bench (with the loop's last adapter, if there is one), one-api-server, and
+# Steps: doctor, loop, bench (with the loop's last adapter, if there is one), four-api-servers, and
 # bench-7b (a Llama of 7B parameters, random weights); all by default. A step that fails stops no
 # other; the last lines say how each ended. Results, and what servers printed, go to OUT/STEP. ENGINE
 # is the command (selfstudy-engine), PER_STEP the seconds that one step may take (3600); what it had
@@ -12,7 +12,7 @@ set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 read -ra engine <<<"${ENGINE:-selfstudy-engine}"
-[ $# -gt 0 ] || set -- doctor loop bench one-api-server bench-7b
+[ $# -gt 0 ] || set -- doctor loop bench four-api-servers bench-7b
 
 run() { timeout -s INT -k 60 "${PER_STEP:-3600}" "${engine[@]}" "$@"; }
 
@@ -27,7 +27,7 @@ measure() { # STEP ARGUMENT ...
 
 bench() { measure bench --only 3,5,6,swap,overlap; }
 
-one-api-server() { measure one-api-server --only 5 --api-server-count 1; }
+four-api-servers() { measure four-api-servers --only 5 --api-server-count 4; }
 
 loop() {
     run loop --runs "$out/loop" --rounds 10 --batch 4096 --test-size 500 \
