@@ -63,7 +63,7 @@ def train(
     from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
     from selfstudy_engine.data.run_folder import find_run
     from selfstudy_engine.engine.base_model import choose_base_model
-    from selfstudy_engine.engine.training import run_training
+    from selfstudy_engine.engine.training import TimeLimits, run_training
 
     if out.exists():
         raise UsageError(f"{out} exists already; name another folder with --out")
@@ -97,7 +97,7 @@ def train(
                 "output": out.resolve(),
             },
             log,
-            config.train.timeout_seconds,
+            TimeLimits.of(config.train),
             lambda step, total: click.echo(f"step {step} of {total}"),
             gpus,
         )

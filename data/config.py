@@ -17,6 +17,7 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
 from selfstudy_engine.data.prompts import Template
 from selfstudy_engine.data.properties import Property, find_property
+from selfstudy_engine.data.vllm_arguments import refuse_arguments
 
 
 class _Section(BaseModel):
@@ -231,6 +232,8 @@ class TrainConfig(_Section):
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)
     """Longest training run, in seconds."""
+    stall_seconds: float = Field(default=1800, gt=0)
+    """Longest time that a training may show no progress, loading the model included."""
 
 
 class ServerConfig(_Section):
@@ -262,6 +265,17 @@ class ServerConfig(_Section):
     """Times that a loop starts its server anew in one round, after the server died."""
     extra_args: list[str] = []
     """Further arguments for vLLM, as after `--` on the command line."""
+
+    @model_validator(mode="after")
+    def _nothing_opens_it_or_shows_a_secret(self) -> Self:
+        # Not a check of the fields alone: its message would show the value.
+        if self.url and "@" in self.url:
+            raise ValueError(
+                "url is written into files: leave the key out, set SELFSTUDY_SERVER_KEY"
+            )
+        if reason := refuse_arguments(self.extra_args):
+            raise ValueError(f"extra_args: {reason}")
+        return self
 
 
 _ONE_DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
@@ -330,8 +344,8 @@ class RunConfig(_Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How and where the server runs and is asked, where rounds are shown, and what a teacher may
-        cost, may change between two calls; `rounds` may grow.
+        How and where the server runs and is asked, where rounds are shown, how long anything may
+        take, and what a teacher may cost, may change between two calls; `rounds` may grow.
         """
         free: dict[str, Any] = {
             "server": True,
@@ -339,7 +353,8 @@ class RunConfig(_Section):
             "rounds": True,
             "report": True,
             "track": True,
-            "generation": {"concurrency"},
+            "generation": {"concurrency", "request_timeout_seconds"},
+            "train": {"timeout_seconds", "stall_seconds"},
             "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
         }
         mine, theirs = (flatten(c.model_dump(exclude=free)) for c in (self, other))

@@ -23,9 +23,11 @@ from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation
 from selfstudy_engine.engine.examiner import Examiner, Progress, kept_answers
-from selfstudy_engine.engine.training import OnStep
+from selfstudy_engine.engine.training import OnStep, TimeLimits
 
-Train = Callable[[dict[str, object], Path, float, OnStep, Sequence[Gpu] | None], dict[str, Any]]
+Train = Callable[
+    [dict[str, object], Path, TimeLimits, OnStep, Sequence[Gpu] | None], dict[str, Any]
+]
 """Trains an adapter and waits for it; `run_training` does it in a process of its own."""
 
 
@@ -132,7 +134,7 @@ class Workshop:
                 "output": output,
             },
             self.place / "logs" / f"{ablation.key}.log",
-            config.train.timeout_seconds,
+            TimeLimits.of(config.train),
             lambda step, num_steps: self._progress.advance(step, f"of {num_steps} steps"),
             placement_of(config).train,
         )

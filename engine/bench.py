@@ -29,7 +29,7 @@ from selfstudy_engine.engine.bench_training import measure_training
 from selfstudy_engine.engine.bench_workloads import Workload, make_workloads, measure
 from selfstudy_engine.engine.bench_yield import measure_yield
 from selfstudy_engine.engine.connection import Connection
-from selfstudy_engine.engine.training import run_training
+from selfstudy_engine.engine.training import TimeLimits, run_training
 
 EXTRAS = ("swap", "overlap", "yield", "client", "rescore", "training")
 """What is measured apart from the turns, by its name on the command line."""
@@ -325,6 +325,6 @@ def _train(config: RunConfig, model: str, size: BenchSize, scratch: Path) -> Pat
     run_training(
         {"config": scratch / "run.toml", "model": model, "output": scratch / "adapter"},
         scratch / "train.log",
-        config.train.timeout_seconds,
+        TimeLimits.of(config.train),
     )
     return scratch / "adapter"

@@ -24,7 +24,7 @@ from selfstudy_engine.engine.bench_idle import IdleWatch
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
-from selfstudy_engine.engine.training import OnStep, Training
+from selfstudy_engine.engine.training import OnStep, TimeLimits, Training
 
 _TRAINING_SECONDS = 3.0
 _LOOK_SECONDS = 0.1
@@ -74,11 +74,11 @@ def measure_overlap(
     def play_training(
         arguments: dict[str, object],
         log: Path,
-        timeout_seconds: float,
+        limits: TimeLimits,
         on_step: OnStep,
         gpus: Sequence[Gpu] | None,
     ) -> Iterator[Training]:
-        del log, timeout_seconds, on_step, gpus
+        del log, limits, on_step, gpus
         training = _PlayedTraining(adapter, Path(str(arguments["output"])))
         training.start()
         yield training

@@ -38,7 +38,7 @@ from selfstudy_engine.engine.rounds import (
 from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
 from selfstudy_engine.engine.tolerance import tolerance_of_round
-from selfstudy_engine.engine.training import StartTraining
+from selfstudy_engine.engine.training import StartTraining, TimeLimits
 from selfstudy_engine.engine.verify import HasFalseClaim, Rules
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class RoundSteps:
                 "output": output,
             },
             self._folder.logs / f"train-{round_index:04d}.log",
-            self._config.train.timeout_seconds,
+            TimeLimits.of(self._config.train),
             on_step,
             placement_of(self._config).train,
         ) as training:

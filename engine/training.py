@@ -5,21 +5,44 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import orjson
 
+from selfstudy_engine.data.config import TrainConfig
 from selfstudy_engine.data.devices import device_environment
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.hardware import Gpu
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.engine.server import end_with_parent
 
+COMMAND = (sys.executable, "-m", "selfstudy_engine.train")
 _LOG_LINES = 12
+_OUT_OF_MEMORY = (
+    "; if nobody killed it, the system did as memory ran out: leave it more (server.kv_cache_gib, "
+    "other programs), or begin another --run with a lower train.tokens_per_step"
+)
 OnStep = Callable[[int, int], None]
 """Called with the optimiser steps done and in all, from another thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """How long a training may take, in seconds."""
+
+    total: float
+    stall: float
+    """Without a sign of life."""
+
+    @classmethod
+    def of(cls, train: TrainConfig) -> Self:
+        """Return those of a configuration."""
+        return cls(train.timeout_seconds, train.stall_seconds)
 
 
 class Training(Protocol):
@@ -36,7 +59,7 @@ class StartTraining(Protocol):
         self,
         arguments: dict[str, object],
         log: Path,
-        timeout_seconds: float,
+        limits: TimeLimits,
         on_step: OnStep,
         gpus: Sequence[Gpu] | None,
     ) -> AbstractContextManager[Training]:
@@ -49,7 +72,7 @@ class TrainingProcess:
     Args:
         arguments: of `python -m selfstudy_engine.train`; those that are None are left out.
         log: receives everything that the process writes.
-        timeout_seconds: after that long the process is ended.
+        limits: a process that reaches one is ended.
         on_step: see `OnStep`.
         gpus: that it sees, one at most; an empty sequence is the CPU, None what we see.
     """
@@ -58,20 +81,21 @@ class TrainingProcess:
         self,
         arguments: dict[str, object],
         log: Path,
-        timeout_seconds: float,
+        limits: TimeLimits,
         on_step: OnStep = lambda step, num_steps: None,
         gpus: Sequence[Gpu] | None = None,
     ) -> None:
-        self._command = [sys.executable, "-m", "selfstudy_engine.train"]
+        self._command = [*COMMAND]
         for key, value in arguments.items():
             if value is not None:
                 self._command += [f"--{key.replace('_', '-')}", str(value)]
         self._log = log
-        self._timeout_seconds = timeout_seconds
+        self._limits = limits
         self._on_step = on_step
         self._environment = training_environment(gpus)
         self._last: dict[str, Any] = {}
-        self._timed_out = threading.Event()
+        self._over: str | None = None
+        self._ended = threading.Event()
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
@@ -87,19 +111,25 @@ class TrainingProcess:
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
-        self._timer = threading.Timer(self._timeout_seconds, self._end_late)
-        self._timer.daemon = True
-        self._timer.start()
+        self._started = self._last_sign = time.monotonic()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         """End the process, if it still runs, and all that it started."""
-        self._timer.cancel()
+        self._ended.set()
+        self._watcher.join()
         self._kill_group()
         self._process.wait()
         self._reader.join()
+
+    @property
+    def pid(self) -> int:
+        """Of the process, once it was started."""
+        return self._process.pid
 
     def result(self) -> dict[str, Any]:
         """Wait for the process.
@@ -115,18 +145,16 @@ class TrainingProcess:
         last = self._last
         if code == 0 and last.get("event") == "done":
             return {key: value for key, value in last.items() if key != "event"}
-        if self._timed_out.is_set():
-            raise TrainingError(
-                f"training took longer than {self._timeout_seconds:g} s and was ended; raise "
-                f"train.timeout_seconds or lower train.epochs (log: {self._log})"
-            )
+        if self._over:
+            raise TrainingError(f"training {self._over} (log: {self._log})")
         if last.get("event") == "error":
             error = TrainingError(f"training failed: {last['message']} (log: {self._log})")
             error.exit_code = last["exit_code"]
             raise error
         lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         raise TrainingError(
-            f"the training process ended with exit code {code}; the last lines of {self._log}:\n"
+            f"the training process ended with exit code {code}"
+            f"{_OUT_OF_MEMORY if code == -signal.SIGKILL else ''}; the last lines of {self._log}:\n"
             + "\n".join(f"  {line[:300]}" for line in lines)
         )
 
@@ -136,13 +164,30 @@ class TrainingProcess:
             for line in output:
                 log.write(line)
                 log.flush()
+                self._last_sign = time.monotonic()
                 record = _parse(line)
-                if record and record["event"] == "log":
+                if record and record["event"] in {"log", "step"}:
                     self._on_step(record["step"], record["max_steps"])
                 self._last = record or self._last
 
-    def _end_late(self) -> None:
-        self._timed_out.set()
+    def _watch(self) -> None:
+        """End the process when it reaches a limit."""
+        limits = self._limits
+        while not self._over:
+            late, silent = self._started + limits.total, self._last_sign + limits.stall
+            if self._ended.wait(max(min(late, silent) - time.monotonic(), 0)):
+                return
+            now = time.monotonic()
+            if now >= late:
+                self._over = (
+                    f"took longer than {limits.total:g} s and was ended; raise "
+                    "train.timeout_seconds or lower train.epochs"
+                )
+            elif now >= self._last_sign + limits.stall:
+                self._over = (
+                    f"gave no sign of life for {limits.stall:g} s and was ended; run the same "
+                    "command again, or raise train.stall_seconds where a step takes longer"
+                )
         self._kill_group()
 
     def _kill_group(self) -> None:
@@ -153,20 +198,19 @@ class TrainingProcess:
 def run_training(
     arguments: dict[str, object],
     log: Path,
-    timeout_seconds: float,
+    limits: TimeLimits,
     on_step: OnStep = lambda step, num_steps: None,
     gpus: Sequence[Gpu] | None = None,
 ) -> dict[str, Any]:
     """Train one adapter and wait for it; see `TrainingProcess`."""
-    with TrainingProcess(arguments, log, timeout_seconds, on_step, gpus) as training:
+    with TrainingProcess(arguments, log, limits, on_step, gpus) as training:
         return training.result()
 
 
 def training_environment(gpus: Sequence[Gpu] | None) -> dict[str, str]:
     """Return the child's environment: ours, with these GPUs (None: as we see them)."""
     devices = {} if gpus is None else device_environment(gpus)
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return os.environ | devices | quiet
+    return child_environment() | devices | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from selfstudy_engine.engine.ablation_plan import ablations_of
 from selfstudy_engine.engine.ablation_table import to_json
 from selfstudy_engine.engine.ablations import Ablated, AblationStudy, run_ablations
 from selfstudy_engine.engine.rounds import load_records
-from selfstudy_engine.engine.training import OnStep
+from selfstudy_engine.engine.training import OnStep, TimeLimits
 
 NEW = [
     "direct-answer",
@@ -42,7 +42,7 @@ def ablate(folder: RunFolder, fake: FakeVllm, *arguments: str) -> Result:
 
 
 def train_here(
-    arguments: dict[str, Any], log: Path, timeout_seconds: float, on_step: OnStep, gpus: object
+    arguments: dict[str, Any], log: Path, limits: TimeLimits, on_step: OnStep, gpus: object
 ) -> dict[str, Any]:
     """Train in this process: a process of its own loads torch anew for each adapter."""
     from selfstudy_engine.train.trainer import TrainingJob, train_adapter

@@ -17,7 +17,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
-from selfstudy_engine.engine.training import Training, TrainingProcess
+from selfstudy_engine.engine.training import TimeLimits, Training, TrainingProcess
 
 BATCH = 8
 ROUNDS = 3
@@ -41,12 +41,12 @@ def overlapped(
         def start_training(
             arguments: dict[str, object],
             log: Path,
-            timeout_seconds: float,
+            limits: TimeLimits,
             *rest: Any,
         ) -> Iterator[Training]:
             index = arguments["before_round"]
             events.append(f"start {index}")
-            with TrainingProcess(arguments, log, timeout_seconds, *rest) as training:
+            with TrainingProcess(arguments, log, limits, *rest) as training:
                 num_before = len(fake.generations)
                 yield training
                 asked = len(fake.generations) - num_before
@@ -177,11 +177,11 @@ def test_a_failed_training_keeps_what_was_generated_meanwhile(
 ) -> None:
     @contextmanager
     def fail_later(
-        arguments: dict[str, object], log: Path, timeout_seconds: float, *rest: Any
+        arguments: dict[str, object], log: Path, limits: TimeLimits, *rest: Any
     ) -> Iterator[Training]:
         if arguments["before_round"] == 1:
             arguments = arguments | {"model": str(tmp_path)}
-        with TrainingProcess(arguments, log, timeout_seconds, *rest) as training:
+        with TrainingProcess(arguments, log, limits, *rest) as training:
             yield training
 
     with pytest.raises(TrainingError):

@@ -36,7 +36,7 @@ from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer, free_port, served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
-from selfstudy_engine.engine.training import run_training
+from selfstudy_engine.engine.training import TimeLimits, run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = render_question(Molecule("", "phenol", "Oc1ccccc1", 40.9), "facts")
@@ -59,7 +59,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter
         run_training(
             {"config": config, "model": embedded_model(), "output": output},
             folder / "train.log",
-            timeout_seconds=300,
+            limits=TimeLimits(300, 300),
         )
         found.append(read_adapter(output))
     return found[0], found[1]

@@ -19,15 +19,16 @@ from conftest import MakeSample
 from safetensors.torch import load_file, save_file
 from samples import SHIPPED
 
-from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter, read_adapter
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, WEIGHTS, Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
 from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.training import run_training
+from selfstudy_engine.engine.training import TimeLimits, TrainingProcess, run_training
 from selfstudy_engine.train.canary import shorten
+from selfstudy_engine.train.fitting import answer_loss
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -90,7 +91,7 @@ def trained(
         "output": folder / "adapters" / "round-0001",
     }
     log = folder / "logs" / "train-0001.log"
-    figures = run_training(arguments, log, 120, lambda *step: steps.append(step))
+    figures = run_training(arguments, log, TimeLimits(120, 60), lambda *step: steps.append(step))
     return Trained(read_adapter(folder / "adapters" / "round-0001"), figures, steps, log)
 
 
@@ -452,14 +453,102 @@ def test_a_training_that_takes_too_long_is_ended(
     }
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"longer than 0\.3 s and was ended; raise train\.time"):
-        run_training(arguments, tmp_path / "train.log", 0.3)
+        run_training(arguments, tmp_path / "train.log", TimeLimits(0.3, 60))
     assert time.monotonic() - started < 5
     assert not (tmp_path / "a").exists()
 
 
+def test_a_training_that_hangs_is_ended_and_one_that_shows_progress_isnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four signs half a second apart are no hang of a second; what follows is one."""
+    script = """if True:
+    import time
+    for step in range(4):
+        print('{"event": "step", "step": %d, "max_steps": 9}' % step, flush=True)
+        time.sleep(0.5)
+    time.sleep(600)
+    """
+    monkeypatch.setattr("selfstudy_engine.engine.training.COMMAND", (sys.executable, "-c", script))
+    steps: list[int] = []
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match=r"no sign of life for 1 s .*train\.stall_seconds"):
+        run_training(
+            {}, tmp_path / "train.log", TimeLimits(60, 1), lambda step, _: steps.append(step)
+        )
+    assert steps == [0, 1, 2, 3]
+    assert 2.4 < time.monotonic() - started < 30
+
+
+def test_a_process_that_the_system_killed_says_that_memory_may_have_run_out(
+    small_config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(small_config().to_toml(), "utf-8")
+    arguments: dict[str, object] = {"config": tmp_path / "run.toml", "model": tiny_model}
+    arguments["output"] = tmp_path / "a"
+    with TrainingProcess(arguments, tmp_path / "train.log", TimeLimits(60, 60)) as training:
+        os.kill(training.pid, signal.SIGKILL)
+        with pytest.raises(TrainingError, match=r"exit code -9; if nobody killed it, .*memory"):
+            training.result()
+
+
+def test_a_row_that_memory_is_too_small_for_is_computed_in_parts(
+    small_config: MakeConfig,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And comes to the same adapter."""
+    config = small_config(train__min_steps=8, train__tokens_per_step=512)
+    sizes = limit_memory(monkeypatch, 10_000, "")
+    train_here(config, tiny_model, tmp_path / "whole")
+    limit = max(sizes) // 3
+    sizes = limit_memory(monkeypatch, limit, "DefaultCPUAllocator: can't allocate memory")
+    capsys.readouterr()
+    train_here(config, tiny_model, tmp_path / "parts")
+    assert max(sizes) <= limit
+    records = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [r["parts"] for r in records if r["event"] == "memory"] == [2, 4]
+    whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_memory_that_is_too_small_for_one_sequence_says_what_to_lower(
+    small_config: MakeConfig, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 10, "CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with pytest.raises(TrainingError, match=r"one sequence of \d+ tokens .* lower train\.rank"):
+        train_here(small_config(), tiny_model, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_another_error_of_a_step_isnt_taken_for_memory(
+    small_config: MakeConfig, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 10, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        train_here(small_config(), tiny_model, tmp_path / "a")
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, num_tokens: int, message: str) -> list[int]:
+    """Fail as torch does where more tokens are computed at once; returns what was computed."""
+    sizes: list[int] = []
+
+    def limited(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        if len(targets) > num_tokens:
+            raise RuntimeError(message)
+        sizes.append(len(targets))
+        return answer_loss(logits, targets, weights)
+
+    monkeypatch.setattr("selfstudy_engine.train.fitting.answer_loss", limited)
+    return sizes
+
+
 def test_a_process_that_fails_otherwise_shows_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"exit code 2.*train\.log:\n(.*\n)*.*--config"):
-        run_training({"samples": tmp_path}, tmp_path / "logs" / "train.log", 60)
+        run_training({"samples": tmp_path}, tmp_path / "logs" / "train.log", TimeLimits(60, 60))
 
 
 def test_the_process_says_what_is_wrong_in_one_line(

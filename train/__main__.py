@@ -6,12 +6,10 @@ Writes JSON lines to stdout; the last is {"event": "done", ...} or {"event": "er
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import SelfStudyError
+from selfstudy_engine.train.lines import write_line
 
 
 def main(arguments: list[str]) -> int:
@@ -31,15 +29,10 @@ def main(arguments: list[str]) -> int:
         config = load_config(values.pop("config"))
         training = train_adapter(TrainingJob(config=config, **values))
     except SelfStudyError as error:
-        _write({"event": "error", "message": str(error), "exit_code": error.exit_code})
+        write_line({"event": "error", "message": str(error), "exit_code": error.exit_code})
         return error.exit_code
-    _write({"event": "done", **training})
+    write_line({"event": "done", **training})
     return 0
-
-
-def _write(record: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(record).decode() + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

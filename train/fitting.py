@@ -5,7 +5,6 @@ has what each is worth.
 """
 
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -36,7 +34,12 @@ from selfstudy_engine.train.attention import (
 )
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import fast_lora
+from selfstudy_engine.train.lines import write_line
+from selfstudy_engine.train.memory import REMEDY, free_memory, is_out_of_memory
 from selfstudy_engine.train.packing import PackedRow, pack_epochs
+
+_SILENT_SECONDS = 10
+"""After so long without a line, the next step writes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig
     """Train a model's adapter on sequences, packed as the configuration says.
 
     Raises:
-        TrainingError: the loss isn't finite.
+        TrainingError: the loss isn't finite, or the memory isn't enough for one sequence.
     """
     longest = max(map(len, sequences))
     with ExitStack() as stack:
@@ -78,7 +81,7 @@ def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig
             model=model,
             args=arguments,
             train_dataset=_Rows(rows),
-            data_collator=_only_row,
+            data_collator=_only,
             callbacks=[_LogLines()],
         )
         trainer.by_sequence = by_sequence
@@ -102,6 +105,50 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
 
     by_sequence = False
     """Whether the model attends by the row's layout, not by a mask that it makes of positions."""
+    num_parts = 1
+    """A row is computed in so many parts; doubled when memory runs out."""
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, PackedRow],
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the gradients of one row; returns its loss.
+
+        Raises:
+            TrainingError: the memory isn't enough for one sequence.
+        """
+        del num_items_in_batch
+        model.train()
+        row = inputs["row"]
+        while True:
+            try:
+                return self._add_gradients(model, row)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out here, as the error holds on to all that was being computed.
+            model.zero_grad()
+            free_memory()
+            if self.num_parts >= len(row.sequences):
+                raise TrainingError(
+                    f"memory ran out with one sequence of {row.longest} tokens at a time; {REMEDY}"
+                )
+            self.num_parts *= 2
+            write_line({"event": "memory", "step": self.state.global_step, "parts": self.num_parts})
+
+    def _add_gradients(self, model: torch.nn.Module, row: PackedRow) -> torch.Tensor:
+        """Each part counts by its targets, so that the sum is the whole row's mean."""
+        loss = torch.zeros((), device=self.args.device)
+        for part in row.split(self.num_parts) if self.num_parts > 1 else [row]:
+            inputs = self._prepare_inputs(_to_tensors(part))
+            share = len(part.targets) / len(row.targets)
+            with self.compute_loss_context_manager():
+                of_part = self.compute_loss(model, inputs) * share
+            self.accelerator.backward(of_part)
+            loss += of_part.detach()
+        return loss
 
     def compute_loss(
         self,
@@ -110,6 +157,7 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
+        """Compute the mean loss of a row's answers."""
         del num_items_in_batch
         layout = RowLayout(inputs["to_lines"], inputs["to_row"])
         outputs = model(
@@ -121,6 +169,11 @@ class _AnswerTrainer(Trainer):  # type: ignore[misc]
         )
         loss = answer_loss(outputs.logits[0], inputs["targets"], inputs["weights"])
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, PackedRow]) -> int:
+        """Count nothing: it is shown nowhere."""
+        del inputs
+        return 0
 
 
 def answer_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -138,28 +191,31 @@ def answer_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     return (losses * weights).mean()
 
 
-class _Rows(Dataset[dict[str, torch.Tensor]]):
+class _Rows(Dataset[PackedRow]):
     def __init__(self, rows: list[PackedRow]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self._rows[index]
-        return {
-            "input_ids": torch.tensor([row.input_ids]),
-            "position_ids": torch.tensor([row.position_ids]),
-            "predicting": torch.tensor(row.predicting),
-            "targets": torch.tensor(row.targets),
-            "weights": torch.tensor(row.weights),
-            **row_layout_of(row)._asdict(),
-        }
+    def __getitem__(self, index: int) -> PackedRow:
+        return self._rows[index]
 
 
-def _only_row(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _only(rows: list[PackedRow]) -> dict[str, PackedRow]:
     [row] = rows
-    return row
+    return {"row": row}
+
+
+def _to_tensors(row: PackedRow) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.tensor([row.input_ids]),
+        "position_ids": torch.tensor([row.position_ids]),
+        "predicting": torch.tensor(row.predicting),
+        "targets": torch.tensor(row.targets),
+        "weights": torch.tensor(row.weights),
+        **row_layout_of(row)._asdict(),
+    }
 
 
 def _arguments(
@@ -190,7 +246,16 @@ def _arguments(
 
 
 class _LogLines(TrainerCallback):  # type: ignore[misc]
-    """Write the Trainer's logs as JSON lines to stdout."""
+    """Write the Trainer's logs as JSON lines to stdout, and between them that it lives."""
+
+    def __init__(self) -> None:
+        self._written = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if time.monotonic() - self._written > _SILENT_SECONDS:
+            self._write({"event": "step", "step": state.global_step, "max_steps": state.max_steps})
 
     def on_log(
         self,
@@ -201,6 +266,8 @@ class _LogLines(TrainerCallback):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         line: dict[str, Any] = {"event": "log", "step": state.global_step}
-        line |= {"max_steps": state.max_steps, **(logs or {})}
-        sys.stdout.write(orjson.dumps(line).decode() + "\n")
-        sys.stdout.flush()
+        self._write(line | {"max_steps": state.max_steps, **(logs or {})})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        write_line(line)
+        self._written = time.monotonic()

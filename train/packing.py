@@ -5,6 +5,7 @@ the exemplars that all prompts show) stands in it once, and is computed once. Lo
 only.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class PackedRow:
         ([1, 1], [1, 2])
     """
 
+    sequences: Sequence[TokenSequence]
+    shared: bool
+    """Whether common beginnings stand in it once."""
     input_ids: list[int]
     position_ids: list[int]
     """Each token's place in its sequences."""
@@ -45,12 +49,20 @@ class PackedRow:
     @property
     def num_tokens(self) -> int:
         """Tokens of the sequences, those in common counted for each."""
-        return sum(map(len, self.paths))
+        return sum(map(len, self.sequences))
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        return max(map(len, self.paths))
+        return max(map(len, self.sequences))
+
+    def split(self, num_parts: int) -> "list[PackedRow]":
+        """Return its sequences in up to `num_parts` rows of about as many each."""
+        size = math.ceil(len(self.sequences) / num_parts)
+        return [
+            pack_row(self.sequences[start : start + size], shared=self.shared)
+            for start in range(0, len(self.sequences), size)
+        ]
 
 
 def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> PackedRow:
@@ -60,7 +72,7 @@ def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> Pack
         sequences: at least one. The first token of each has no loss: none of its own precedes it.
         shared: keep common beginnings once; otherwise the sequences lie end to end.
     """
-    row = PackedRow([], [], [], [], [], [], [])
+    row = PackedRow(sequences, shared, [], [], [], [], [], [], [])
     nodes: dict[tuple[int, int], int] = {}  # (place of the token before, token) -> place
     for number, sequence in enumerate(sequences):
         path: list[int] = []
