@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
 from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from selfstudy_engine.engine.ablations import AblationStudy

@@ -158,6 +158,8 @@ def _acceptance(record: RoundRecord) -> str:
 def round_line(record: RoundRecord, unit: str) -> str:
     """Return one round as one line."""
     mae = f"test MAE {_interval(record.test_mae)} {unit}, answered {record.answered:.0%}"
+    if not record.passed:
+        mae += ", worse than the adapter before, which goes on answering"
     if record.parsed is None:
         return f"round {record.round}: {mae}"
     hinted = ""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
@@ -15,6 +14,7 @@ from selfstudy_engine.cli.options import (
     config_options,
     run_options,
 )
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.prompts import Hidden
 
 if TYPE_CHECKING:

@@ -42,6 +42,7 @@ _MAX_SHOWN = 5
     ("name", "--run"),
     "seed",
     "overlap",
+    "gate",
     ("server.url", "--server"),
 )
 @SERVER_OPTIONS

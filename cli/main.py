@@ -13,6 +13,7 @@ import click
 
 from selfstudy_engine import __version__
 from selfstudy_engine.data.errors import SelfStudyError
+from selfstudy_engine.data.privacy import turn_telemetry_off
 
 _COMMANDS = {
     "serve": "Start a vLLM server that is ready for hot-swapped adapters.",
@@ -78,6 +79,7 @@ def cli(verbose: int) -> None:
 
     Start with `selfstudy-engine doctor`, then `selfstudy-engine loop --dry-run`.
     """
+    turn_telemetry_off()
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if verbose < 2:

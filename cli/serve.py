@@ -2,13 +2,13 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from selfstudy_engine.cli import options
-from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     ROUND_OPTION,
@@ -18,9 +18,14 @@ from selfstudy_engine.cli.options import (
     config_options,
     resolve,
 )
+from selfstudy_engine.cli.public import open_to_others, public_options, take_public_options
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
+_PLAIN_HTTP = (
+    "Note:   plain HTTP: who is on the way can read the key; give --ssl-certfile and --ssl-keyfile"
+)
 if TYPE_CHECKING:
-    from selfstudy_engine.engine.server import Endpoint
+    from selfstudy_engine.engine.server import Endpoint, VllmServer
 
 
 @click.command()
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 65535),
     default=8000,
     show_default=True,
-    help="Port on 127.0.0.1.",
+    help="Port on 127.0.0.1, or on --host.",
 )
 @click.option("--run", "run_name", help="Run whose adapter answers, chats in its template.")
 @ROUND_OPTION
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="File that receives vLLM's output.",
 )
+@public_options
 @options.vllm_arguments
 def serve(
     adapter: Path | None,
@@ -74,6 +80,9 @@ def serve(
 
     With --run any OpenAI client can ask: a chat message that is a SMILES, or a name of the run's
     table, is put into the template that the run's adapters learned.
+
+    With --public other machines can ask: /v1/models, /v1/completions and /v1/chat/completions
+    with the key, and /health without. What answers is loaded at the start and stays.
     """
     from selfstudy_engine.data.adapters import read_adapter
     from selfstudy_engine.data.errors import UsageError
@@ -81,8 +90,11 @@ def serve(
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
     from selfstudy_engine.engine.predict import finished_round
-    from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
+    from selfstudy_engine.engine.public_serving import check_key
+    from selfstudy_engine.engine.server import HOST, VllmServer, check_port, check_servable
 
+    public = take_public_options(values)
+    key = os.environ.get(SERVER_KEY_VARIABLE, "")
     if run_name and (adapter or config_path):
         raise UsageError("--run brings its adapter and its configuration; leave out the others")
     if round_index is not None and not run_name:
@@ -95,30 +107,49 @@ def serve(
         adapter = folder.adapter(finished_round(folder, round_index))
     else:
         config = resolve(config_path, values)
-    check_port(port)
+    if public:
+        check_key(key)
+    check_port(port, public["host"] if public else HOST)
     loaded = read_adapter(adapter) if adapter else None
     model, config = choose_base_model(config)
+    serving = None
+    if public:
+        serving, config = open_to_others(public, config, model, loaded)
     if loaded:
         check_servable(loaded, config, model)
-    key = os.environ.get(SERVER_KEY_VARIABLE)
-    server = VllmServer(config, model, log, port=port, api_key=key, chat_about=folder)
+    server = VllmServer(
+        config, model, log, port=port, api_key=key, chat_about=folder, public=serving
+    )
     click.echo(f"Starting vLLM with {model} (a minute or two; log: {log}) ...")
     with Connection(config, model, server) as connection:
         connection.connect()
         if loaded:
             connection.swap_to(loaded)
-        endpoint, served = connection.endpoint, connection.served.model
-        click.echo(f"URL:    {endpoint.url}/v1")
-        click.echo(f"Model:  {served}" + (f" with adapter {adapter}" if adapter else ""))
-        click.echo(f"Key:    {endpoint.api_key}  ({SERVER_KEY_VARIABLE} for loop --server)")
-        click.echo(f"Try:    {_curl(endpoint, served, chat=folder is not None)}")
+        model_line = connection.served.model + (f" with adapter {adapter}" if adapter else "")
+        question = _curl(server.endpoint, connection.served.model, chat=folder is not None)
+        for line in (*_address(server, made_up_key=not key), f"Model:  {model_line}"):
+            click.echo(line)
+        click.echo(f"Try:    {question}")
         while True:
             server.check_alive()
             time.sleep(1)
 
 
+def _address(server: "VllmServer", *, made_up_key: bool) -> Iterator[str]:
+    """Yield how to reach a server; a key that somebody chose isn't shown."""
+    public = server.public
+    yield f"URL:    {server.endpoint.url}/v1" + (f" (on {public.host})" if public else "")
+    shown = f"export {SERVER_KEY_VARIABLE}={server.endpoint.api_key}"
+    yield "Key:    " + (shown if made_up_key else f"that of {SERVER_KEY_VARIABLE}")
+    if public and not public.certificate:
+        yield _PLAIN_HTTP
+
+
 def _curl(endpoint: "Endpoint", model: str, *, chat: bool) -> str:
-    """Return a shell command that asks a question in the form that adapters learn."""
+    """Return a shell command that asks a question in the form that adapters learn.
+
+    The key goes through a pipe: arguments of a command are visible to every user.
+    """
     import shlex
 
     import orjson
@@ -129,8 +160,9 @@ def _curl(endpoint: "Endpoint", model: str, *, chat: bool) -> str:
     else:
         prompt = "Name: ethanol\nSMILES: CCO\nReason:"
         question |= {"prompt": prompt, "max_tokens": 64, "temperature": 0}
-    headers = endpoint.headers | {"Content-Type": "application/json"}
     arguments = ["-s", f"{endpoint.url}/v1/{'chat/' if chat else ''}completions"]
-    for name, value in headers.items():
-        arguments += ["-H", f"{name}: {value}"]
-    return shlex.join(["curl", *arguments, "-d", orjson.dumps(question).decode()])
+    if endpoint.certificate:
+        arguments += ["--insecure"]  # it isn't made for this machine's own address
+    arguments += ["-H", "@-", "-H", "Content-Type: application/json"]
+    command = shlex.join(["curl", *arguments, "-d", orjson.dumps(question).decode()])
+    return f'echo "Authorization: Bearer ${SERVER_KEY_VARIABLE}" | {command}'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfstudy_engine.cli import options
-from selfstudy_engine.cli.loop import SERVER_KEY_VARIABLE, teacher_key
+from selfstudy_engine.cli.loop import teacher_key
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
@@ -19,6 +19,7 @@ from selfstudy_engine.cli.options import (
     resolve,
     tolerance_option,
 )
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from selfstudy_engine.data.schema import Exemplar, Molecule

@@ -306,6 +306,9 @@ class RunConfig(_Section):
     """Seed of the split, the sampler and the training."""
     overlap: bool = False
     """Train the next adapter while its predecessor generates; pays on a second device."""
+    gate: bool = False
+    """Keep the last adapter answering where a new one is significantly worse on the test set, which
+    then helps to choose: its error is a little too low."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
     """What is predicted."""
     report: Literal["round", "end", "off"] = "round"

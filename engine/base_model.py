@@ -19,6 +19,7 @@ from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.task import resolve_model
 
 _LOG_LINES = 3
@@ -84,6 +85,7 @@ def _ask(base: BaseModel, config: RunConfig) -> list[str]:
                 [sys.executable, "-m", module, "--config", str(path), "--model", base.name],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                env=child_environment(),
             )
             for module in modules
         ]

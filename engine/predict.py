@@ -39,13 +39,15 @@ def finished_round(folder: RunFolder, wanted: int | None = None) -> int:
 
     Args:
         folder: of the run.
-        wanted: None is the last one. The one with the lowest test MAE would be chosen by the test
-            set, whose error then says too little about new molecules.
+        wanted: None is the last one whose adapter passed (see `Gate`). The one with the lowest test
+            MAE would be chosen by the test set, whose error then says too little about new
+            molecules.
 
     Raises:
         AdapterError: no round of the run is finished, or not this one.
     """
-    finished = [record.round for record in load_records(folder)]
+    records = load_records(folder)
+    finished = [record.round for record in records]
     if not finished:
         raise AdapterError(
             f"run {folder.path} has no finished round yet; continue it with `selfstudy-engine loop`"
@@ -55,7 +57,9 @@ def finished_round(folder: RunFolder, wanted: int | None = None) -> int:
             f"run {folder.path} has no finished round {wanted}; choose --round from "
             f"{finished[0]} to {finished[-1]}"
         )
-    return finished[-1] if wanted is None else wanted
+    if wanted is None:
+        return max(record.round for record in records if record.passed)
+    return wanted
 
 
 def sampling_params(config: RunConfig, num_answers: int) -> SamplingParams:

@@ -27,6 +27,7 @@ from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
+from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
@@ -81,6 +82,7 @@ class RoundSteps:
         self._start_training = start_training
         self._on_record = on_record
         self._store = SampleStore(folder.samples)
+        self._gate = Gate(folder, config.gate, task.median, config.property.unit)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None
@@ -115,7 +117,7 @@ class RoundSteps:
         self._reporter.phase(f"round {round_index}: train")
         started_from = None
         if self._config.train.start_from == "previous" and round_index > 0:
-            started_from = self._folder.adapter(round_index - 1)
+            started_from = self._folder.adapter(self._gate.answering(round_index - 1))
         last_step = ""
 
         def on_step(step: int, num_steps: int) -> None:
@@ -149,6 +151,15 @@ class RoundSteps:
                 self._spend(round_index, train=time.monotonic() - started)
 
             yield wait
+
+    def answering(self, round_index: int) -> int:
+        """Return the round whose adapter answers after this one's was trained.
+
+        Where the gate decides, this round's is evaluated first.
+        """
+        if self._gate.enabled:
+            self.ask(adapter=round_index, samples_of=self._config.rounds)
+        return self._gate.answering(round_index)
 
     def ask(self, *, adapter: int, samples_of: int) -> None:
         """Have an adapter answer what is missing of its evaluation and of a round's samples.
@@ -188,7 +199,8 @@ class RoundSteps:
         parts = (("evaluate", molecules), ("generate", pending))
         work = " and ".join(part for part, wanted in parts if wanted)
         num_asked = len(molecules) + len(pending) * (last + 1)
-        self._reporter.phase(f"round {samples_of}: {work}", num_asked)
+        of_round = samples_of if pending else adapter
+        self._reporter.phase(f"round {of_round}: {work}", num_asked)
         requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]] = chain(
             evaluation_requests(molecules, self._config, self._shown),
             sample_requests(pending, self._config, self._shown),
@@ -239,6 +251,7 @@ class RoundSteps:
             adapter=read_adapter(self._folder.adapter(round_index)),
             round_index=round_index,
             timing=timing,
+            answering=self._gate.answering(round_index),
         )
 
     def _rules(self, round_index: int) -> Rules:

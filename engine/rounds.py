@@ -59,7 +59,8 @@ class RoundRecord:
     num_trained_samples: int
     train_loss: float
     sampled_from: str
-    """Adapter that the samples came from: with --overlap the one before `adapter`."""
+    """Adapter that the samples came from: with --overlap the one before `adapter`, with --gate one
+    that passed."""
     num_completions: int
     num_accepted: int
     num_distinct_accepted: int
@@ -91,6 +92,8 @@ class RoundRecord:
     num_hinted: int = 0
     """Completions in sight of the value; no other figure of the samples counts them."""
     num_hinted_accepted: int = 0
+    passed: bool = True
+    """False where --gate found the adapter worse than the one that answered before it."""
 
     @property
     def lift(self) -> float | None:
@@ -125,8 +128,19 @@ def derive_record(
     adapter: Adapter,
     round_index: int,
     timing: Timing,
+    answering: int,
 ) -> RoundRecord:
-    """Compute a round's record from its samples, its evaluation and its adapter's manifest."""
+    """Compute a round's record from its samples, its evaluation and its adapter's manifest.
+
+    Args:
+        folder: of the run.
+        config: the run's.
+        task: the run's.
+        adapter: that the round trained.
+        round_index: which round.
+        timing: where its time went.
+        answering: the round whose adapter answered next; see `Gate`.
+    """
     store = SampleStore(folder.samples)
     rejections: Counter[str] = Counter()
     findings: Counter[str] = Counter()
@@ -187,6 +201,7 @@ def derive_record(
         distinct_4grams=variety(accepted_reasons),
         num_hinted=num_hinted,
         num_hinted_accepted=num_hinted_accepted,
+        passed=answering == round_index,
     )
 
 

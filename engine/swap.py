@@ -13,6 +13,7 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
 from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
 from selfstudy_engine.engine.server import Endpoint
 
 _RPC_SECONDS = 600.0
@@ -142,8 +143,7 @@ class RuntimeSwapper:
         """See `Swapper`."""
         if adapter is None:
             return Served(self._model)
-        # The hash makes the name new for new bytes: the prefix cache goes by name and path.
-        name = f"{adapter.name}-{adapter.sha256[:12]}"
+        name = runtime_name(adapter)
         if name in self._loaded:
             self._loaded.remove(name)
         else:
@@ -164,6 +164,27 @@ class RuntimeSwapper:
             # An earlier loop on the same server loaded the very same bytes.
             if "already been loaded" not in str(error):
                 raise
+
+
+class FixedSwapper:
+    """A public server: what it was started with answers, under the one name that it has."""
+
+    def __init__(self, public: PublicServing) -> None:
+        self._public = public
+
+    async def swap(self, adapter: Adapter | None) -> Served:
+        """See `Swapper`; nothing is changed.
+
+        Raises:
+            SwapError: it was started with another adapter.
+        """
+        if adapter != self._public.adapter:
+            raise SwapError(
+                "a public server answers from what it was started with alone; start another"
+            )
+        if adapter is None:
+            return Served(self._public.model_name)
+        return Served(self._public.model_name, adapter.name, adapter.sha256)
 
 
 def make_swapper(mode: Literal["merged", "runtime"], admin: AdminApi, model: str) -> Swapper:

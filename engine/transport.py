@@ -117,7 +117,9 @@ class Transport:
         _allow_open_files(self._max_connections + _OTHER_FILES)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE_SECONDS
+                limit=self._max_connections,
+                keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                ssl=self._endpoint.verify,
             ),
             headers=self._endpoint.headers | {"Content-Type": "application/json"},
             timeout=self._timeout,

@@ -146,19 +146,23 @@ def test_everything_else_passes_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("parts", "message"),
+    ("parts", "status", "message"),
     [
-        ([b"{"], "JSON"),
-        ([orjson.dumps(chat("nothing"))], "is no molecule"),
-        ([b"x" * 600_000] * 2, "longer than 1,000,000 bytes"),
+        ([b"{"], 400, "JSON"),
+        ([orjson.dumps(chat("nothing"))], 400, "is no molecule"),
+        ([b"x" * 600_000] * 2, 413, "longer than 1,000,000 bytes"),
     ],
 )
 def test_a_wrong_chat_is_answered_as_openai_does(
-    monkeypatch: pytest.MonkeyPatch, finished: RunFolder, parts: list[bytes], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    finished: RunFolder,
+    parts: list[bytes],
+    status: int,
+    message: str,
 ) -> None:
     reached, [start, answer] = send_through(monkeypatch, finished, parts)
     assert not reached
-    assert start["status"] == 400
+    assert start["status"] == status
     error = orjson.loads(answer["body"])["error"]
     assert error["type"] == "invalid_request_error"
     assert message.lower() in error["message"].lower()

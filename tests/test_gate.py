@@ -1,0 +1,160 @@
+"""--gate: an adapter that is significantly worse is kept, and another goes on answering."""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeConfig, QuietReporter, small_molecules
+from fake_vllm import FakeVllm
+from rdkit.Chem import CanonSmiles
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.predict import finished_round
+from selfstudy_engine.engine.rounds import RoundRecord, load_records
+from selfstudy_engine.engine.training import Training
+
+MEASURED = {CanonSmiles(smiles): value for smiles, value in small_molecules()}
+
+
+class Trained:
+    def result(self) -> dict[str, Any]:
+        return {}
+
+
+@contextmanager
+def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Training]:
+    """Train in this process: one of its own loads torch anew for each adapter."""
+    from selfstudy_engine.train.trainer import TrainingJob, train_adapter
+
+    values: dict[str, Any] = arguments | {"config": load_config(Path(str(arguments["config"])))}
+    train_adapter(TrainingJob(**values))
+    yield Trained()
+
+
+def answer_badly(fake: FakeVllm, *bad: str) -> None:
+    """Have these adapters miss by 300, and the others by 5."""
+
+    def answer(prompt: str, adapter: str, index: int) -> str:
+        found = re.search(r"SMILES: (\S+)", prompt)
+        assert found
+        error = 300 if adapter in bad else 5
+        return f" For {index}, {found[1]}.\nMelting point (°C): {MEASURED[CanonSmiles(found[1])] + error:g}"
+
+    fake.script = answer
+
+
+def run(
+    fake: FakeVllm, make_config: MakeConfig, runs: Path, **changes: Any
+) -> tuple[RunFolder, list[RoundRecord]]:
+    config = make_config(**({"gate": True, "server__url": fake.url} | changes))
+    records = run_loop(config, runs, QuietReporter(), fake.api_key, start_training=train_here)
+    folder = RunFolder(runs / "test")
+    for sample in SampleStore(folder.samples).samples():
+        adapter = read_adapter(folder.adapters / sample.adapter)
+        assert sample.adapter_sha256 == adapter.sha256
+    return folder, records
+
+
+def test_a_worse_adapter_is_kept_and_doesnt_answer(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer_badly(fake, "round-0001")
+    with caplog.at_level(logging.WARNING):
+        folder, records = run(fake, small_config, tmp_path, rounds=3)
+    assert [record.passed for record in records] == [True, False, True, True]
+    assert [record.sampled_from for record in records] == [
+        "round-0000",
+        "round-0000",
+        "round-0002",
+        "",
+    ]
+    assert records[1].test_mae.value == pytest.approx(300)
+    assert read_adapter(folder.adapter(1)).sha256 == records[1].adapter_sha256
+    [message] = [record.getMessage() for record in caplog.records if "--gate" in record.message]
+    assert "round-0001 is worse on the test set than round-0000 (MAE +295.0 °C [95%" in message
+
+
+def test_an_adapter_that_isnt_worse_by_more_than_chance_passes(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    answer_badly(fake)
+    _, records = run(fake, small_config, tmp_path)
+    assert [record.passed for record in records] == [True, True, True]
+    assert [record.sampled_from for record in records] == ["round-0000", "round-0001", ""]
+
+
+def test_without_the_gate_every_adapter_answers(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    answer_badly(fake, "round-0001")
+    _, records = run(fake, small_config, tmp_path, gate=False)
+    assert [record.passed for record in records] == [True, True, True]
+    assert records[1].sampled_from == "round-0001"
+
+
+def test_the_last_one_that_passed_predicts(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    answer_badly(fake, "round-0002")
+    folder, records = run(fake, small_config, tmp_path)
+    assert [record.passed for record in records] == [True, True, False]
+    assert finished_round(folder) == 1
+    assert finished_round(folder, 2) == 2
+
+
+@pytest.mark.parametrize("adapter_mode", ["merged", "runtime"])
+def test_a_continued_run_decides_as_before(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, adapter_mode: str
+) -> None:
+    """Killed between the evaluation and the samples: the gate is closed all the same."""
+    answer_badly(fake, "round-0001")
+    folder, before = run(fake, small_config, tmp_path, server__adapter_mode=adapter_mode)
+    shutil.rmtree(SampleStore(folder.samples).round_folder(1))
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    folder.metrics.write_bytes(lines[0])
+    run(fake, small_config, tmp_path, server__adapter_mode=adapter_mode)
+    assert [record.sampled_from for record in load_records(folder)] == [
+        record.sampled_from for record in before
+    ]
+    assert before[1].sampled_from == "round-0000"
+
+
+def test_training_goes_on_from_the_one_that_passed(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    answer_badly(fake, "round-0001")
+    started_from: dict[object, object] = {}
+
+    @contextmanager
+    def note(arguments: dict[str, object], *rest: object) -> Iterator[Training]:
+        started_from[arguments["before_round"]] = arguments["previous"]
+        with train_here(arguments) as training:
+            yield training
+
+    config = small_config(gate=True, server__url=fake.url, train__start_from="previous")
+    run_loop(config, tmp_path, QuietReporter(), fake.api_key, start_training=note)
+    folder = RunFolder(tmp_path / "test")
+    assert started_from == {0: None, 1: folder.adapter(0), 2: folder.adapter(0)}
+
+
+def test_an_overlapped_loop_never_samples_from_a_worse_adapter(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    answer_badly(fake, "round-0001")
+    _, records = run(fake, small_config, tmp_path, rounds=3, overlap=True)
+    assert [record.passed for record in records] == [True, False, True, True]
+    assert [record.sampled_from for record in records] == [
+        "round-0000",
+        "round-0000",
+        "round-0000",
+        "",
+    ]
