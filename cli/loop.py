@@ -24,9 +24,8 @@ from selfstudy_engine.cli.options import (
     track_option,
 )
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
 
-SERVER_KEY_VARIABLE = "SELFSTUDY_SERVER_KEY"
-TEACHER_KEY_VARIABLE = "OPENAI_API_KEY"
 _ON_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _MAX_SHOWN = 5
 
