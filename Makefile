@@ -13,7 +13,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check chaos docs install-dev lock clean
+.PHONY: help install loop test check audit chaos docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -30,13 +30,17 @@ install-dev:
 test: check ## every check, then every test: what CI runs
 	$(BIN)/pytest $(ARGS)
 
-check: install-dev ## linters, types, layers: everything but the tests
+check: install-dev ## linters, types, layers, known vulnerabilities: everything but the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck install.sh .ci/run docs/benchmarks/gpu.sh
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python requirements/audit.py
+
+audit: install-dev ## known vulnerabilities of what is pinned, where an index can be asked
+	$(BIN)/python requirements/audit.py $(ARGS)
 
 chaos: install-dev ## kill a loop again and again, and hold it against its promises: make chaos MINUTES=30
 	PYTHONPATH=tests $(BIN)/python tests/chaos/chaos.py --minutes $(MINUTES) $(ARGS)
