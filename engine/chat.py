@@ -26,6 +26,7 @@ from selfstudy_engine.engine.asgi import (
     RefusedError,
     Scope,
     Send,
+    check_seed,
     read_body,
     replay,
 )
@@ -133,7 +134,8 @@ class AskInTemplate:
             return
         try:
             body = orjson.loads(await read_body(receive, _MAX_BODY))
-            asked = orjson.dumps(self._template.ask(body))
+            asked = self._template.ask(body)
+            check_seed(asked)
         except orjson.JSONDecodeError as error:
             reason = f"the request's body isn't JSON: {error}"
             await RefusedError(400, reason).answer(scope, send)
@@ -142,4 +144,4 @@ class AskInTemplate:
         except RefusedError as refused:
             await refused.answer(scope, send)
         else:
-            await self._app(*replay(asked, scope, receive), send)
+            await self._app(*replay(orjson.dumps(asked), scope, receive), send)

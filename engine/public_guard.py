@@ -17,6 +17,7 @@ from selfstudy_engine.engine.asgi import (
     RefusedError,
     Scope,
     Send,
+    check_seed,
     read_body,
     replay,
 )
@@ -35,8 +36,6 @@ RATE_VARIABLE = "SELFSTUDY_PUBLIC_RATE"
 """Environment variable: requests per minute of one address."""
 BODY_VARIABLE = "SELFSTUDY_PUBLIC_BODY"
 """Environment variable: longest body of a request, in bytes."""
-SEED_VARIABLE = "SELFSTUDY_PUBLIC_SEED"
-"""Environment variable: "1" where a request may have a seed; it ends an engine on a CPU."""
 
 
 class PublicGuard:
@@ -51,7 +50,6 @@ class PublicGuard:
         self._key = Key()
         self._model = os.environ[MODEL_VARIABLE]
         self._max_body = int(os.environ[BODY_VARIABLE])
-        self._seeds = os.environ[SEED_VARIABLE] == "1"
         self._rate = RateLimit(int(os.environ[RATE_VARIABLE]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +90,5 @@ class PublicGuard:
             raise RefusedError(400, "the request's body isn't a JSON object")
         if question.get("model") != self._model:
             raise RefusedError(404, f"this server answers as model {self._model!r} only")
-        if not self._seeds and question.get("seed") is not None:
-            raise RefusedError(400, "this server takes no seed: leave it out")
+        check_seed(question)
         return question

@@ -64,13 +64,13 @@ class PublicServing:
             found += ["--lora-modules", orjson.dumps(module).decode()]
         return found
 
-    def environment(self, *, seeds: bool) -> dict[str, str]:
-        """Return what `public_guard` reads."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `public_guard` reads."""
         return {
             public_guard.MODEL_VARIABLE: self.model_name,
             public_guard.RATE_VARIABLE: str(self.requests_per_minute),
             public_guard.BODY_VARIABLE: str(self.max_body_bytes),
-            public_guard.SEED_VARIABLE: "1" if seeds else "0",
         }
 
 

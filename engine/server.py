@@ -30,6 +30,7 @@ from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
@@ -234,11 +235,12 @@ def server_environment(
     environment |= {
         "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
         "TOKENIZERS_PARALLELISM": "false",
+        SEED_VARIABLE: "1" if gpus else "0",
     }
     # The workers of one machine meet on its loopback interface, unless somebody has several.
     environment.setdefault("VLLM_HOST_IP", HOST)
     if public:
-        environment |= public.environment(seeds=bool(gpus))
+        environment |= public.environment
     else:
         # /collective_rpc, /pause, /reset_prefix_cache
         environment["VLLM_SERVER_DEV_MODE"] = "1"

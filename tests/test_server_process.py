@@ -17,6 +17,7 @@ import pytest
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import device
+from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
     VllmServer,
@@ -94,6 +95,8 @@ def test_a_runtime_server_takes_the_ranks_that_vllm_allows(rank: int, limit: int
     assert "--enable-lora" in command
     assert after(command, "--max-lora-rank") == str(limit)
     assert int(after(command, "--max-loras")) >= 2  # the one that answers, the one that takes over
+    # None of the registered is evicted: two are kept, and a third is loaded before one goes.
+    assert int(after(command, "--max-cpu-loras")) >= 3
     assert "--lora-target-modules" not in command
 
 
@@ -159,6 +162,11 @@ def test_the_batch_is_the_devices_own_if_nobody_asks() -> None:
         assert after(command, "--max-num-seqs") == "256"
     else:  # vLLM goes by the GPU
         assert "--max-num-seqs" not in command
+
+
+def test_no_seed_reaches_a_cpu() -> None:
+    expected = "0" if device() == "cpu" else "1"
+    assert server_environment(config(), "tiny", KEY)[SEED_VARIABLE] == expected
 
 
 def test_the_key_goes_through_the_environment() -> None:
@@ -231,6 +239,8 @@ def test_fast_lora_is_asked_for_in_runtime_mode(
 
 @pytest.mark.skipif(device() != "cpu", reason="a GPU sizes its cache by itself")
 def test_the_cache_of_a_cpu_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of the memory would be one of the whole machine's RAM."""
+    assert "--gpu-memory-utilization" not in server_command(config(), "tiny", 8000)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     values = config(server__kv_cache_gib=1.5)
     assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
