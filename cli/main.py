@@ -13,6 +13,7 @@ import click
 
 from selfstudy_engine import __version__
 from selfstudy_engine.data.errors import SelfStudyError
+from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.privacy import turn_telemetry_off
 
 _COMMANDS = {
@@ -59,8 +60,7 @@ class _LazyGroup(click.Group):
         except BrokenPipeError:  # `... | head`
             raise
         except OSError as error:  # a full disk, a read-only folder
-            place = f" ({error.filename})" if error.filename else ""
-            raise _Failure(f"{error.strerror or error}{place}", 2) from error
+            raise _Failure(explain(error), 2) from error
 
 
 class _Failure(click.ClickException):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import SelfStudyError
+from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.train.lines import write_line
 
 
@@ -29,10 +30,16 @@ def main(arguments: list[str]) -> int:
         config = load_config(values.pop("config"))
         training = train_adapter(TrainingJob(config=config, **values))
     except SelfStudyError as error:
-        write_line({"event": "error", "message": str(error), "exit_code": error.exit_code})
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk
+        return _fail(explain(error), 2)
     write_line({"event": "done", **training})
     return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    write_line({"event": "error", "message": message, "exit_code": exit_code})
+    return exit_code
 
 
 if __name__ == "__main__":

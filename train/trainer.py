@@ -3,6 +3,8 @@
 Knows files only: a configuration, exemplars, a store. It never speaks to a server.
 """
 
+import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from selfstudy_engine.data.adapters import (
     NUM_PROBES,
+    WEIGHTS,
     base_fingerprint,
     check_base,
     manifest_probes,
@@ -66,6 +70,7 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
     Raises:
         TrainingError: the loss isn't finite, or the adapter didn't move.
         UsageError: a sequence is longer than the model or the settings allow.
+        OSError: the adapter can't be written; nothing of it is left.
     """
     started = time.monotonic()
     config = job.config
@@ -101,9 +106,21 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
         "training": training,
     }
     with publish_adapter(job.output, manifest) as folder:
-        model.save_pretrained(folder)
+        _save(model, folder)
         training["seconds"] = time.monotonic() - started
     return training
+
+
+def _save(model: PeftModel, folder: Path) -> None:
+    """Write PEFT's files; a full disk is an OSError, which safetensors hides in a text."""
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        found = re.search(r"os error ([0-9]+)", str(error))
+        if not found:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(folder / WEIGHTS)) from error
 
 
 def _load_examples(job: TrainingJob) -> tuple[list[Example], int]:

@@ -36,6 +36,7 @@ _MARK = "SELFSTUDY_CHAOS"
 _LONGEST_SECONDS = 120
 _MOST_KILLS = 8
 """In one life."""
+_BOUNDARIES = ("fsync", "rename", "after-fsync", "after-rename", "full-fsync", "full-rename")
 _CALLS = {"loop": 60, "train": 16}
 """Process -> fsyncs and renames that it makes at most."""
 _IN_LOOP = frozenset({"loop", "moment"})
@@ -72,8 +73,10 @@ class Tally:
     samples: int = 0
     """Held against those of the run that nobody killed."""
     kills: Counter[str] = field(default_factory=Counter[str])
+    full: int = 0
+    """Calls that found the disk full."""
     missed: int = 0
-    """Orders to kill at a boundary that the process didn't come to."""
+    """Orders for a boundary that the process didn't come to."""
 
 
 class Chaos:
@@ -122,6 +125,11 @@ class Chaos:
                 assert not _left_behind(runs), f"processes outlive the loop: {_left_behind(runs)}"
                 if code == 0:
                     self.tally.missed += order is not None
+                elif order and ":full-" in order:
+                    assert code == 2, f"{order}: {code}\n{output}"
+                    assert "No space left on device; free disk space" in output, output
+                    assert "Traceback" not in output, output
+                    self.tally.full += 1
                 else:
                     assert order, output
                     victim = order.split(":")[0]
@@ -139,10 +147,9 @@ class Chaos:
         environment = os.environ | {"SELFSTUDY_SERVER_KEY": fake.api_key, _MARK: str(runs)}
         kind, _, rest = (order or "").partition(":")
         if kind in _CALLS:
-            environment |= {
-                "CHAOS_KILL": order or "",
-                "PYTHONPATH": str(Path(__file__).parent / "site"),
-            }
+            paths = [str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH")]
+            path = os.pathsep.join(filter(None, paths))
+            environment |= {"CHAOS_KILL": order or "", "PYTHONPATH": path}
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             try:
@@ -245,7 +252,7 @@ def random_orders(generator: random.Random, most: int) -> Iterator[str]:
     for _ in range(most):
         kind = generator.choice(["loop", "loop", "train", "moment", "trainer"])
         if kind in _CALLS:
-            call = generator.choice(["fsync", "rename", "after-fsync", "after-rename"])
+            call = generator.choice(_BOUNDARIES)
             yield f"{kind}:{call}:{generator.randint(1, _CALLS[kind])}"
         else:
             yield f"{kind}:{generator.uniform(1, 15):.1f}"
@@ -264,8 +271,9 @@ def main() -> None:
             chaos.life(random_orders(generator, _MOST_KILLS))
             tally = chaos.tally
             sys.stdout.write(
-                f"{tally.lives} lives, {tally.kills.total()} kills ({dict(tally.kills)}; "
-                f"{tally.missed} missed), {tally.samples} samples checked\n"
+                f"{tally.lives} lives, {tally.kills.total()} kills ({dict(tally.kills)}), "
+                f"{tally.full} full disks ({tally.missed} orders missed), "
+                f"{tally.samples} samples checked\n"
             )
             sys.stdout.flush()
 

@@ -1,9 +1,11 @@
 """Every Python process of a chaos run imports this: it may kill itself at a boundary of a file.
 
 CHAOS_KILL names one, PROCESS:CALL:NUMBER: `loop:rename:3` is just before the loop's third
-os.rename, `train:after-fsync:1` just after the first os.fsync of training.
+os.rename, `train:after-fsync:1` just after the first os.fsync of training. At `loop:full-fsync:2`
+nobody is killed: the disk is full for that one call.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -17,17 +19,35 @@ def _process() -> str:
     return "train" if _TRAIN in sys.orig_argv else "loop"
 
 
-def _killing(call: Callable[..., Any], number: int, after: bool) -> Callable[..., Any]:
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fill_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _nothing() -> None:
+    pass
+
+
+_WHEN = {"after": (_nothing, _kill), "full": (_fill_disk, _nothing), "": (_kill, _nothing)}
+"""Prefix -> what happens before the call, and after it."""
+
+
+def _harmed(call: Callable[..., Any], number: int, when: str) -> Callable[..., Any]:
     left = number
+    before, after = _WHEN[when]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal left
         left -= 1
-        if left == 0 and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+        this_one = left == 0
+        if this_one:
+            before()
         result = call(*args, **kwargs)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if this_one:
+            after()
         return result
 
     return counted
@@ -36,8 +56,8 @@ def _killing(call: Callable[..., Any], number: int, after: bool) -> Callable[...
 def _install(order: str) -> None:
     process, call, number = order.split(":")
     if process == _process():
-        name = call.removeprefix("after-")
-        setattr(os, name, _killing(getattr(os, name), int(number), call.startswith("after-")))
+        when, _, name = call.rpartition("-")
+        setattr(os, name, _harmed(getattr(os, name), int(number), when))
 
 
 if order := os.environ.get("CHAOS_KILL"):
