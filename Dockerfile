@@ -2,8 +2,8 @@
 #   docker build --target cpu -t selfstudy-engine:cpu .
 #   docker build --target gpu -t selfstudy-engine:gpu .
 #   docker run --rm -v "$PWD/runs:/work/runs" selfstudy-engine:cpu loop --batch 256
-# Nothing listens outside the container until the user says so, twice:
-#   docker run --rm --gpus all --shm-size 8g -p 127.0.0.1:8000:8000 selfstudy-engine:gpu serve -- --host 0.0.0.0
+# Nothing listens outside the container until the user says so, twice (one adapter, and no swaps):
+#   docker run --rm --gpus all --shm-size 8g -p 127.0.0.1:8000:8000 selfstudy-engine:gpu serve --public
 # A folder given with -v must be writable for uid 1000.
 
 FROM python:3.12.14-slim-bookworm@sha256:0f5b26b9518d002b6173fd61daad821fa340635ebfec5bba471013f9ca114579 AS base
