@@ -6,15 +6,23 @@ A folder appears whole or not at all, and never changes after that.
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
-from selfstudy_engine.data.errors import AdapterError
+from selfstudy_engine.data.adapter_manifest import (
+    LoraShape,
+    Manifest,
+    is_sealed,
+    seal_manifest,
+)
+from selfstudy_engine.data.errors import AdapterError, shown, shown_text
 from selfstudy_engine.data.files import publish_folder, sha256_of
 
 MANIFEST = "manifest.json"
@@ -25,6 +33,8 @@ NUM_PROBES = 3
 MAX_PROBE_TOKENS = 96
 """At least one whole KV block, so that a stale prefix cache shows itself; no more than needed."""
 _HEAD_BYTES = 1 << 20
+_PICKLES = frozenset([".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"])
+"""Suffixes of files that run code when they are loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,54 +85,88 @@ def publish_adapter(folder: Path, manifest: dict[str, Any]) -> Iterator[Path]:
         files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         content = {"format": FORMAT, **manifest, "files": files}
         option = orjson.OPT_INDENT_2
-        (temporary / MANIFEST).write_bytes(orjson.dumps(content, option=option))
+        (temporary / MANIFEST).write_bytes(orjson.dumps(seal_manifest(content), option=option))
 
 
 def read_adapter(folder: Path) -> Adapter:
     """Read and verify an adapter folder: every file is there, and has the hash it was made with.
 
     Raises:
-        AdapterError: it is missing, damaged, or in a form that can't be served.
+        AdapterError: it is missing, damaged, unsafe, or in a form that can't be served.
     """
-    manifest = _read_json(folder / MANIFEST, "train one with `selfstudy-engine train`")
-    if manifest.get("format") != FORMAT:
+    content = _read_json(folder / MANIFEST, "train one with `selfstudy-engine train`")
+    if content.get("format") != FORMAT:
         raise AdapterError(
-            f"adapter {folder} has format {manifest.get('format')!r}, this version reads {FORMAT}"
+            f"adapter {folder} has format {shown(content.get('format'))}, this version reads "
+            f"{FORMAT}"
         )
+    if not is_sealed(content):
+        raise _damaged(folder, MANIFEST, "its SHA-256 isn't the one that it states")
     try:
-        return _read_verified(folder, manifest)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        if isinstance(error, AdapterError):
-            raise
-        raise AdapterError(
-            f"adapter {folder} can't be read: its {MANIFEST} or {PEFT_CONFIG} lacks or garbles "
-            f"{error}; restore it, or delete the folder to train it again"
-        ) from error
-
-
-def _read_verified(folder: Path, manifest: dict[str, Any]) -> Adapter:
-    for name in {*manifest["files"], WEIGHTS, PEFT_CONFIG}:
-        path = folder / name
-        if Path(name).name != name or path.is_symlink() or not path.is_file():
-            raise AdapterError(f"adapter {folder}: file {name!r} is missing or a link; restore it")
-        if sha256_of(path) != manifest["files"][name]:
-            raise AdapterError(
-                f"adapter {folder}: {name} isn't what was published (its SHA-256 differs from the "
-                "manifest's); restore it, or delete the folder to train it again"
-            )
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(folder, MANIFEST, _first(error)) from error
+    _check_files(folder, manifest.files)
     config = _read_json(folder / PEFT_CONFIG, "it must be a PEFT adapter")
-    rank, scaling = _lora_shape(folder, config)
+    shape = _lora_shape(folder, config)
+    _check_weights(folder, shape.r)
     return Adapter(
         folder=folder,
-        name=manifest["name"],
-        sha256=manifest["files"][WEIGHTS],
-        base_model=manifest["base_model"],
-        base_fingerprint=manifest["base_fingerprint"],
-        rank=rank,
-        scaling=scaling,
-        canary=[Probe(**probe) for probe in manifest["canary"]],
-        training=dict(manifest["training"]),
+        name=manifest.name,
+        sha256=manifest.files[WEIGHTS],
+        base_model=manifest.base_model,
+        base_fingerprint=manifest.base_fingerprint,
+        rank=shape.r,
+        scaling=shape.scaling,
+        canary=[Probe(**probe.model_dump()) for probe in manifest.canary],
+        training=manifest.training,
     )
+
+
+def _damaged(folder: Path, name: str, why: str) -> AdapterError:
+    return AdapterError(
+        f"adapter {folder}: {name} isn't what was published ({why}); restore it, or delete the "
+        "folder to train it again"
+    )
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first thing that is wrong, as a message shows it."""
+    problem = error.errors()[0]
+    place = ".".join(map(str, problem["loc"]))
+    return shown_text(f"{place}: {problem['msg']}")
+
+
+def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    there = {path.name: path for path in folder.iterdir()}
+    for name, path in there.items():
+        if path.is_symlink() or path.suffix.lower() in _PICKLES:
+            raise AdapterError(
+                f"adapter {folder}: file {shown(name)} is a link, or runs code when it is loaded; "
+                "only safetensors in the folder itself are served: remove it"
+            )
+    for name in (*hashes, WEIGHTS, PEFT_CONFIG):
+        if name not in there or not there[name].is_file():
+            raise AdapterError(
+                f"adapter {folder}: file {shown(name)} is missing or a link; restore it"
+            )
+        if sha256_of(there[name]) != hashes.get(name):
+            raise _damaged(folder, shown_text(name), "its SHA-256 differs from the manifest's")
+
+
+def _check_weights(folder: Path, rank: int) -> None:
+    """Read the tensors' names and shapes, which takes no time, and nothing of theirs."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(folder, WEIGHTS, shown_text(str(error))) from error
+    for name, shape in shapes.items():
+        if ".lora_A." in name and shape[:1] != [rank]:
+            raise AdapterError(
+                f"adapter {folder}: tensor {shown(name)} has shape {shape}, not {rank} rows as its "
+                f"{PEFT_CONFIG} says (r); export the adapter again with PEFT"
+            )
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -131,13 +175,13 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     except OSError as error:
         raise AdapterError(f"can't read {path}: {error.strerror}; {remedy}") from error
     except orjson.JSONDecodeError as error:
-        raise AdapterError(f"{path} isn't JSON ({error}); {remedy}") from error
+        raise AdapterError(f"{path} isn't JSON ({shown_text(str(error))}); {remedy}") from error
     if not isinstance(content, dict):
         raise AdapterError(f"{path} isn't a JSON object; {remedy}")
     return content
 
 
-def _lora_shape(folder: Path, config: dict[str, Any]) -> tuple[int, float]:
+def _lora_shape(folder: Path, config: dict[str, Any]) -> LoraShape:
     unsupported = {
         "use_dora": config.get("use_dora"),
         "bias": config.get("bias", "none") != "none",
@@ -149,12 +193,17 @@ def _lora_shape(folder: Path, config: dict[str, Any]) -> tuple[int, float]:
     used = [key for key, value in unsupported.items() if value]
     if config.get("peft_type") != "LORA" or used:
         raise AdapterError(
-            f"adapter {folder} can't be served: peft_type {config.get('peft_type')!r}"
+            f"adapter {folder} can't be served: peft_type {shown(config.get('peft_type'))}"
             + (f" with {', '.join(used)}" if used else "")
             + "; only plain LoRA can be swapped"
         )
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    try:
+        return LoraShape.model_validate(config)
+    except ValidationError as error:
+        raise AdapterError(
+            f"adapter {folder} can't be served: in its {PEFT_CONFIG}, {_first(error)}; train it "
+            "with another rank or alpha"
+        ) from error
 
 
 def manifest_probes(canary: list[Probe]) -> list[dict[str, Any]]:

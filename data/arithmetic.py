@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from selfstudy_engine.data.properties import Property, spellings
 
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_NUMBER = r"[0-9]++(?:\.[0-9]++)?"
+"""Possessive: digits that are given back make a long number take quadratic time."""
 _DIGIT = re.compile("[0-9]")
 _MINUS = "\\-\u2212\u2013"
 _SIGN = "+" + _MINUS
@@ -130,7 +131,9 @@ def _contributions(reason: str, unit: str) -> Arithmetic | None:
         return None
     signed = re.findall(rf"(?<![\w.)\-])([{_SIGN}]\s?{_NUMBER}){unit}", reason, re.IGNORECASE)
     plain = re.findall(rf"(?<![\w.{_SIGN}])({_NUMBER}){unit}", reason, re.IGNORECASE)
-    ranges = re.search(rf"{_NUMBER}{unit}?\s*[\-\u2013]\s*[{_SIGN}]?{_NUMBER}{unit}", reason)
+    ranges = re.search(
+        rf"(?<![0-9]){_NUMBER}{unit}?\s*[\-\u2013]\s*[{_SIGN}]?{_NUMBER}{unit}", reason
+    )
     # More than one value without a sign, and no one can say which of them is the base.
     if ranges or len(plain) != 1 or len(signed) < 2 or not any(s[0] == "+" for s in signed):
         return None

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import UsageError, shown, shown_text
 from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
 from selfstudy_engine.data.prompts import Template
 from selfstudy_engine.data.properties import Property, find_property
@@ -387,7 +387,9 @@ def _nest(flat: Mapping[str, Any], source: str) -> dict[str, Any]:
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise UsageError(f"config key {section!r}{source} must be a table, not {table!r}")
+                raise UsageError(
+                    f"config key {shown(section)}{source} must be a table, not {shown(table)}"
+                )
         table[leaf] = value
     return nested
 
@@ -399,11 +401,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, isn't text, or isn't TOML; the message has line and column.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8"))
+        flat = flatten(tables)
     except OSError as error:
         raise UsageError(f"can't read config {path}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"config {path} isn't valid TOML: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"config {path} isn't valid TOML: {shown_text(str(error))}") from error
+    except RecursionError as error:
+        raise UsageError(
+            f"config {path} nests its tables too deeply; two levels are used"
+        ) from error
+    for key, value in flat.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UsageError(f"config {path}: {shown_text(key)}: {shown(value)} has over 64 bits")
+    return tables
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -451,11 +462,11 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "config"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key{_suggestion(key)}")
+            lines.append(f"{shown_text(key)}: unknown key{_suggestion(key)}")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-            lines.append(f"{key}: {message}{value}")
+            value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
+            lines.append(f"{shown_text(key)}: {message}{value}")
     source = f" in {path}" if path else ""
     return f"invalid configuration{source}: " + "; ".join(lines)
 

@@ -76,3 +76,35 @@ class TrainingError(SelfStudyError, RuntimeError):
 
 class BenchmarkError(SelfStudyError, RuntimeError):
     """A contender of a benchmark failed or answered something else than what it was asked."""
+
+
+_MOST_SHOWN = 120
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one printable line, and not all of a long one.
+
+    >>> shown("two" + chr(10) + "lines"), len(shown("C" * 1_000_000)) < 200
+    ("'two\\\\nlines'", True)
+    """
+    try:
+        return _shortened(repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def shown_text(text: str) -> str:
+    """Return another program's text as a message shows it: as `shown`, without quotes.
+
+    >>> shown_text("Empty" + chr(10) + "file" + chr(27))
+    'Empty file\\\\x1b'
+    """
+    words = " ".join(text.split())
+    return _shortened("".join(c if c.isprintable() else repr(c)[1:-1] for c in words))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _MOST_SHOWN:
+        return text
+    half = _MOST_SHOWN // 2
+    return f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"

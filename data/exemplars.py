@@ -5,13 +5,14 @@ stand in the embedded tables, and those of solubilities in Delaney's (ESOL). The
 each exemplar is in neither pool nor test set.
 """
 
+import codecs
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 import orjson
 
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import UsageError, shown
 from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.properties import Property, built_in_properties
 from selfstudy_engine.data.schema import Exemplar
@@ -48,6 +49,7 @@ def load_exemplars(path: Path) -> list[Exemplar]:
 
 
 def _parse_lines(content: bytes, source: str) -> list[Exemplar]:
+    content = content.removeprefix(codecs.BOM_UTF8)
     lines = [line for line in enumerate(content.splitlines(), start=1) if line[1].strip()]
     if not lines:
         raise UsageError(f"exemplars {source} has no line; give one JSON object per line")
@@ -64,14 +66,19 @@ def _parse(line: bytes, where: str, source: str) -> Exemplar:
         raise UsageError(f"{where}: has no {', '.join(missing)}; each line needs {_FIELDS}")
     value, reason = record["value"], record["reason"]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{where}: value {value!r} isn't a number")
+        raise UsageError(f"{where}: value {shown(value)} isn't a number")
     if not isinstance(reason, str) or not reason.strip():
-        raise UsageError(f"{where}: reason is empty")
-    name = record["name"] or ""
-    molecule = to_molecule(str(record["smiles"]), str(name), float(value))
+        raise UsageError(f"{where}: reason is empty, or no text")
+    name, given_source = record["name"] or "", record.get("source") or source
+    if not isinstance(name, str) or not isinstance(given_source, str):
+        raise UsageError(
+            f"{where}: name {shown(name)} or source {shown(given_source)} isn't a text"
+        )
+    smiles = record["smiles"]
+    molecule = to_molecule(smiles, name, float(value)) if isinstance(smiles, str) else None
     if molecule is None:
-        raise UsageError(f"{where}: SMILES {record['smiles']!r} can't be parsed")
-    return Exemplar(molecule, " ".join(reason.split()), str(record.get("source") or source))
+        raise UsageError(f"{where}: SMILES {shown(smiles)} can't be parsed")
+    return Exemplar(molecule, " ".join(reason.split()), given_source)
 
 
 def to_lines(exemplars: Iterable[Exemplar]) -> bytes:

@@ -2,25 +2,29 @@
 
 import re
 import statistics
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from rdkit import Chem
 from rdkit.Chem import rdMolHash
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from selfstudy_engine.data.config import TableConfig
-from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.errors import TableError, shown, shown_text
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.smiles import MAX_SMILES_LENGTH, parse_smiles
 from selfstudy_engine.data.table_files import Row, listed
 
 ORGANIC_ELEMENTS = frozenset(["H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"])
 MAX_HEAVY_ATOMS = 70
 
 UNPARSABLE = "unparsable SMILES"
+TOO_LONG = f"SMILES of more than {MAX_SMILES_LENGTH} characters"
 NOT_ORGANIC = "not a small organic molecule"
 SALT = "salt or mixture"
 CONFLICTING = "conflicting values"
@@ -42,17 +46,20 @@ class Table:
 
 
 def to_molecule(smiles: str, name: str = "", value: float = float("nan")) -> Molecule | None:
-    """Return the canonical molecule of a SMILES, or None where RDKit finds none in it.
+    """Return the canonical molecule of a SMILES, or None where it isn't one (see `parse_smiles`).
 
     >>> to_molecule("OCC").smiles
     'CCO'
     """
+    mol = parse_smiles(smiles)
+    if mol is None or mol.GetNumAtoms() == 0:
+        return None
     with quiet_rdkit():
-        mol = Chem.MolFromSmiles(smiles)
-        if mol is None or mol.GetNumAtoms() == 0:
+        canonical = Chem.MolToSmiles(mol)
+        if len(canonical) > MAX_SMILES_LENGTH:  # it is parsed again later
             return None
         key: str = Chem.MolToInchiKey(mol)  # type: ignore[no-untyped-call]
-        return Molecule(key, name, Chem.MolToSmiles(mol), value) if key else None
+        return Molecule(key, name, canonical, value) if key else None
 
 
 def is_small_organic(smiles: str) -> bool:
@@ -64,8 +71,7 @@ def is_small_organic(smiles: str) -> bool:
     >>> is_small_organic("CCO"), is_small_organic("O=C=O"), is_small_organic("[Na+].[Cl-]")
     (True, False, False)
     """
-    with quiet_rdkit():
-        mol = Chem.MolFromSmiles(smiles)
+    mol = parse_smiles(smiles)
     if mol is None or "." in smiles or not 1 <= mol.GetNumHeavyAtoms() <= MAX_HEAVY_ATOMS:
         return False
     atoms = list(mol.GetAtoms())
@@ -114,6 +120,8 @@ def parent(mol: Chem.Mol) -> Chem.Mol:
 def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source: str) -> Table:
     """Turn rows into molecules: one for each InChIKey, its value the median of its rows.
 
+    A further row of a molecule takes 16 bytes, whatever its texts.
+
     Args:
         rows: in the property's unit.
         prop: values outside its limits are dropped; its tolerance stands for `max_spread` where
@@ -124,73 +132,94 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
     Raises:
         TableError: conflicting values (where they are refused), or no usable row at all.
     """
-    found: dict[str, list[tuple[Row, Molecule]]] = defaultdict(list)
+    found: dict[str, _Rows] = {}
     dropped: dict[str, list[str]] = defaultdict(list)
     num_cas_names = 0
     for row in rows:
-        molecule, reason = _read_row(row, rules)
+        molecule, reason = _read_smiles(row.smiles, rules.salts, rules.organics)
         if molecule is None:
-            dropped[reason].append(f"line {row.line}: {row.smiles!r}")
+            dropped[reason].append(f"line {row.line}: {shown(row.smiles)}")
             continue
         if not prop.minimum <= row.value <= prop.maximum:  # no answer could ever state it
             dropped[OUT_OF_LIMITS].append(
                 f"line {row.line}: {row.value:g} {prop.unit}, not {prop.minimum:g} to "
-                f"{prop.maximum:g} ({row.smiles!r})"
+                f"{prop.maximum:g} ({shown(row.smiles)})"
             )
             continue
-        if _CAS_NUMBER.fullmatch(molecule.name):
-            molecule, num_cas_names = replace(molecule, name=""), num_cas_names + 1
+        is_cas_number = bool(_CAS_NUMBER.fullmatch(row.name))
+        num_cas_names += is_cas_number
         by_skeleton = rules.duplicates == "skeleton"
-        found[molecule.skeleton if by_skeleton else molecule.molecule_id].append((row, molecule))
+        key = molecule.skeleton if by_skeleton else molecule.molecule_id
+        same = found.setdefault(key, _Rows(molecule.molecule_id, molecule.smiles))
+        same.add(row, "" if is_cas_number else row.name)
     max_spread = prop.tolerance if rules.max_spread is None else rules.max_spread
-    molecules, num_merged, conflicting = [], 0, []
-    for same in found.values():
-        values = [row.value for row, _ in same]
-        if max(values) - min(values) > max_spread:
-            conflicting.append(same)
-            continue
-        first = same[0][1]
-        name = next((molecule.name for _, molecule in same if molecule.name), "")
-        value = statistics.median(values)
-        molecules.append(Molecule(first.molecule_id, name, first.smiles, value))
-        num_merged += len(same) - 1
+    conflicting = [same for same in found.values() if same.spread > max_spread]
     if conflicting and rules.conflicts == "refuse":
         raise TableError(
             f"table {source}: {len(conflicting)} molecules have values further apart than "
-            f"{max_spread:g} {prop.unit} ({listed([_describe(same) for same in conflicting])}); "
+            f"{max_spread:g} {prop.unit} ({listed([same.describe() for same in conflicting])}); "
             "correct them, leave these molecules out with --conflicts drop, or allow more with "
             "--max-spread"
         )
     for same in conflicting:
-        dropped[CONFLICTING] += [f"line {row.line}: {_describe(same)}" for row, _ in same]
-    if not molecules:
+        dropped[CONFLICTING] += [f"line {line}: {same.describe()}" for line in same.lines]
+    kept = [same for same in found.values() if same.spread <= max_spread]
+    if not kept:
         rejected = [f"{reason}: {line}" for reason, lines in dropped.items() for line in lines]
         raise TableError(
             f"table {source} has no usable row ({listed(rejected) or 'empty'}); check "
             "--smiles-column, --organics, --salts and the property's minimum and maximum"
         )
-    return Table(molecules, dict(dropped), num_merged, num_cas_names)
+    num_merged = sum(len(same.lines) - 1 for same in kept)
+    return Table([same.molecule() for same in kept], dict(dropped), num_merged, num_cas_names)
 
 
-def _describe(same: Sequence[tuple[Row, Molecule]]) -> str:
-    values = [row.value for row, _ in same]
-    lines = ", ".join(str(row.line) for row, _ in same)
-    low, high = min(values), max(values)
-    return f"{same[0][1].smiles} (lines {lines}: {low} to {high}, spread {high - low:g})"
+@dataclass(slots=True)
+class _Rows:
+    """All rows of one molecule."""
+
+    molecule_id: str
+    smiles: str
+    name: str = ""
+    """The first that any of them has."""
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+    values: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, row: Row, name: str) -> None:
+        """Take in a row, under a name that may not be its own."""
+        self.name = self.name or name
+        self.lines.append(row.line)
+        self.values.append(row.value)
+
+    @property
+    def spread(self) -> float:
+        """Largest value less the smallest."""
+        return max(self.values) - min(self.values)
+
+    def molecule(self) -> Molecule:
+        """Return the molecule with the median of the values."""
+        return Molecule(self.molecule_id, self.name, self.smiles, statistics.median(self.values))
+
+    def describe(self) -> str:
+        """Return what an error message says of rows that conflict."""
+        low, high = min(self.values), max(self.values)
+        lines = listed([str(line) for line in self.lines], ", ")
+        return f"{shown_text(self.smiles)} (lines {lines}: {low} to {high}, spread {high - low:g})"
 
 
-def _read_row(row: Row, rules: TableConfig) -> tuple[Molecule | None, str]:
+@lru_cache(maxsize=4096)
+def _read_smiles(smiles: str, salts: str, organics: bool) -> tuple[Molecule | None, str]:
     """Return a row's molecule, or None and the reason why not."""
-    smiles = row.smiles
-    with quiet_rdkit():
-        mol = Chem.MolFromSmiles(smiles)
+    if len(smiles) > MAX_SMILES_LENGTH:
+        return None, TOO_LONG
+    mol = parse_smiles(smiles)
     if mol is None or mol.GetNumAtoms() == 0:
         return None, UNPARSABLE
-    if "." in smiles and rules.salts == "drop":
+    if "." in smiles and salts == "drop":
         return None, SALT
-    if "." in smiles and rules.salts == "strip":
+    if "." in smiles and salts == "strip":
         with quiet_rdkit():
             smiles = Chem.MolToSmiles(parent(mol))
-    if rules.organics and not is_small_organic(smiles):
+    if organics and not is_small_organic(smiles):
         return None, NOT_ORGANIC
-    return to_molecule(smiles, row.name, row.value), UNPARSABLE
+    return to_molecule(smiles), UNPARSABLE

@@ -14,6 +14,7 @@ from rdkit import Chem
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+from selfstudy_engine.data.smiles import parse_smiles
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".sdf")
 
@@ -65,7 +66,7 @@ def _to_sdf(rows: Sequence[dict[str, Any]], smiles_column: str) -> str:
     text = io.StringIO()
     with quiet_rdkit(), Chem.SDWriter(text) as writer:
         for row in rows:
-            mol = Chem.MolFromSmiles(str(row[smiles_column] or "").strip()) or Chem.Mol()
+            mol = parse_smiles(str(row[smiles_column] or "").strip()) or Chem.Mol()
             for key, value in row.items():
                 mol.SetProp(str(key), "" if value is None else str(value))
             if row.get("name"):

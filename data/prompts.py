@@ -132,12 +132,13 @@ def _hinted_question(molecule: Molecule, prop: Property, template: Template) -> 
 
 
 # A sign, digits, at most one decimal point; no thousands separators, exponents or ranges.
-_NUMBER = r"(?P<value>[+\-\u2212]?[0-9]+(?:\.[0-9]+)?)"
+_NUMBER = r"(?P<value>[+\-\u2212]?[0-9]++(?:\.[0-9]++)?)"
+# Texts are a model's: no two repeats may share what they match, or a long one takes minutes.
 _RANGE = re.compile(
-    r"[+\-\u2212]?[0-9]+(?:\.[0-9]+)?\s*\S{0,3}\s*"
+    r"[+\-\u2212]?[0-9]++(?:\.[0-9]++)?\s{0,3}\S{0,3}\s{0,3}"
     r"(?:[\-\u2013\u2014~/±]|to|or|and|\+/-)\s*[+\-\u2212]?[0-9]"
 )
-_NEXT_QUESTION = re.compile(r"^\s*(#Problem|(##)?(Name|SMILES|Facts|Reason):)", re.MULTILINE)
+_NEXT_QUESTION = re.compile(r"^[^\S\n]*+(#Problem|(##)?(Name|SMILES|Facts|Reason):)", re.MULTILINE)
 
 
 def parse_completion(text: str, prop: Property, template: Template = "named") -> Answer:
@@ -184,4 +185,4 @@ def _read(line: str, prop: Property) -> tuple[float | None, str]:
 @lru_cache(maxsize=64)
 def _line_pattern(unit: str) -> re.Pattern[str]:
     units = "|".join(re.escape(name) for name in sorted(commensurable(unit), key=len, reverse=True))
-    return re.compile(rf"{_NUMBER}\s*(?P<unit>{units})?\s*\.?")
+    return re.compile(rf"{_NUMBER}\s*+(?:(?P<unit>{units})\s*+)?\.?")

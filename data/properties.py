@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import UsageError, shown
 
 
 class Property(BaseModel):
@@ -67,7 +67,7 @@ def find_property(key: str) -> Property:
     known = built_in_properties()
     if key not in known:
         raise UsageError(
-            f"property {key!r} is not built in (known: {', '.join(sorted(known))}); "
+            f"property {shown(key)} is not built in (known: {', '.join(sorted(known))}); "
             "define it in the [property] table of a run.toml and pass --config"
         )
     return known[key]

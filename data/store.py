@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from selfstudy_engine.data.errors import DamagedShardError, StoreError
+from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
@@ -74,8 +75,8 @@ class SampleStore:
             round_index: only this round.
             columns: only these.
             where: only rows that this holds for.
-            whole: verify whole shards, so that all readers agree on which are damaged; False reads
-                and verifies nothing but `columns`, in a third of the time, and takes no `where`.
+            whole: decode whole shards; False decodes nothing but `columns`, in a third of the time,
+                and takes no `where`.
 
         Raises:
             StoreError: a shard can't be opened (permissions, a failing disk).
@@ -271,8 +272,7 @@ def _to_parquet(samples: Sequence[Sample]) -> bytes:
     table = pa.Table.from_pylist([sample.to_row() for sample in samples], schema=SAMPLE_SCHEMA)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return seal(sink.getvalue().to_pybytes())
 
 
 def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
@@ -286,15 +286,18 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
 
 def _load_shard(path: Path, columns: list[str]) -> pa.Table:
     try:
-        path.open("rb").close()  # what can't be opened isn't damaged
+        content = path.read_bytes()  # what can't be read isn't damaged
     except OSError as error:
         raise StoreError(
             f"can't open shard {path}: {error.strerror}; make it readable and run the command again"
         ) from error
+    check_seal(content)
     try:
         # ParquetFile, as read_table goes through a dataset, which takes twice as long for a small
         # shard; a slow server makes hundreds of thousands of those.
-        with pa.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with pa.parquet.ParquetFile(
+            pa.BufferReader(content), page_checksum_verification=True
+        ) as file:
             there = set(file.schema_arrow.names)
             missing = set(SAMPLE_SCHEMA.names) - there - set(ADDED_COLUMNS)
             if missing:
@@ -312,7 +315,7 @@ def _load_shard(path: Path, columns: list[str]) -> pa.Table:
         if nulls:
             raise pa.ArrowInvalid(f"column {nulls[0]!r} has missing values")
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise DamagedShardError(str(error).split("\n", 1)[0]) from error
+        raise DamagedShardError(shown_text(str(error))) from error
     return table
 
 

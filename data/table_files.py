@@ -1,25 +1,22 @@
 """A table's file in (CSV, TSV, Parquet, SDF), its rows out, in the property's unit."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from rdkit import Chem
+import pyarrow.types
 
 from selfstudy_engine.data.config import TableConfig
-from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.errors import TableError, shown
 from selfstudy_engine.data.properties import Property, convert
-from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+from selfstudy_engine.data.table_blocks import is_sdf, read_blocks
 
 MAX_LISTED = 5
 """Rows that an error message lists at most."""
-
-_SDF = frozenset([".sdf", ".sd", ".mol"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +29,51 @@ class Row:
     value: float
 
 
-def read_rows(path: Path, table: TableConfig, prop: Property) -> list[Row]:
-    """Read a CSV, TSV, Parquet or SDF table, its values converted into the property's unit.
+def read_rows(path: Path, table: TableConfig, prop: Property) -> Iterator[Row]:
+    """Stream the rows of a CSV, TSV, Parquet or SDF table, their values in the property's unit.
+
+    The file is read twice: before this returns, all values were looked at, which takes little
+    beside what is made of the rows then.
 
     Raises:
-        TableError: unreadable, without a named column, empty, or with values that aren't numbers.
+        TableError: unreadable, without a named column, or with values that aren't numbers.
     """
-    wanted = [table.smiles_column, table.value_column, *filter(None, [table.name_column])]
-    columns = read_columns(path, wanted)
-    smiles = columns[table.smiles_column].to_pylist()
-    values = columns[table.value_column].to_pylist()
-    names = columns[table.name_column].to_pylist() if table.name_column else [""] * len(smiles)
     unit = table.value_unit or prop.unit
-    rows, bad = [], []
-    first = 1 if path.suffix.lower() in _SDF else 2
-    cells = zip(names, smiles, values, strict=True)
-    for line, (name, text, value) in enumerate(cells, start=first):
-        number = _to_number(value)
-        if number is None and first == 1 and not text:  # a record that can't be read has no value
-            rows.append(Row(line, "", "", float("nan")))
-        elif number is None:
-            bad.append(f"line {line}: {value!r}")
-        else:
-            converted = convert(number, unit, prop.unit)
-            rows.append(Row(line, str(name or "").strip(), str(text or "").strip(), converted))
+    bad, num_bad = [], 0
+    for line, _, smiles, value in _cells(path, table):
+        # A record that can't be read has no value.
+        if _to_number(value) is None and (smiles or not is_sdf(path)):
+            num_bad += 1
+            if num_bad <= MAX_LISTED:
+                bad.append(f"line {line}: {shown(value)}")
     if bad:
         raise TableError(
-            f"table {path}: column {table.value_column!r} has {len(bad)} values that aren't "
-            f"finite numbers ({listed(bad)}); correct or remove these rows"
+            f"table {path}: column {table.value_column!r} has {num_bad} values that aren't "
+            f"finite numbers ({listed(bad, num_items=num_bad)}); correct or remove these rows"
         )
-    return rows
+    convert(0.0, unit, prop.unit)  # refuses a unit before the first row
+    return _rows(path, table, unit, prop.unit)
+
+
+def _rows(path: Path, table: TableConfig, unit: str, to_unit: str) -> Iterator[Row]:
+    for line, name, smiles, value in _cells(path, table):
+        number = _to_number(value)
+        converted = float("nan") if number is None else convert(number, unit, to_unit)
+        yield Row(line, _text(name), _text(smiles), converted)
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
+def _cells(path: Path, table: TableConfig) -> Iterator[tuple[int, Any, Any, Any]]:
+    """Yield line, name, SMILES and value of each row, as they stand there."""
+    wanted = [*filter(None, [table.name_column]), table.smiles_column, table.value_column]
+    for block in read_blocks(path):
+        _check_columns(path, block.columns.schema, wanted)
+        *names, smiles, values = (block.columns.column(name).to_pylist() for name in wanted)
+        name = names[0] if names else [""] * len(smiles)
+        yield from zip(block.lines, name, smiles, values, strict=True)
 
 
 def read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
@@ -74,81 +86,66 @@ def read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:
     Raises:
         TableError: unreadable, or without one of them.
     """
-    columns = _read_table(path)
-    for column in wanted:
-        if column not in columns.column_names:
-            raise TableError(
-                f"table {path} has no column {column!r} (it has: "
-                f"{', '.join(columns.column_names)}); name it with --smiles-column, "
-                "--value-column or --name-column"
-            )
-        if columns.column_names.count(column) > 1:
-            raise TableError(f"table {path} has several columns {column!r}; rename all but one")
+    columns = pa.Table.from_batches([block.columns for block in read_blocks(path)])
+    _check_columns(path, columns.schema, wanted)
     return columns
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        if path.suffix.lower() in _SDF:
-            return _read_sdf(path)
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            return pa.parquet.read_table(path)
-        header = pa.csv.open_csv(path, parse_options=_delimiter(path)).schema.names
-        # Text for every column: a type guessed from the first rows would fail later without a line.
-        options = pa.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
-        return pa.csv.read_csv(path, parse_options=_delimiter(path), convert_options=options)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise TableError(
-            f"can't read table {path}: {error}; give a CSV (UTF-8, with a header line), TSV, "
-            "Parquet or SDF file"
-        ) from error
+def _check_columns(path: Path, schema: pa.Schema, wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in schema.names:
+            raise TableError(
+                f"table {path} has no column {column!r} (it has: "
+                f"{listed([shown(name)[1:-1] for name in schema.names], ', ', most=20)}); name it "
+                "with --smiles-column, --value-column or --name-column"
+            )
+        if schema.names.count(column) > 1:
+            raise TableError(f"table {path} has several columns {column!r}; rename all but one")
+        kind = schema.field(column).type
+        if not _is_text_or_number(kind):
+            raise TableError(
+                f"table {path}: column {column!r} holds {shown(str(kind))}; give text or numbers"
+            )
 
 
-def _read_sdf(path: Path) -> pa.Table:
-    """Return a column for each data field, "smiles" (of the drawn structure) and "name".
-
-    The name is the title line, or a field of that name where the line is empty. A record that
-    RDKit can't read has an empty SMILES: it is counted with those later.
-    """
-    path.open("rb").close()
-    records: list[dict[str, str]] = []
-    with quiet_rdkit():
-        for mol in Chem.SDMolSupplier(str(path)):
-            if mol is None:
-                records.append({})
-                continue
-            fields = {key: str(mol.GetProp(key)) for key in mol.GetPropNames()}
-            title = mol.GetProp("_Name").strip() if mol.HasProp("_Name") else ""
-            name = title or fields.get("name", "")
-            records.append(fields | {"smiles": Chem.MolToSmiles(mol), "name": name})
-    names = dict.fromkeys(key for record in records for key in record)
-    columns = {key: [record.get(key, "") for record in records] for key in names}
-    return pa.table(columns, schema=pa.schema([(key, pa.string()) for key in names]))
-
-
-def _delimiter(path: Path) -> pa.csv.ParseOptions:
-    delimiter = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
-    # Empty lines stay, so that a row's number is the line that an editor shows.
-    return pa.csv.ParseOptions(
-        delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
+def _is_text_or_number(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null),
     )
+    return any(test(kind) for test in tests)
 
 
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*+[+-]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][+-]?[0-9]++)?\s*+")
 
 
 def _to_number(value: Any) -> float | None:
     # Stricter than float(), which also takes "1_000" and digits of other scripts.
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
+    if not isinstance(value, str | int | float | Decimal):
         return None
+    number = float(value)
     return number if abs(number) < float("inf") else None
 
 
-def listed(items: Sequence[str]) -> str:
-    """Join the first few of many."""
-    more = f", and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
-    return "; ".join(items[:MAX_LISTED]) + more
+def listed(
+    items: Sequence[str],
+    separator: str = "; ",
+    *,
+    num_items: int | None = None,
+    most: int = MAX_LISTED,
+) -> str:
+    """Join the first few of many.
+
+    Args:
+        items: the first of them at least.
+        separator: between two.
+        num_items: how many there are; None are those given.
+        most: items that are shown.
+    """
+    left = (len(items) if num_items is None else num_items) - most
+    more = f", and {left} more" if left > 0 else ""
+    return separator.join(items[:most]) + more

@@ -10,11 +10,13 @@ from typing import Any
 
 import orjson
 
-from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.data.errors import ServerError, shown, shown_text
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.transport import Answer
 
 _FINISHED = ("stop", "length")
+_MOST_TOKENS = 2**31 - 1
+"""What the store's column holds."""
 
 
 def decode(answer: Answer, url: str) -> dict[str, Any]:
@@ -24,15 +26,17 @@ def decode(answer: Answer, url: str) -> dict[str, Any]:
         ServerError: another status than 200, or another body.
     """
     if answer.status != 200:
-        raise ServerError(f"the server at {url} failed with {answer.status}: {answer.text}")
+        raise ServerError(
+            f"the server at {url} failed with {answer.status}: {shown_text(answer.text)}"
+        )
     try:
         content = orjson.loads(answer.body)  # refuses NaN, as JSON does
     except ValueError as error:
         raise ServerError(
-            f"the server at {url} answered {answer.text[:100]!r}, which isn't JSON: {error}"
+            f"the server at {url} answered {shown(answer.text)}, which isn't JSON: {error}"
         ) from error
     if not isinstance(content, dict):
-        raise ServerError(f"the server at {url} answered {answer.text[:100]!r}")
+        raise ServerError(f"the server at {url} answered {shown(answer.text)}, not an object")
     return content
 
 
@@ -49,7 +53,7 @@ def to_completions(answer: Mapping[str, Any], model: str, n: int) -> list[Comple
     """
     if answer.get("model") != model:
         raise ServerError(
-            f"the server answered as model {answer.get('model')!r}, asked was {model!r}"
+            f"the server answered as model {shown(answer.get('model'))}, asked was {model!r}"
         )
     try:
         choices = sorted(answer["choices"], key=itemgetter("index"))
@@ -60,13 +64,13 @@ def to_completions(answer: Mapping[str, Any], model: str, n: int) -> list[Comple
         bad = [c["finish_reason"] for c in choices if c["finish_reason"] not in _FINISHED]
         if bad:
             raise ServerError(
-                f"the server ended a completion with {bad[0]!r}, not one of {_FINISHED}"
+                f"the server ended a completion with {shown(bad[0])}, not one of {_FINISHED}"
             )
         usage = answer.get("usage")
         if usage is None:
             raise ServerError("the server's answer has no token counts (usage)")
-        num_prompt_tokens = int(usage["prompt_tokens"])
-        per_choice, rest = divmod(int(usage["completion_tokens"]), n)
+        num_prompt_tokens = _count(usage["prompt_tokens"])
+        per_choice, rest = divmod(_count(usage["completion_tokens"]), n)
         return [
             Completion(
                 choice["text"],
@@ -77,4 +81,10 @@ def to_completions(answer: Mapping[str, Any], model: str, n: int) -> list[Comple
             for index, choice in enumerate(choices)
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise ServerError(f"the server's answer isn't a completion: {error!r}") from error
+        raise ServerError(f"the server's answer isn't a completion: {shown(error)}") from error
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST_TOKENS:
+        raise ValueError(f"{shown(value)} isn't a number of tokens")
+    return value

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter
-from selfstudy_engine.data.errors import SwapError
+from selfstudy_engine.data.errors import SwapError, shown
 from selfstudy_engine.data.schema import NO_ADAPTER
 from selfstudy_engine.engine.client import GenerationClient
 
@@ -112,11 +112,11 @@ def distance(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float
 async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> list[float]:
     """Return the log-probability of each token of a text after the first."""
     choice = await _ask(client, model, token_ids, prompt_logprobs=0)
-    entries = choice.get("prompt_logprobs")
     try:
-        pairs = zip(token_ids[1:], entries[1:], strict=True)
+        entries = choice["prompt_logprobs"][1:]
+        pairs = zip(token_ids[1:], entries, strict=True)
         return [float(entry[str(token)]["logprob"]) for token, entry in pairs]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SwapError("the server gave no log-probabilities for the canary's texts") from error
 
 
@@ -125,7 +125,7 @@ async def _next_logprob(client: GenerationClient, model: str, token_ids: list[in
     choice = await _ask(client, model, token_ids, logprobs=1)
     try:
         return float(choice["logprobs"]["token_logprobs"][0])
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SwapError("the server gave no log-probability for the canary's next token") from error
 
 
@@ -133,11 +133,11 @@ async def _ask(client: GenerationClient, model: str, token_ids: list[int], **ext
     answer = await client.complete(
         model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
     )
-    choices = answer.get("choices") or []
-    if answer.get("model") != model or not choices:
+    choices = answer.get("choices")
+    if answer.get("model") != model or not isinstance(choices, list) or not choices:
         raise SwapError(
-            f"the server answered the canary as model {answer.get('model')!r} with "
-            f"{len(choices)} choices, asked was {model!r}"
+            f"the server answered the canary as model {shown(answer.get('model'))} with choices "
+            f"{shown(choices)}, asked was {model!r}"
         )
     return choices[0]
 

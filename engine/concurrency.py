@@ -48,7 +48,7 @@ def parse_load(metrics: str) -> ServerLoad | None:
     return ServerLoad(
         running=int(sum(found["num_requests_running"])),
         waiting=int(sum(found["num_requests_waiting"])),
-        kv_cache_usage=max(found.get("kv_cache_usage_perc", [0.0])),
+        kv_cache_usage=min(max(found.get("kv_cache_usage_perc", [0.0])), 1.0),
         num_preemptions=int(sum(found.get("num_preemptions_total", [0.0]))),
     )
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from rdkit import Chem
 
 from selfstudy_engine.data.properties import Property
-from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.smiles import parse_smiles
 from selfstudy_engine.engine.told_values import mask_value
 
 NAME, SMILES = "[name]", "[SMILES]"
@@ -23,6 +23,8 @@ _TOKEN = re.compile(r"[^\s\"'`,;]+")
 _SMILES = re.compile(r"[A-Za-z0-9@+\-\[\]()=#$/\\%.*:~]+")
 _AROUND = "().:!?*"
 """Punctuation that may stand around a SMILES in a sentence; brackets may also belong to it."""
+_MOST_AROUND = 4
+"""Characters of it on either side: each start is tried with each end."""
 
 
 def mask_reason(reason: str, molecule: Molecule, prop: Property) -> str:
@@ -56,8 +58,8 @@ def _mask_smiles(reason: str, smiles: str) -> str:
 
     def mask(found: re.Match[str]) -> str:
         token = found.group()
-        for end in range(len(token), 0, -1):
-            for start in range(end):
+        for end in range(len(token), max(0, len(token) - _MOST_AROUND - 1), -1):
+            for start in range(min(end, _MOST_AROUND + 1)):
                 if _canonical(token[start:end]) == canonical:
                     return token[:start] + SMILES + token[end:]
                 if token[start] not in _AROUND:
@@ -73,6 +75,5 @@ def _mask_smiles(reason: str, smiles: str) -> str:
 def _canonical(text: str) -> str | None:
     if len(text) < _MIN_SMILES or not _SMILES.fullmatch(text):
         return None
-    with quiet_rdkit():
-        mol = Chem.MolFromSmiles(text)
+    mol = parse_smiles(text)
     return Chem.MolToSmiles(mol) if mol else None

@@ -3,7 +3,8 @@
 import re
 
 _SAMPLE = re.compile(
-    r"^vllm:(\w+)(?:\{.*\})? ([0-9.]+(?:e[+-]?[0-9]+)?)$", re.MULTILINE | re.IGNORECASE
+    r"^vllm:(\w+)(?:\{.*\})? ([0-9]{1,18}(?:\.[0-9]{0,18})?(?:e[+-]?[0-9]{1,2})?)$",
+    re.MULTILINE | re.IGNORECASE | re.ASCII,
 )
 
 

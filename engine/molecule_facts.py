@@ -13,8 +13,8 @@ from typing import Any
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
-from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+from selfstudy_engine.data.errors import UsageError, shown
+from selfstudy_engine.data.smiles import parse_smiles
 from selfstudy_engine.engine.claim_lexicon import Pattern
 
 REMEMBERED_MOLECULES = 8192
@@ -57,11 +57,11 @@ class MoleculeFacts:
     """
 
     def __init__(self, smiles: str) -> None:
-        with quiet_rdkit():
-            mol = Chem.MolFromSmiles(smiles)
+        mol = parse_smiles(smiles)
         if mol is None or mol.GetNumAtoms() == 0:
             raise UsageError(
-                f"SMILES {smiles!r} can't be parsed; give the molecule that the reason is about"
+                f"SMILES {shown(smiles)} can't be parsed; give that of the molecule that the "
+                "reason is about"
             )
         self.mol: Any = mol
         self._counts: dict[Pattern, int] = {}

@@ -5,12 +5,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule, Sample
+from selfstudy_engine.data.smiles import parse_smiles
 from selfstudy_engine.engine.baselines import FOREST, MEDIAN
 from selfstudy_engine.engine.reason_quality import CheckReason, Piece, mark_claims
 from selfstudy_engine.engine.report_facts import RoundFacts, RunFacts
@@ -131,8 +130,7 @@ def draw(smiles: str) -> str:
 
     As an image and not as markup: a picture runs no script, whatever a table's SMILES holds.
     """
-    with quiet_rdkit():
-        mol = Chem.MolFromSmiles(smiles)
+    mol = parse_smiles(smiles)
     if mol is None:
         return ""
     drawing = rdMolDraw2D.MolDraw2DSVG(_WIDTH, _HEIGHT)

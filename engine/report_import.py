@@ -5,18 +5,20 @@ Without answers of single molecules there are no intervals, and the page says so
 """
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.errors import TableError, shown, shown_text
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.engine.report_charts import TEST, TRAIN, Figure
 from selfstudy_engine.engine.report_figures import error_by_round
 from selfstudy_engine.engine.report_page import render_page, write_page
 
 _COLUMNS = ("run", "round", "split", "mae")
+_ROUND = re.compile(r"\s*[0-9]{1,9}\s*")
 _SERIES = {"test": TEST, "train": TRAIN}
 
 
@@ -75,7 +77,9 @@ def load_rounds(path: Path) -> list[ImportedRun]:
                 )
             rounds = [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"can't read {path}: {error}; give a CSV file in UTF-8") from error
+        raise TableError(
+            f"can't read {path}: {shown_text(str(error))}; give a CSV file in UTF-8"
+        ) from error
     if not rounds:
         raise TableError(f"{path} has no line below its header; give one for each round and split")
     names = dict.fromkeys(found.run for found in rounds)
@@ -119,16 +123,22 @@ def _figure(run: ImportedRun, index: int, unit: str) -> Figure:
 def _parse(row: Mapping[str, str | None], where: str) -> ImportedRound:
     split = row["split"] or ""
     if split not in _SERIES:
-        raise TableError(f"{where}: split {split!r} is none of {', '.join(_SERIES)}")
+        raise TableError(f"{where}: split {shown(split)} is none of {', '.join(_SERIES)}")
     try:
         return ImportedRound(
             run=row["run"] or "",
-            round=int(row["round"] or ""),
+            round=_round(row["round"] or ""),
             split=split,
             mae=_finite(row["mae"] or ""),
         )
     except ValueError as error:
-        raise TableError(f"{where}: {error}; correct this line") from error
+        raise TableError(f"{where}: {shown_text(str(error))}; correct this line") from error
+
+
+def _round(text: str) -> int:
+    if not _ROUND.fullmatch(text):
+        raise ValueError(f"round {text!r} isn't a whole number from 0 on of up to 9 digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -21,11 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import device_environment, placement_of
-from selfstudy_engine.data.errors import AdapterError, ServerDiedError, ServerError, UsageError
+from selfstudy_engine.data.errors import (
+    AdapterError,
+    ServerDiedError,
+    ServerError,
+    UsageError,
+    shown,
+)
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.privacy import child_environment
@@ -461,13 +468,13 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
             verify=endpoint.verify,
         )
         response.raise_for_status()
-        models = response.json()["data"]
-        return next(model for model in models if model["id"] and not model.get("parent"))
+        models = orjson.loads(response.content)["data"]
+        return next(model for model in models if not model.get("parent") and str.strip(model["id"]))
     except (
         *(httpx.HTTPError, httpx.InvalidURL, ValueError),
         *(KeyError, TypeError, AttributeError, StopIteration),
     ) as error:
         raise ServerError(
-            f"no vLLM server answers at {endpoint.url} ({error!r}); start one with "
+            f"no vLLM server answers at {endpoint.url} ({shown(error)}); start one with "
             "`selfstudy-engine serve`, or leave out --server"
         ) from error

@@ -8,9 +8,10 @@ import time
 from typing import Any, Literal, Protocol
 
 import httpx
+import orjson
 
 from selfstudy_engine.data.adapters import Adapter
-from selfstudy_engine.data.errors import SwapError
+from selfstudy_engine.data.errors import SwapError, shown, shown_text
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
@@ -57,7 +58,7 @@ class AdminApi:
                 "`selfstudy-engine serve` and the same --adapter-mode"
             )
         if response.is_error:
-            raise SwapError(f"{path} failed with {response.status_code}: {response.text[:500]}")
+            raise SwapError(f"{path} failed with {response.status_code}: {_text_of(response)}")
         return response
 
     async def call_workers(self, method: str, **arguments: Any) -> list[Any]:
@@ -83,14 +84,19 @@ class AdminApi:
         response = await self.post("/reset_prefix_cache")
         if _says_no(response):
             raise SwapError(
-                f"the server couldn't reset its prefix cache ({response.text[:200]}): requests "
+                f"the server couldn't reset its prefix cache ({_text_of(response)}): requests "
                 "still hold it; end other clients of this server and run the command again"
             )
 
 
+def _text_of(response: httpx.Response) -> str:
+    # Not `response.text`: it believes whatever charset a header names.
+    return shown_text(response.content[:500].decode("utf-8", "replace"))
+
+
 def _says_no(response: httpx.Response) -> bool:
     try:
-        content = response.json()
+        content = orjson.loads(response.content)
     except ValueError:
         return False
     return isinstance(content, dict) and content.get("success") is False
@@ -99,7 +105,7 @@ def _says_no(response: httpx.Response) -> bool:
 def _results_of(response: httpx.Response) -> list[Any]:
     """Return what each worker answered to /collective_rpc; nothing if the server says nothing."""
     try:
-        content = response.json()
+        content = orjson.loads(response.content)
     except ValueError:
         return []
     results = content.get("results") if isinstance(content, dict) else None
@@ -121,8 +127,9 @@ class MergedSwapper:
         results = await self._admin.call_workers("serve_merged", adapter_folder=folder)
         if not results or any(result != expected for result in results):
             raise SwapError(
-                f"the server's workers merged {results}, wanted was {expected!r}; the server stays "
-                "paused, so that nothing answers from half an adapter: run the command again"
+                f"the server's workers merged {shown(results)}, wanted was {expected!r}; the "
+                "server stays paused, so that nothing answers from half an adapter: run the "
+                "command again"
             )
         await self._admin.reset_prefix_cache()
         await self._admin.resume()

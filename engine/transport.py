@@ -152,7 +152,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             try:
                 seconds = parsedate_to_datetime(value).timestamp() - time()
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         if seconds >= 0:  # not NaN either
             return min(seconds, _MAX_RETRY_AFTER_SECONDS)

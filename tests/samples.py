@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
+from safetensors.numpy import save
 
 from selfstudy_engine.data.adapters import Probe, manifest_probes, publish_adapter
 from selfstudy_engine.data.evaluations import Evaluated
@@ -63,7 +65,7 @@ def make_evaluated(molecule_id: str, measured: float, predicted: float | None) -
 
 
 def write_adapter(folder: Path, config: dict[str, Any] | None = None, **manifest: Any) -> Path:
-    """Publish a folder that looks like an adapter, with weights that are none."""
+    """Publish a folder that looks like an adapter, with weights of nought."""
     probe = Probe([1, 2, 3], [-0.5, -0.25], [-1.5, -2.5], -0.125)
     content = {
         "name": folder.name,
@@ -73,6 +75,10 @@ def write_adapter(folder: Path, config: dict[str, Any] | None = None, **manifest
         "training": {"num_samples": 3, "loss": 1.5},
     }
     with publish_adapter(folder, content | manifest) as temporary:
-        (temporary / "adapter_model.safetensors").write_bytes(b"not really weights")
-        (temporary / "adapter_config.json").write_bytes(orjson.dumps(LORA | (config or {})))
+        peft = LORA | (config or {})
+        rank = int(peft["r"]) if peft["r"] in range(1, 513) else 1
+        factors = {"lora_A": np.zeros((rank, 2)), "lora_B": np.zeros((2, rank))}
+        tensors = {f"layer.{name}.weight": factor for name, factor in factors.items()}
+        (temporary / "adapter_model.safetensors").write_bytes(save(tensors))
+        (temporary / "adapter_config.json").write_bytes(orjson.dumps(peft))
     return folder

@@ -12,7 +12,13 @@ from safetensors.torch import load_file, save_file
 from tiny_model import FAMILIES, make_tiny_model
 from transformers import AutoModelForCausalLM
 
-from selfstudy_engine.data.adapters import Adapter, publish_adapter, read_adapter
+from selfstudy_engine.data.adapters import (
+    Adapter,
+    Probe,
+    manifest_probes,
+    publish_adapter,
+    read_adapter,
+)
 from selfstudy_engine.data.errors import AdapterError
 from selfstudy_engine.engine.merge_worker import block_of, load_deltas, merge
 from selfstudy_engine.train.targets import lora_targets
@@ -38,8 +44,8 @@ def publish(tiny_model: Path, tmp_path: Path) -> Publish:
         manifest = {
             "name": name,
             "base_model": str(tiny_model),
-            "base_fingerprint": "",
-            "canary": [],
+            "base_fingerprint": "hub:tiny",
+            "canary": manifest_probes([Probe([1, 2], [-1.0], [-2.0], -0.5)]),
             "training": {},
         }
         with publish_adapter(tmp_path / name, manifest) as folder:

@@ -1,5 +1,6 @@
 """Tables -> canonical molecules -> pool and test set."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ NAMED = TableConfig(name_column="name")
 DROP = TableConfig(conflicts="drop")
 
 
-def table_of(rows: list[Row], rules: TableConfig = TableConfig()) -> Table:  # noqa: B008 - frozen
+def table_of(rows: Iterable[Row], rules: TableConfig = TableConfig()) -> Table:  # noqa: B008 - frozen
     return canonicalize(rows, MELTING_POINT, rules, "t.csv")
 
 
@@ -52,13 +53,13 @@ ROWS = [Row(2, "ethanol", "OCC", -114.1), Row(3, "", "c1ccccc1", 5.5)]
     ],
 )
 def test_text_tables(tmp_path: Path, name: str, content: str) -> None:
-    assert read_rows(write(tmp_path, content, name), NAMED, MELTING_POINT) == ROWS
+    assert list(read_rows(write(tmp_path, content, name), NAMED, MELTING_POINT)) == ROWS
 
 
 def test_parquet_table(tmp_path: Path) -> None:
     columns = {"name": ["ethanol", None], "smiles": ["OCC", "c1ccccc1"], "value": [-114.1, 5.5]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    assert read_rows(tmp_path / "a.parquet", NAMED, MELTING_POINT) == ROWS
+    assert list(read_rows(tmp_path / "a.parquet", NAMED, MELTING_POINT)) == ROWS
 
 
 def test_other_column_names_and_units(tmp_path: Path) -> None:
