@@ -42,7 +42,8 @@ class Quarantined:
 
 
 @functools.cache
-def _refusal() -> str:
+def refusal_of_quarantine() -> str:
+    """Return why no such namespace can be made here; empty if one can."""
     probe = "ip tuntap add dev probe mode tun"
     try:
         result = subprocess.run(
@@ -55,7 +56,7 @@ def _refusal() -> str:
 
 def require_quarantine() -> None:
     """Skip a test where no such namespace can be made."""
-    if refusal := _refusal():
+    if refusal := refusal_of_quarantine():
         pytest.skip(f"no network namespace with a TUN device here: {refusal}")
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from openai import BadRequestError, OpenAI
+from quarantine import refusal_of_quarantine, run_quarantined
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config, override
@@ -42,6 +45,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = render_question(Molecule("", "phenol", "Oc1ccccc1", 40.9), "facts")
 DTYPE = "float32"
 """On every host: greedy tokens don't hang on how a product is rounded."""
+SERVE_KEY = "a-key-of-this-test-alone"
 GREEDY = SamplingParams(n=1, temperature=0, top_p=1, max_tokens=12)
 
 
@@ -261,13 +265,73 @@ def test_the_local_model_is_its_own_teacher(
     process.check_alive()
 
 
-@pytest.mark.parametrize(
-    "path", ["/collective_rpc", "/pause", "/reset_prefix_cache", "/v1/load_lora_adapter"]
-)
-def test_admin_routes_need_the_key(server: tuple[VllmServer, RunConfig], path: str) -> None:
+BEYOND_OPENAPI = ["/metrics", "/docs", "/openapi.json", "/sleep", "/wake_up", "/adapters", "/"]
+
+
+def test_no_route_but_health_is_reached_without_the_key(
+    server: tuple[VllmServer, RunConfig],
+) -> None:
+    """Each route that vLLM itself names, by each of its methods."""
+    process, config = server
+    with httpx.Client(base_url=process.endpoint.url, trust_env=False) as client:
+        schema = client.get("/openapi.json", headers=process.endpoint.headers).json()
+        known = [(m.upper(), path) for path, methods in schema["paths"].items() for m in methods]
+        admin = ["/collective_rpc", "/pause", "/resume", "/reset_prefix_cache"]
+        if config.server.adapter_mode == "runtime":
+            admin += ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]
+        assert {("POST", path) for path in admin} <= set(known)
+        known += [(method, path) for path in BEYOND_OPENAPI for method in ("GET", "POST")]
+        for method, path in known:
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                filled = re.sub(r"{\w+}", "x", path)
+                status = client.request(method, filled, headers=headers, json={}).status_code
+                assert status == (200 if path == "/health" else 401), (method, path)
+    process.check_alive()
+
+
+def test_no_other_interface_reaches_it(server: tuple[VllmServer, RunConfig]) -> None:
+    """Neither the server's own port nor one of those by which its processes meet."""
     process, _ = server
-    assert httpx.post(process.endpoint.url + path, json={}).status_code == 401
-    assert httpx.get(process.endpoint.url + "/health").status_code == 200
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for member in psutil.process_iter()
+        if belongs_to(member, process.process_group)
+        for connection in member.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    port = int(process.endpoint.url.rpartition(":")[2])
+    assert ("127.0.0.1", port) in listening
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
+    for address in other_addresses():
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address, port), timeout=5)
+
+
+def belongs_to(process: psutil.Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group
+    except ProcessLookupError:
+        return False
+
+
+def other_addresses() -> list[str]:
+    """Return this host's IPv4 addresses but loopback's; none on a host without a network."""
+    found = [one for interface in psutil.net_if_addrs().values() for one in interface]
+    addresses = [one.address for one in found if one.family == socket.AF_INET]
+    return [address for address in addresses if not address.startswith("127.")]
+
+
+def test_the_key_is_neither_logged_nor_in_a_process_list(
+    server: tuple[VllmServer, RunConfig],
+) -> None:
+    process, _ = server
+    key = process.endpoint.api_key
+    members = [one for one in psutil.process_iter() if belongs_to(one, process.process_group)]
+    assert len(members) > 1
+    assert not any(key in word for member in members for word in member.cmdline())
+    log = process.log.read_text("utf-8")
+    assert "vllm" in log
+    assert key not in log
 
 
 def test_a_server_that_dies_says_so_with_its_log(server: tuple[VllmServer, RunConfig]) -> None:
@@ -319,6 +383,7 @@ def wait_for_samples(
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) -> None:
     """The engine is killed first, which the loop survives by itself."""
     runs = tmp_path / "runs"
@@ -350,10 +415,7 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
     left = {pid: name for pid, name in running.items() if psutil.pid_exists(pid)}
     assert left == {}, "the kernel ends server and workers with the loop"
 
-    result = subprocess.run(
-        loop_command(runs), capture_output=True, text=True, env=environment, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    said = run_in_secret(loop_command(runs), tmp_path, environment)
     after = list(store.samples())
     assert len(after) == len({sample.key for sample in after}) == 32
     assert {key: sample for sample in after if (key := sample.key) in before} == before
@@ -362,7 +424,7 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
     records = load_records(folder)
     assert [record.round for record in records] == [0, 1, 2]
     assert sum(record.num_completions for record in records) == 32
-    assert "Results:" in result.stdout
+    assert "Results:" in said
     assert processes_of(tmp_path) == {}
 
     started = time.monotonic()
@@ -372,17 +434,43 @@ def test_a_killed_loop_continues_loses_nothing_and_can_be_asked(tmp_path: Path) 
 
     evaluated = next(a for a in load_evaluation(folder.evaluation(2)) if a.split == "test")
     served = read_adapter(folder.adapter(2))
-    assert ask_served_run(runs, evaluated.smiles, evaluated.name) == evaluated.completion
+    question = f"Name: {evaluated.name}\nSMILES: {evaluated.smiles}"
+    asked = question if evaluated.name else evaluated.smiles
+    with serving(runs) as (client, _, model):
+        assert chat(client, model, asked) == evaluated.completion
+        with pytest.raises(BadRequestError, match="is no molecule"):
+            chat(client, model, "no molecule")
+    with serving(runs, "--public", "--requests-per-minute", "60") as (client, url, model):
+        assert model.startswith("round-0002-")
+        assert chat(client, model, asked) == evaluated.completion
+        assert_only_questions_pass(url, model)
     assert read_adapter(folder.adapter(2)) == served
 
 
-def ask_served_run(runs: Path, smiles: str, name: str) -> str:
-    """Return the answer of `serve --run` to a chat, asked as any OpenAI client would."""
-    port, key = free_port(), "a-key-of-this-test"
+def run_in_secret(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    """Return what a command prints that must succeed, and send nothing but to loopback."""
+    if refusal_of_quarantine():
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+    ended = run_quarantined(command, folder, environment)
+    assert ended.returncode == 0, ended.output
+    assert (ended.num_sent, ended.packets) == (0, [])
+    return ended.output
+
+
+@contextmanager
+def serving(runs: Path, *more: str) -> Iterator[tuple[OpenAI, str, str]]:
+    """Serve the run; yields a client as anyone would have it, the URL, and the model's name."""
+    port = free_port()
     command = [sys.executable, "-m", "selfstudy_engine.cli", "serve", "--runs", str(runs)]
     command += ["--run", "killed", "--port", str(port), "--log", str(runs / "serve.log")]
-    environment = os.environ | {"SELFSTUDY_SERVER_KEY": key}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    environment = os.environ | {"SELFSTUDY_SERVER_KEY": SERVE_KEY}
+    with subprocess.Popen(
+        [*command, *more], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             assert process.stdout
             shown: list[str] = []
@@ -390,15 +478,45 @@ def ask_served_run(runs: Path, smiles: str, name: str) -> str:
                 line = process.stdout.readline()
                 assert line, (runs / "serve.log").read_text()
                 shown.append(line)
+            assert SERVE_KEY not in "".join(shown) + (runs / "serve.log").read_text()
             model = next(line for line in shown if line.startswith("Model:")).split()[1]
-            with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key) as client:
-                question = f"Name: {name}\nSMILES: {smiles}" if name else smiles
-                messages: list[Any] = [{"role": "user", "content": question}]
-                answer = client.chat.completions.create(model=model, messages=messages)
-                with pytest.raises(BadRequestError, match="is no molecule"):
-                    client.chat.completions.create(
-                        model=model, messages=[{"role": "user", "content": "no molecule"}]
-                    )
-            return str(answer.choices[0].message.content)
+            url = f"http://127.0.0.1:{port}"
+            with OpenAI(base_url=f"{url}/v1", api_key=SERVE_KEY, max_retries=0) as client:
+                yield client, url, model
         finally:
             process.terminate()
+
+
+def chat(client: OpenAI, model: str, question: str) -> str:
+    """Return the answer to one question."""
+    messages: list[Any] = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model=model, messages=messages)
+    return str(answer.choices[0].message.content)
+
+
+def assert_only_questions_pass(url: str, model: str) -> None:
+    """Try what a public server mustn't do, with its key, until its patience ends."""
+    question: dict[str, Any] = {"model": model, "prompt": "CCO", "max_tokens": 1}
+    key = {"Authorization": f"Bearer {SERVE_KEY}"}
+    with httpx.Client(base_url=url, headers=key, trust_env=False) as client:
+        for path in ("/collective_rpc", "/pause", "/reset_prefix_cache", "/v1/load_lora_adapter"):
+            assert client.post(path, json={}).status_code == 404
+        for path in ("/metrics", "/openapi.json", "/docs"):
+            assert client.get(path).status_code == 404
+        assert client.get("/health").status_code == 200
+        without = {"Authorization": ""}
+        assert client.post("/v1/completions", json=question, headers=without).status_code == 401
+        base = next(one for one in client.get("/v1/models").json()["data"] if not one["parent"])
+        for changed, status in (
+            ({}, 200),
+            ({"model": base["id"]}, 404),
+            ({"prompt": "C" * 1_000_000}, 413),
+            *([({"seed": 1}, 400)] if device() == "cpu" else []),
+        ):
+            assert client.post("/v1/completions", json=question | changed).status_code == status
+        for address in other_addresses():
+            port = url.rpartition(":")[2]
+            assert httpx.get(f"http://{address}:{port}/v1/models").status_code == 401
+        codes = [client.get("/v1/models").status_code for _ in range(61)]
+        assert codes[-1] == 429
+        assert client.get("/health").status_code == 200
