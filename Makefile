@@ -5,6 +5,8 @@ DEVICE ?= auto
 PYTHON ?=
 ARGS ?=
 MINUTES ?= 30
+CASES ?= 100000
+SEED ?= 1
 BIN := .venv/bin
 INSTALL := ./install.sh $(DEVICE) $(if $(PYTHON),--python "$(PYTHON)")
 
@@ -13,7 +15,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos docs install-dev lock clean
+.PHONY: help install loop test check audit chaos fuzz docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -44,6 +46,9 @@ audit: install-dev ## known vulnerabilities of what is pinned, where an index ca
 
 chaos: install-dev ## kill a loop again and again, and hold it against its promises: make chaos MINUTES=30
 	PYTHONPATH=tests $(BIN)/python tests/chaos/chaos.py --minutes $(MINUTES) $(ARGS)
+
+fuzz: install-dev ## mutated input of every kind, and how many cases of each: make fuzz CASES=100000 SEED=1
+	FUZZ_CASES=$(CASES) PYTHONPATH=tests/fuzz $(BIN)/pytest -p fuzzing --hypothesis-seed=$(SEED) $(ARGS) tests/fuzz
 
 docs: install-dev ## the documentation site, in build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

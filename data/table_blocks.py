@@ -17,8 +17,8 @@ from rdkit import Chem
 from selfstudy_engine.data.errors import TableError, shown_text
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
-_BLOCK_MIB = 16
-"""Of a text file; no row may be longer."""
+_BLOCK_MIB = 4
+"""Of a text file; no row may be longer. Arrow reads up to 32 blocks ahead."""
 _BLOCK_ROWS = 10_000
 _SDF = frozenset([".sdf", ".sd", ".mol"])
 _PARQUET = frozenset([".parquet", ".pq"])
@@ -73,7 +73,6 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
     def opened(columns: dict[str, pa.DataType]) -> pa.csv.CSVStreamingReader:
         return pa.csv.open_csv(
             path,
-            # One thread: a reader ahead of us would fill the memory that streaming saves.
             read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_MIB << 20),
             # Empty lines stay, so that a row's number is the line that an editor shows.
             parse_options=pa.csv.ParseOptions(
@@ -88,12 +87,12 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
     # Text for every column: a type guessed from the first rows would fail later without a line.
     with opened(dict.fromkeys(header, pa.string())) as reader:
         for batch in _at_least_one(reader, reader.schema):
-            breaks = sum(
-                (_breaks(column) for column in batch.columns), np.zeros(batch.num_rows, int)
-            )
-            ends = line + np.cumsum(breaks + 1)
-            yield Block(batch, (ends - breaks - 1).tolist())
-            line = int(ends[-1]) if batch.num_rows else line
+            for start in range(0, max(batch.num_rows, 1), _BLOCK_ROWS):
+                rows = batch.slice(start, _BLOCK_ROWS)
+                breaks = sum(map(_breaks, rows.columns), np.zeros(rows.num_rows, int))
+                ends = line + np.cumsum(breaks + 1)
+                yield Block(rows, (ends - breaks - 1).tolist())
+                line = int(ends[-1]) if rows.num_rows else line
 
 
 def _breaks(column: Any) -> Any:
