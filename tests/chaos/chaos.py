@@ -34,11 +34,19 @@ from selfstudy_engine.engine.rounds import load_records
 ROUNDS, BATCH = 2, 8
 _MARK = "SELFSTUDY_CHAOS"
 _LONGEST_SECONDS = 120
-_MOST_KILLS = 8
-"""In one life."""
-_BOUNDARIES = ("fsync", "rename", "after-fsync", "after-rename", "full-fsync", "full-rename")
-_CALLS = {"loop": 60, "train": 16}
-"""Process -> fsyncs and renames that it makes at most."""
+_MOST_ORDERS = 20
+"""In one life, which ends when nothing is left to do."""
+_WHEN = ("", "", "after-", "after-", "full-")
+"""A kill before the call, one after it, or a full disk."""
+_CALLS = {
+    ("loop", "fsync"): 8,
+    ("loop", "rename"): 4,
+    ("train", "fsync"): 7,
+    ("train", "rename"): 1,
+}
+"""Each start comes so far at least, while anything is left to do: a life takes many of them."""
+_KINDS = ("loop", "loop", "loop", "train", "train", "moment", "trainer")
+_AT_BOUNDARIES = frozenset({"loop", "train"})
 _IN_LOOP = frozenset({"loop", "moment"})
 """Orders that the loop dies of; of the others its training does, which the loop says."""
 _SETTINGS = f"""
@@ -146,7 +154,7 @@ class Chaos:
         command += ["--config", str(self._config), "--runs", str(runs), "--server", fake.url]
         environment = os.environ | {"SELFSTUDY_SERVER_KEY": fake.api_key, _MARK: str(runs)}
         kind, _, rest = (order or "").partition(":")
-        if kind in _CALLS:
+        if kind in _AT_BOUNDARIES:
             paths = [str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH")]
             path = os.pathsep.join(filter(None, paths))
             environment |= {"CHAOS_KILL": order or "", "PYTHONPATH": path}
@@ -250,12 +258,13 @@ def _has(pid: str, file: str, text: str) -> bool:
 def random_orders(generator: random.Random, most: int) -> Iterator[str]:
     """Yield orders for one life."""
     for _ in range(most):
-        kind = generator.choice(["loop", "loop", "train", "moment", "trainer"])
-        if kind in _CALLS:
-            call = generator.choice(_BOUNDARIES)
-            yield f"{kind}:{call}:{generator.randint(1, _CALLS[kind])}"
+        kind = generator.choice(_KINDS)
+        if kind in _AT_BOUNDARIES:
+            call = generator.choice(["fsync", "rename"])
+            number = generator.randint(1, _CALLS[kind, call])
+            yield f"{kind}:{generator.choice(_WHEN)}{call}:{number}"
         else:
-            yield f"{kind}:{generator.uniform(1, 15):.1f}"
+            yield f"{kind}:{generator.uniform(1, 12):.1f}"
 
 
 def main() -> None:
@@ -268,7 +277,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="selfstudy-chaos-") as folder:
         chaos, generator = Chaos(Path(folder)), random.Random(values.seed)
         while time.monotonic() < deadline:
-            chaos.life(random_orders(generator, _MOST_KILLS))
+            chaos.life(random_orders(generator, _MOST_ORDERS))
             tally = chaos.tally
             sys.stdout.write(
                 f"{tally.lives} lives, {tally.kills.total()} kills ({dict(tally.kills)}), "
