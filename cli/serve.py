@@ -91,7 +91,8 @@ def serve(
     from selfstudy_engine.engine.connection import Connection
     from selfstudy_engine.engine.predict import finished_round
     from selfstudy_engine.engine.public_serving import check_key
-    from selfstudy_engine.engine.server import HOST, VllmServer, check_port, check_servable
+    from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
+    from selfstudy_engine.engine.server_command import HOST
 
     public = take_public_options(values)
     key = os.environ.get(SERVER_KEY_VARIABLE, "")

@@ -21,7 +21,8 @@ from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
 from selfstudy_engine.engine.instant_server import MODEL
 from selfstudy_engine.engine.one_core import children_on, module_command, resident_mb
-from selfstudy_engine.engine.server import HOST, Endpoint
+from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.server_command import HOST
 
 NUM_PROMPTS = 100_000
 _CONCURRENCY = 256

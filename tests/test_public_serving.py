@@ -28,9 +28,8 @@ from selfstudy_engine.engine.server import (
     VllmServer,
     check_port,
     free_port,
-    server_command,
-    server_environment,
 )
+from selfstudy_engine.engine.server_command import server_command, server_environment
 from selfstudy_engine.engine.swap import FixedSwapper
 
 KEY = "a-random-key-of-thirty-characters"

@@ -21,10 +21,12 @@ from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
     VllmServer,
-    api_server_count,
     check_port,
     check_version,
     free_port,
+)
+from selfstudy_engine.engine.server_command import (
+    api_server_count,
     server_command,
     server_environment,
 )
