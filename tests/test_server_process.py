@@ -74,6 +74,13 @@ def test_the_command_listens_on_loopback_and_holds_no_key(mode: str) -> None:
     assert "--api-key" not in command
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_of_a_models_repository_runs_only_if_asked(trusted: bool) -> None:
+    command = server_command(config(model__trust_remote_code=trusted), "owner/tiny", 8000)
+    assert ("--trust-remote-code" in command) == trusted
+    assert not config().model.trust_remote_code
+
+
 def test_a_merged_server_needs_no_lora() -> None:
     """So it stays compiled, and at the base model's speed."""
     command = server_command(config(), "tiny", 8000)
