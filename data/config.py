@@ -6,7 +6,7 @@ training process reads that file.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -457,23 +457,30 @@ def _validate(tables: Mapping[str, Any], path: Path | None) -> RunConfig:
         raise UsageError(_explain(error, path)) from error
 
 
+_MOST_EXPLAINED = 5
+
+
 def _explain(error: ValidationError, path: Path | None) -> str:
-    lines = []
-    for item in error.errors():
+    known = flatten(RunConfig().model_dump())
+    lines, problems = [], error.errors()
+    for item in problems[:_MOST_EXPLAINED]:
         key = ".".join(str(part) for part in item["loc"]) or "config"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{shown_text(key)}: unknown key{_suggestion(key)}")
+            lines.append(f"{shown_text(key)}: unknown key{_suggestion(key, known)}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
             lines.append(f"{shown_text(key)}: {message}{value}")
+    if len(problems) > _MOST_EXPLAINED:
+        lines.append(f"and {len(problems) - _MOST_EXPLAINED} more")
+    if any(line.endswith(": unknown key") for line in lines):
+        lines.append("known keys: " + ", ".join(sorted(known)))
     source = f" in {path}" if path else ""
     return f"invalid configuration{source}: " + "; ".join(lines)
 
 
-def _suggestion(key: str) -> str:
+def _suggestion(key: str, known: Iterable[str]) -> str:
     import difflib
 
-    known = flatten(RunConfig().model_dump())
     near = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {near[0]}?" if near else " (known: " + ", ".join(sorted(known)) + ")"
+    return f", did you mean {near[0]}?" if near else ""

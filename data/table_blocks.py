@@ -1,5 +1,6 @@
 """A table's file in (CSV, TSV, Parquet, SDF), its columns out, one block of rows at a time."""
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,18 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 from rdkit import Chem
 
 from selfstudy_engine.data.errors import TableError, shown_text
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
-_BLOCK_MIB = 4
-"""Of a text file; no row may be longer. Arrow reads up to 32 blocks ahead."""
+_CELL_CHARACTERS = 1 << 22
+"""Of a text file; the limit is the whole process's, and Python's own is 131,072."""
 _BLOCK_ROWS = 10_000
 _SDF = frozenset([".sdf", ".sd", ".mol"])
 _PARQUET = frozenset([".parquet", ".pq"])
@@ -60,52 +58,53 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError) as error:
-        cause = str(error)
-        if "straddling" in cause:
-            cause = f"a row is longer than {_BLOCK_MIB} MiB, or a quote is never closed"
         raise TableError(
-            f"can't read table {path}: {shown_text(cause)}; give a CSV (UTF-8, with a header "
+            f"can't read table {path}: {shown_text(str(error))}; give a CSV (UTF-8, with a header "
             "line), TSV, Parquet or SDF file"
         ) from error
 
 
 def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
-    def opened(columns: dict[str, pa.DataType]) -> pa.csv.CSVStreamingReader:
-        return pa.csv.open_csv(
-            path,
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_MIB << 20),
-            # Empty lines stay, so that a row's number is the line that an editor shows.
-            parse_options=pa.csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
-            ),
-            convert_options=pa.csv.ConvertOptions(column_types=columns),
-        )
-
-    with opened({}) as reader:
-        header = reader.schema.names
-    line = 2 + sum(map(_num_breaks, header))
-    # Text for every column: a type guessed from the first rows would fail later without a line.
-    with opened(dict.fromkeys(header, pa.string())) as reader:
-        for batch in _at_least_one(reader, reader.schema):
-            for start in range(0, max(batch.num_rows, 1), _BLOCK_ROWS):
-                rows = batch.slice(start, _BLOCK_ROWS)
-                breaks = sum(map(_breaks, rows.columns), np.zeros(rows.num_rows, int))
-                ends = line + np.cumsum(breaks + 1)
-                yield Block(rows, (ends - breaks - 1).tolist())
-                line = int(ends[-1]) if rows.num_rows else line
-
-
-def _breaks(column: Any) -> Any:
-    """Return the line breaks within each cell."""
-    crlf, lf, cr = (
-        pc.fill_null(pc.count_substring(column, end), 0).to_numpy(zero_copy_only=False)
-        for end in ("\r\n", "\n", "\r")
-    )
-    return lf + cr - crlf
+    # Not Arrow's reader: it takes all that follows a quote which is never closed for one cell.
+    csv.field_size_limit(_CELL_CHARACTERS)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        rows = _text_rows(reader)
+        _, header = next(rows, (0, []))
+        if not header:
+            raise ValueError("Empty CSV file")
+        first = True
+        while (block := list(islice(rows, _BLOCK_ROWS))) or first:
+            first = False
+            for line, cells in block:
+                if len(cells) != len(header):
+                    raise ValueError(
+                        f"line {line}: Expected {len(header)} columns, got {len(cells)}"
+                    )
+            columns = (
+                zip(*(cells for _, cells in block), strict=True) if block else [()] * len(header)
+            )
+            arrays = [pa.array(column, pa.string()) for column in columns]
+            yield Block(
+                pa.RecordBatch.from_arrays(arrays, names=header), [line for line, _ in block]
+            )
 
 
-def _num_breaks(text: str) -> int:
-    return int(_breaks(pa.array([text]))[0])
+def _text_rows(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the line that it begins in; empty lines are left out."""
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        cause = str(error)
+        if "field limit" in cause or "end of data" in cause:
+            cause = f"a quote is never closed, or a cell is over {_CELL_CHARACTERS} characters long"
+        raise ValueError(f"line {line}: {cause}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it isn't UTF-8 from line {line} on or later") from error
 
 
 def _parquet_blocks(path: Path) -> Iterator[Block]:

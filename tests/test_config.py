@@ -31,7 +31,7 @@ def test_without_anything_the_defaults_stand() -> None:
     ("text", "message"),
     [
         ("[generation]\nbatc = 4", "generation.batc: unknown key, did you mean generation.batch"),
-        ("xyzzy = 4", r"xyzzy: unknown key \(known: .*generation.batch"),
+        ("xyzzy = 4", r"xyzzy: unknown key; known keys: .*generation.batch"),
         ("rounds = 0", r"rounds: .*greater than or equal to 1 \(got 0\)"),
         ("rounds = 'many'", r"rounds: .*integer.*\(got 'many'\)"),
         ("[generation]\nbatch = 0", r"generation.batch: .*\(got 0\)"),

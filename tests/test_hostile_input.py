@@ -130,6 +130,21 @@ def test_line_numbers_count_the_lines_within_cells(tmp_path: Path) -> None:
         read_rows(path, TableConfig(), MELTING_POINT)
 
 
+@pytest.mark.parametrize("row", ['"1', '1,"', 'CC,"2\nCCC,3', '"CC"x,2', f'CC,"{"1" * 5_000_000}"'])
+def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"smiles,value\nCCO,1\n{row}\nCCCC,4\n")
+    with pytest.raises(TableError, match=r"line 3: (a quote is never closed|',' expected after)"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("smiles,value\n\nCCO,1\r\n\nCC,2\n\n")
+    rows = read_rows(path, TableConfig(), MELTING_POINT)
+    assert [(row.line, row.value) for row in rows] == [(3, 1.0), (5, 2.0)]
+
+
 def test_a_row_of_megabytes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"smiles,value,note\nCCO,1,{'n' * 3_000_000}\nCC,2,\n")
@@ -156,6 +171,7 @@ def test_what_isnt_a_number_by_type_is_refused(tmp_path: Path, column: pa.Array)
         ("rounds = 0x" + "F" * 5000, "rounds: .*64 bits"),
         ('"a\\nb" = 1', r"a b: unknown key"),
         (f"seed = '{'x' * LONG}'", "seed: .*100002 characters"),
+        ("".join(f"zzz{i} = 1\n" for i in range(99)), "zzz4: unknown key; and 94 more; known keys"),
     ],
 )
 def test_a_configuration_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

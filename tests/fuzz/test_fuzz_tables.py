@@ -56,6 +56,13 @@ rows = st.lists(
 )
 
 
+DIALECTS = (
+    {"lineterminator": "\n", "quoting": csv.QUOTE_ALL},
+    {"lineterminator": "\r\n", "quoting": csv.QUOTE_ALL},
+    {"lineterminator": "\r\n", "quoting": csv.QUOTE_MINIMAL},  # with "\n" it leaves "\r" bare
+)
+
+
 def write_text(path: Path, header: list[str], rows: list[Cells], dialect: dict[str, object]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, **dialect)  # type: ignore[arg-type]
@@ -69,16 +76,14 @@ def write_text(path: Path, header: list[str], rows: list[Cells], dialect: dict[s
     18,
     rows=rows,
     tabs=st.booleans(),
-    end=st.sampled_from(["\n", "\r\n"]),
-    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+    dialect=st.sampled_from(DIALECTS),
     mark=st.booleans(),
 )
 def test_a_text_table_reads_back(
-    folder: Path, rows: list[Cells], tabs: bool, end: str, quoting: int, mark: bool
+    folder: Path, rows: list[Cells], tabs: bool, dialect: dict[str, object], mark: bool
 ) -> None:
     path = folder / ("a.tsv" if tabs else "a.csv")
-    # The standard writer puts quotes around neither of these, where Arrow ends a line.
-    dialect = {"delimiter": "\t" if tabs else ",", "lineterminator": end, "quoting": quoting}
+    dialect = dialect | {"delimiter": "\t" if tabs else ","}
     write_text(path, ["name", "smiles", "value"], rows, dialect)
     if mark:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
@@ -134,19 +139,51 @@ table_tokens = st.one_of(
 )
 
 
-def as_standard(path: Path) -> list[tuple[str, ...]] | None:
-    """Read a table's rows with Python's own reader; None where it has no such rows."""
+def records(text: str) -> list[list[str]] | None:
+    """Split a text into rows and cells, letter by letter; None where a quote is out of place."""
+    found: list[list[str]] = []
+    cells: list[str] = []
+    at, end = 0, len(text)
+    while at < end:
+        cell, quoted = "", text[at] == '"'
+        if quoted:
+            at += 1
+            while text[at : at + 1] != '"' or text[at : at + 2] == '""':
+                if at >= end:
+                    return None
+                cell += text[at]
+                at += 2 if text[at] == '"' else 1
+            at += 1
+        else:
+            while at < end and text[at] not in ",\r\n":
+                cell, at = cell + text[at], at + 1
+        cells.append(cell)
+        if text[at : at + 1] not in ("", ",", "\r", "\n"):
+            return None
+        if text[at : at + 1] == ",":
+            at += 1
+            if at < end and text[at] not in "\r\n":
+                continue
+            cells.append("")
+        if cells != [""] or quoted:
+            found.append(cells)
+        cells, at = [], at + (2 if text[at : at + 2] == "\r\n" else 1)
+    return found
+
+
+def as_written(path: Path) -> list[tuple[str, ...]] | None:
+    """Return SMILES and value of a table's rows; None where it has no such rows."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error):
+    except UnicodeDecodeError:
         return None
-    if not lines or any(len(line) != len(lines[0]) for line in lines if line):
+    rows = records(text)
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
         return None
-    places = [lines[0].index(name) for name in ("smiles", "value") if name in lines[0]]
-    if len(places) < 2:
+    if any(rows[0].count(name) != 1 for name in ("smiles", "value")):
         return None
-    return [tuple(line[place].strip() for place in places) for line in lines[1:] if line]
+    places = [rows[0].index(name) for name in ("smiles", "value")]
+    return [tuple(row[place].strip() for place in places) for row in rows[1:]]
 
 
 @fuzz(30, short=40, content=mutated(BASES, table_tokens))
@@ -155,7 +192,7 @@ def test_a_mutated_text_table_is_read_as_it_stands_or_refused(folder: Path, cont
     path.write_bytes(content)
     with may_refuse(TableError):
         rows = list(read_rows(path, TableConfig(), MELTING_POINT))
-        expected = as_standard(path)
+        expected = as_written(path)
         assert expected is not None
         assert [(row.smiles, row.value) for row in rows] == [
             (smiles, number(value)) for smiles, value in expected
@@ -217,7 +254,6 @@ strange = st.sampled_from(
         pa.array([[1], [2]]),
         pa.array([{"a": 1}, None]),
         pa.array([1, 2], pa.timestamp("ns")),
-        pa.array([2**62, 2], pa.timestamp("s")),
         pa.array([1, None]),
         pa.array([1.0, float("nan")]),
         pa.array([1, 2], pa.duration("us")),
