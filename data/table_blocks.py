@@ -17,10 +17,13 @@ from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
 _CELL_CHARACTERS = 1 << 22
 """Of a text file; the limit is the whole process's, and Python's own is 131,072."""
-_BLOCK_ROWS = 10_000
+_BLOCK_ROWS = 4096
+_BLOCK_CHARACTERS = 1 << 20
 _SDF = frozenset([".sdf", ".sd", ".mol"])
 _PARQUET = frozenset([".parquet", ".pq"])
 _TABS = frozenset([".tsv", ".tab"])
+TextRow = tuple[int, list[str]]
+"""The line that a row begins in, and its cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +76,33 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
         _, header = next(rows, (0, []))
         if not header:
             raise ValueError("Empty CSV file")
-        first = True
-        while (block := list(islice(rows, _BLOCK_ROWS))) or first:
-            first = False
+        for block in _blocks_of(rows):
             for line, cells in block:
                 if len(cells) != len(header):
                     raise ValueError(
                         f"line {line}: Expected {len(header)} columns, got {len(cells)}"
                     )
-            columns = (
-                zip(*(cells for _, cells in block), strict=True) if block else [()] * len(header)
-            )
+            columns = list(zip(*(cells for _, cells in block), strict=True)) or [()] * len(header)
             arrays = [pa.array(column, pa.string()) for column in columns]
             yield Block(
                 pa.RecordBatch.from_arrays(arrays, names=header), [line for line, _ in block]
             )
 
 
-def _text_rows(reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _blocks_of(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:
+    """Gather rows, up to a number of them and of characters; the last block may be empty."""
+    block: list[TextRow] = []
+    size = 0
+    for line, cells in rows:
+        block.append((line, cells))
+        size += sum(map(len, cells))
+        if len(block) == _BLOCK_ROWS or size > _BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+def _text_rows(reader: Any) -> Iterator[TextRow]:
     """Yield each row with the line that it begins in; empty lines are left out."""
     line = 1
     try:

@@ -123,7 +123,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", b"", "Empty CSV"),
-        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "isn't UTF-8 from line 1"),
+        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "isn't UTF-8"),
         ("a.csv", "smiles,value,caf\xe9\nCCO,1,x\n".encode("latin-1"), "UTF-8"),
         ("a.csv", "smiles,value\nCCO,1\n".encode("utf-16"), "UTF-8"),
         ("a.csv", b"smiles,value\nCCO,1\nCC\n", "Expected 2 columns, got 1"),

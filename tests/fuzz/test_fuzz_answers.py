@@ -199,7 +199,7 @@ NUMBERS_OF_NOTHING = (
 
 
 @fuzz(
-    60,
+    94,
     cpu_seconds=1,
     reason=texts,
     number=st.sampled_from(NUMBERS_OF_NOTHING),
@@ -213,7 +213,7 @@ def test_what_is_no_number_has_no_value(reason: str, number: str, end: str) -> N
 
 
 @fuzz(
-    15,
+    8,
     cpu_seconds=1,
     text=long_texts(WORDS),
     end=st.sampled_from(["", f"{LABEL} 80", f"{LABEL} 111"]),
@@ -241,7 +241,7 @@ def test_a_verdict_follows_from_its_findings(
 
 
 @fuzz(
-    15,
+    8,
     cpu_seconds=1,
     text=long_texts(WORDS),
     about=st.sampled_from([VANILLIN, *(e.molecule for e in SHIPPED)]),

@@ -90,7 +90,7 @@ def heavy_atoms(text: str) -> Counter[str]:
     return found
 
 
-@fuzz(70, short=40, text=smiles)
+@fuzz(95, short=40, text=smiles)
 def test_a_molecule_is_what_its_smiles_says(text: str) -> None:
     molecule = to_molecule(text, "name", 1.0)
     if molecule is None:

@@ -4,12 +4,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from fuzzing import CASES, TALLY, fuzz, mutated, written_texts
+from fuzzing import exhaustive, fuzz, mutated, written_texts
 from hypothesis import strategies as st
 from samples import make_rejected, make_sample, write_adapter
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.audit import audit, repair
+from selfstudy_engine.data.errors import DamagedShardError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.store import SampleStore
@@ -83,7 +84,7 @@ def check(run: Run, content: bytes) -> None:
         assert warned == []
 
 
-@fuzz(60, at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@fuzz(15, at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found_or_does_nothing(run: Run, at: float, bit: int) -> None:
     content = bytearray(run.content)
     content[int(at * len(content))] ^= 1 << bit
@@ -95,16 +96,32 @@ def test_a_mutated_shard_is_found(run: Run, data: st.DataObject) -> None:
     check(run, data.draw(mutated((run.content,), st.binary(min_size=1, max_size=4), most=3)))
 
 
+def damage(run: Run, content: bytes) -> str | None:
+    """Return what is wrong with a shard of other content; None if its samples are right."""
+    run.shard.write_bytes(content)
+    try:
+        samples = SampleStore(run.folder.samples).load_shard(run.shard)
+    except DamagedShardError as error:
+        return str(error)
+    assert samples == run.samples[0]
+    return None
+
+
 def test_a_shard_cut_at_its_end_is_found(run: Run) -> None:
     """At every byte of the last 4 KiB in the long form, at some of them in `make test`."""
     assert len(run.content) > LAST
-    for missing in range(1, LAST + 1, 1 if CASES else 97):
-        TALLY["a shard cut at its end is found"] += 1
-        store = run.spoil(run.content[:-missing])
-        assert list(store.samples(0)) == []
-        [aside] = store.set_aside()
-        assert aside.name == f"{run.shard.name}.damaged"
-    assert list(store.samples(1)) == run.samples[1]
+    for missing in exhaustive("a shard cut at its end is found", LAST, short=50):
+        assert damage(run, run.content[: -missing - 1])
+
+
+def test_every_bit_of_a_shard_is_found_or_does_nothing(run: Run) -> None:
+    harmless = 0
+    bits = exhaustive("every bit of a shard", 8 * len(run.content), short=200)
+    for bit in bits:
+        content = bytearray(run.content)
+        content[bit // 8] ^= 1 << bit % 8
+        harmless += damage(run, bytes(content)) is None
+    assert harmless <= len(bits) / 100  # those of the seal's own mark
 
 
 @fuzz(5, short=8, at=st.floats(0, 1, exclude_max=True), cut=st.booleans())

@@ -73,7 +73,7 @@ def write_text(path: Path, header: list[str], rows: list[Cells], dialect: dict[s
 
 
 @fuzz(
-    18,
+    28,
     rows=rows,
     tabs=st.booleans(),
     dialect=st.sampled_from(DIALECTS),
@@ -186,7 +186,7 @@ def as_written(path: Path) -> list[tuple[str, ...]] | None:
     return [tuple(row[place].strip() for place in places) for row in rows[1:]]
 
 
-@fuzz(30, short=40, content=mutated(BASES, table_tokens))
+@fuzz(45, short=40, content=mutated(BASES, table_tokens))
 def test_a_mutated_text_table_is_read_as_it_stands_or_refused(folder: Path, content: bytes) -> None:
     path = folder / "c.csv"
     path.write_bytes(content)
