@@ -85,17 +85,30 @@ def embedded_model() -> Path:
         UsageError: the package that carries it isn't installed.
     """
     source, target = _model_package(), embedded_model_folder()
-    if not (target / "config.json").is_file():
-        # In a process of its own: this package loads no torch.
-        with publish_folder(target) as temporary:
-            command = [sys.executable, "-c", _CONVERT, str(source), _GGUF_FILE, str(temporary)]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode:
-                raise UsageError(
-                    f"can't convert the embedded model {source / _GGUF_FILE}: "
-                    f"{result.stderr.strip().splitlines()[-1:]}; choose another with --model"
-                )
+    try:
+        if not _is_complete(target):
+            _convert(source / _GGUF_FILE, target)
+    except FileExistsError:
+        if not _is_complete(target):  # else another process was faster
+            raise
     return target
+
+
+def _is_complete(model: Path) -> bool:
+    return (model / "config.json").is_file()
+
+
+def _convert(checkpoint: Path, target: Path) -> None:
+    """Make a folder of a GGUF file, in a process of its own: this package loads no torch."""
+    with publish_folder(target) as temporary:
+        places = str(checkpoint.parent), checkpoint.name, str(temporary)
+        command = [sys.executable, "-c", _CONVERT, *places]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise UsageError(
+                f"can't convert the embedded model {checkpoint}: "
+                f"{result.stderr.strip().splitlines()[-1:]}; choose another with --model"
+            )
 
 
 _CONVERT = """

@@ -28,6 +28,15 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
+def _leftovers(target: Path) -> Iterator[Path]:
+    """Yield the temporary files and folders of a target whose process is gone."""
+    prefix = f".{target.name}."
+    for left in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        writer = left.name.removeprefix(prefix).partition(".")[0]
+        if writer.isdecimal() and not Path("/proc", writer).exists():
+            yield left
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it.
 
@@ -36,11 +45,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or read-only; nothing is left behind.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = left.name.split(".")[-2]
-        if writer.isdecimal() and not Path("/proc", writer).exists():
-            with suppress(OSError):  # another user's
-                left.unlink()
+    for left in _leftovers(path):
+        with suppress(OSError):  # another user's
+            left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -60,16 +67,17 @@ def write_atomic(path: Path, content: bytes) -> None:
 def publish_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `target` when the block ends without an error.
 
-    A `target` that appears meanwhile is never overwritten. One process at a time publishes a
-    target: what an earlier one left unfinished is removed.
+    A `target` that appears meanwhile is never overwritten. What a killed process left unfinished of
+    the same target is removed.
 
     Raises:
         OSError: the disk is full or read-only, or `target` exists already.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{target.name}.*.tmp"):  # of a process that was killed
-        shutil.rmtree(left)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    for left in _leftovers(target):
+        shutil.rmtree(left, ignore_errors=True)
+    prefix = f".{target.name}.{os.getpid()}."
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):

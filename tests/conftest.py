@@ -1,7 +1,9 @@
 """What the tests share: a fake server, a tiny model, made-up adapters, and a small table."""
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from selfstudy_engine.data.adapters import (
     read_adapter,
 )
 from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.engine.loop import run_loop
@@ -172,6 +175,31 @@ class QuietReporter:
 
     def finish_round(self, record: RoundRecord) -> None:
         self.rounds.append(record.round)
+
+
+class Trained:
+    """A training that is over."""
+
+    def result(self) -> dict[str, Any]:
+        return {}
+
+
+@contextmanager
+def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Trained]:
+    """Start a training as `TrainingProcess` does, in this process, which has loaded torch."""
+    from selfstudy_engine.train.__main__ import main
+
+    command = [
+        part
+        for key, value in arguments.items()
+        if value is not None
+        for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    with redirect_stdout(io.StringIO()) as output:
+        code = main(command)
+    if code:
+        raise TrainingError(orjson.loads(output.getvalue().splitlines()[-1])["message"])
+    yield Trained()
 
 
 def loop(config: RunConfig, runs: Path, fake: FakeVllm) -> tuple[list[RoundRecord], QuietReporter]:

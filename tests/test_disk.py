@@ -1,17 +1,16 @@
-"""A loop on a disk that is full at every stage, or read-only: it says so, and loses nothing."""
+"""A loop whose disk is full at every stage, or read-only, or whose clock goes backwards."""
 
-import io
+import itertools
 import os
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from click.testing import CliRunner
-from conftest import MakeConfig, QuietReporter
+from conftest import MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.cli.main import cli
@@ -22,34 +21,10 @@ from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
-from selfstudy_engine.engine.training import Training
 
 KIB = 1024
 STEP = 48 * KIB
 """By so much the disk grows after each failure: less than an adapter or a log of the tiny run."""
-
-
-class Trained:
-    def result(self) -> dict[str, Any]:
-        return {}
-
-
-@contextmanager
-def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Training]:
-    """Call the training process's main function: a process would load torch for each try."""
-    from selfstudy_engine.train.__main__ import main
-
-    command = [
-        part
-        for key, value in arguments.items()
-        if value is not None
-        for part in (f"--{key.replace('_', '-')}", str(value))
-    ]
-    with redirect_stdout(io.StringIO()) as output:
-        code = main(command)
-    if code:
-        raise TrainingError(orjson.loads(output.getvalue().splitlines()[-1])["message"])
-    yield Trained()
 
 
 @pytest.fixture
@@ -138,3 +113,22 @@ def test_a_read_only_folder_is_named_with_what_to_do(
 def test_an_error_of_the_system_without_a_known_remedy_is_told_as_it_is() -> None:
     assert explain(OSError(5, "Input/output error", "/x/y")) == "/x/y: Input/output error"
     assert explain(OSError("odd")) == "odd"
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ordered or waited for by the time of day."""
+    config = small_config(server__url=fake.url)
+    run_loop(config, tmp_path / "a", QuietReporter(), fake.api_key, start_training=train_here)
+    now = itertools.count(2_000_000_000.0, -3600.0)
+    monkeypatch.setattr(time, "time", lambda: next(now))
+    run_loop(config, tmp_path / "b", QuietReporter(), fake.api_key, start_training=train_here)
+    folders = [RunFolder(tmp_path / name / "test") for name in ("a", "b")]
+    times = [sample.created_at for sample in SampleStore(folders[1].samples).samples()]
+    assert times[-1] < times[0], "the clock went backwards"
+    first, second = (sorted(content_of(folder)) for folder in folders)
+    assert first == second
+    assert audit(folders[1]).problems == []
+    monkeypatch.undo()
+    assert run_loop(config, tmp_path / "b", QuietReporter(), fake.api_key)

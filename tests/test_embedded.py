@@ -1,6 +1,7 @@
 """The embedded table; the model's conversion is left to the tests marked vllm."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -98,3 +99,20 @@ def test_without_xdg_cache_home_the_cache_lies_in_the_home(
     assert cache_folder() == tmp_path / ".cache" / "selfstudy-engine"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert cache_folder() == tmp_path / ".cache" / "selfstudy-engine"
+
+
+def test_a_model_that_another_process_converted_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    target = embedded.embedded_model_folder()
+
+    def convert_slowly(*command: object, **how: object) -> subprocess.CompletedProcess[str]:
+        target.mkdir()
+        (target / "config.json").write_text("theirs")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", convert_slowly)
+    assert embedded.embedded_model() == target
+    assert (target / "config.json").read_text() == "theirs"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]

@@ -97,6 +97,39 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, kind
     assert not (target / "mine").exists()
 
 
+def test_two_that_publish_the_same_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    """Two first runs on one host both convert the embedded model: the later one finds it there."""
+    target = tmp_path / "m"
+
+    def publish_twice() -> None:
+        with publish_folder(target) as slower:
+            (slower / "a").write_text("slower")
+            with publish_folder(target) as faster:
+                (faster / "a").write_text("faster")
+            assert (slower / "a").read_text() == "slower"
+
+    with pytest.raises(FileExistsError):
+        publish_twice()
+    assert (target / "a").read_text() == "faster"
+    assert names(tmp_path) == ["m"]
+
+
+def test_a_folder_that_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from selfstudy_engine.data.files import publish_folder\n"
+        "with publish_folder(Path(sys.argv[1])) as folder:\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "m")], check=False)
+    [left] = tmp_path.iterdir()
+    assert is_temporary(left)
+    (tmp_path / ".other.4194305.x.tmp").mkdir()  # no process has such a number
+    with publish_folder(tmp_path / "m"):
+        pass
+    assert names(tmp_path) == [".other.4194305.x.tmp", "m"]
+
+
 def test_sha256(tmp_path: Path) -> None:
     content = os.urandom(300_000)
     (tmp_path / "a").write_bytes(content)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeConfig, QuietReporter, small_molecules
+from conftest import MakeConfig, QuietReporter, small_molecules, train_here
 from fake_vllm import FakeVllm
 from rdkit.Chem import CanonSmiles
 
 from selfstudy_engine.data.adapters import read_adapter
-from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
@@ -25,29 +24,14 @@ from selfstudy_engine.engine.training import Training
 MEASURED = {CanonSmiles(smiles): value for smiles, value in small_molecules()}
 
 
-class Trained:
-    def result(self) -> dict[str, Any]:
-        return {}
-
-
-@contextmanager
-def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Training]:
-    """Train in this process: one of its own loads torch anew for each adapter."""
-    from selfstudy_engine.train.trainer import TrainingJob, train_adapter
-
-    values: dict[str, Any] = arguments | {"config": load_config(Path(str(arguments["config"])))}
-    train_adapter(TrainingJob(**values))
-    yield Trained()
-
-
 def answer_badly(fake: FakeVllm, *bad: str) -> None:
     """Have these adapters miss by 300, and the others by 5."""
 
     def answer(prompt: str, adapter: str, index: int) -> str:
         found = re.search(r"SMILES: (\S+)", prompt)
         assert found
-        error = 300 if adapter in bad else 5
-        return f" For {index}, {found[1]}.\nMelting point (°C): {MEASURED[CanonSmiles(found[1])] + error:g}"
+        value = MEASURED[CanonSmiles(found[1])] + (300 if adapter in bad else 5)
+        return f" For {index}, {found[1]}.\nMelting point (°C): {value:g}"
 
     fake.script = answer
 
