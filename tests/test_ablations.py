@@ -13,6 +13,7 @@ from conftest import QuietReporter
 from fake_vllm import FakeVllm, Request
 
 from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.adapter_manifest import seal_manifest
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import load_config, override
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
@@ -207,7 +208,7 @@ def test_samples_that_have_changed_since_are_refused(
     path = folder.ablations(2) / "adapters" / "direct-answer" / MANIFEST
     manifest = orjson.loads(path.read_bytes())
     manifest["training"]["num_samples"] += 1
-    path.write_bytes(orjson.dumps(manifest))
+    path.write_bytes(orjson.dumps(seal_manifest(manifest)))
     result = ablate(folder, fake)
     assert result.exit_code == 2
     assert "move" in result.output
