@@ -136,7 +136,7 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
     dropped: dict[str, list[str]] = defaultdict(list)
     num_cas_names = 0
     for row in rows:
-        molecule, reason = _read_smiles(row.smiles, rules.salts, rules.organics)
+        molecule, reason = _read_smiles(row.smiles, rules)
         if molecule is None:
             dropped[reason].append(f"line {row.line}: {shown(row.smiles)}")
             continue
@@ -207,11 +207,15 @@ class _Rows:
         return f"{shown_text(self.smiles)} (lines {lines}: {low} to {high}, spread {high - low:g})"
 
 
-@lru_cache(maxsize=4096)
-def _read_smiles(smiles: str, salts: str, organics: bool) -> tuple[Molecule | None, str]:
+def _read_smiles(smiles: str, rules: TableConfig) -> tuple[Molecule | None, str]:
     """Return a row's molecule, or None and the reason why not."""
     if len(smiles) > MAX_SMILES_LENGTH:
         return None, TOO_LONG
+    return _read_short_smiles(smiles, rules.salts, rules.organics)
+
+
+@lru_cache(maxsize=4096)
+def _read_short_smiles(smiles: str, salts: str, organics: bool) -> tuple[Molecule | None, str]:
     mol = parse_smiles(smiles)
     if mol is None or mol.GetNumAtoms() == 0:
         return None, UNPARSABLE
