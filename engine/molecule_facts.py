@@ -60,8 +60,8 @@ class MoleculeFacts:
         mol = parse_smiles(smiles)
         if mol is None or mol.GetNumAtoms() == 0:
             raise UsageError(
-                f"SMILES {shown(smiles)} can't be parsed; give that of the molecule that the "
-                "reason is about"
+                f"SMILES {shown(smiles)} can't be parsed; give the molecule that the reason is "
+                "about"
             )
         self.mol: Any = mol
         self._counts: dict[Pattern, int] = {}
