@@ -5,6 +5,7 @@ DEVICE ?= auto
 PYTHON ?=
 ARGS ?=
 MINUTES ?= 30
+JOBS ?= 2
 CASES ?= 100000
 SEED ?= 1
 BIN := .venv/bin
@@ -15,7 +16,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos fuzz docs install-dev lock clean
+.PHONY: help install loop test check audit chaos load fuzz docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -29,8 +30,8 @@ loop: install ## a whole loop on the embedded model and table: make loop ARGS="-
 install-dev:
 	@$(INSTALL) --dev
 
-test: check ## every check, then every test: what CI runs
-	$(BIN)/pytest $(ARGS)
+test: check ## every check, then every test in JOBS=2 processes: what CI runs
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install-dev ## linters, types, layers, known vulnerabilities: everything but the tests
 	$(BIN)/ruff check .
@@ -46,6 +47,9 @@ audit: install-dev ## known vulnerabilities of what is pinned, where an index ca
 
 chaos: install-dev ## kill a loop again and again, and hold it against its promises: make chaos MINUTES=30
 	PYTHONPATH=tests $(BIN)/python tests/chaos/chaos.py --minutes $(MINUTES) $(ARGS)
+
+load: install-dev ## a loop under load, and whether memory, files and speed stay: make load ARGS="--minutes 60"
+	PYTHONPATH=tests $(BIN)/python tests/load/load.py $(ARGS)
 
 fuzz: install-dev ## mutated input of every kind, and how many cases of each: make fuzz CASES=100000 SEED=1
 	FUZZ_CASES=$(CASES) PYTHONPATH=tests/fuzz $(BIN)/pytest -p fuzzing --hypothesis-seed=$(SEED) $(ARGS) tests/fuzz

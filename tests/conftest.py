@@ -1,6 +1,7 @@
 """What the tests share: a fake server, a tiny model, made-up adapters, and a small table."""
 
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -27,6 +28,25 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
+
+
+def _keep_to_own_cores() -> None:
+    """Give each of several test processes its own cores: threads that wait for others' spin."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        index, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[index::count] or cores)
+
+
+_keep_to_own_cores()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start real servers: they take longest."""
+    slow = {item.path for item in items if item.get_closest_marker("vllm")}
+    items.sort(key=lambda item: item.path not in slow)
+
 
 MakeAdapter = Callable[..., Adapter]
 MakeConfig = Callable[..., RunConfig]

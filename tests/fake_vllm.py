@@ -47,6 +47,8 @@ class Failure:
     text: str | None = None
     content_type: str = "application/json"
     hang: bool = False
+    trickle: float | None = None
+    """Seconds between two bytes of the answer."""
     cut: bool = False
     """Close the connection in the middle of the body."""
     refuse: bool = False
@@ -371,7 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = fake.answer(parts.path, params, body)
             if failure.edit and isinstance(answer, dict):
                 answer = failure.edit(answer)
-            self._send(status, answer, cut=failure.cut)
+            self._send(status, answer, cut=failure.cut, trickle=failure.trickle)
 
     def _send(
         self,
@@ -379,6 +381,7 @@ class _Handler(BaseHTTPRequestHandler):
         content: Body | str,
         content_type: str = "application/json",
         cut: bool = False,
+        trickle: float | None = None,
     ) -> None:
         text = content if isinstance(content, str) else json.dumps(content)
         data = text.encode()
@@ -388,5 +391,11 @@ class _Handler(BaseHTTPRequestHandler):
         # The client waits that long before the next try, not up to 8 s.
         self.send_header("retry-after-ms", "10")
         self.end_headers()
+        if trickle is not None:
+            for byte in data:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(trickle)
+            return
         self.wfile.write(data[: len(data) // 2] if cut else data)
         self.close_connection = self.close_connection or cut

@@ -33,7 +33,7 @@ _LOOK_SECONDS = 5
 _RUN = "load"
 _FAKE = f"""
 name = "{_RUN}"
-rounds = 10
+rounds = 11
 report = "off"
 train_evaluation_size = 10
 [model]
