@@ -401,8 +401,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, isn't text, or isn't TOML; the message has line and column.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-        flat = flatten(tables)
+        return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UsageError(f"can't read config {path}: {error.strerror}; check the path") from error
     except ValueError as error:
@@ -411,10 +410,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"config {path} nests its tables too deeply; two levels are used"
         ) from error
-    for key, value in flat.items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise UsageError(f"config {path}: {shown_text(key)}: {shown(value)} has over 64 bits")
-    return tables
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -450,11 +445,17 @@ def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
 
 
 def _validate(tables: Mapping[str, Any], path: Path | None) -> RunConfig:
+    source = f" in {path}" if path else ""
     try:
-        source = f" in {path}" if path else ""
-        return RunConfig.model_validate(_nest(tables, source))
+        config = RunConfig.model_validate(_nest(tables, source))
     except ValidationError as error:
         raise UsageError(_explain(error, path)) from error
+    for key, value in flatten(config.model_dump()).items():
+        if isinstance(value, int) and value >= 2**63:  # TOML's integers end there; none is below 0
+            raise UsageError(
+                f"invalid configuration{source}: {key}: {shown(value)} has over 64 bits"
+            )
+    return config
 
 
 _MOST_EXPLAINED = 5

@@ -169,6 +169,7 @@ def test_what_isnt_a_number_by_type_is_refused(tmp_path: Path, column: pa.Array)
         ("seed = " + "[" * 5000, "nests|nested|TOML"),
         ("seed = " + "9" * 5000, "TOML.*4300"),
         ("rounds = 0x" + "F" * 5000, "rounds: .*64 bits"),
+        ("rounds = '" + "9" * 400 + "'", "rounds: .*64 bits"),
         ('"a\\nb" = 1', r"a b: unknown key"),
         (f"seed = '{'x' * LONG}'", "seed: .*100002 characters"),
         ("".join(f"zzz{i} = 1\n" for i in range(99)), "zzz4: unknown key; and 94 more; known keys"),
