@@ -81,6 +81,13 @@ def headline(run: RunFacts) -> Headline:
             f"{last.test.answered.value:.1%} of the questions got a well-formed value; the others "
             f"are scored as the training median ({run.task.median:.0f} {unit}), never dropped."
         )
+    kept_out = [str(facts.index) for facts in run.rounds if not facts.record.passed]
+    if kept_out:
+        sentences.append(
+            f"Kept from answering by --gate, as worse than the one before: adapters of rounds "
+            f"{', '.join(kept_out)}. The test set helped to choose, so the error of those that "
+            "answered is a little too low."
+        )
     if n < 1000:
         half = (last.test.mae.high - last.test.mae.low) / 2
         sentences.append(

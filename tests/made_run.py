@@ -84,7 +84,13 @@ def make_run(
         timing = Timing(train=4, swap=1, evaluate=3, generate=8, num_generated=12)
         adapter = read_adapter(folder.adapter(index))
         record = derive_record(
-            folder, config, task, adapter=adapter, round_index=index, timing=timing
+            folder,
+            config,
+            task,
+            adapter=adapter,
+            round_index=index,
+            timing=timing,
+            answering=index,
         )
         save_record(folder, record)
     assert load_exemplars(folder.exemplars())

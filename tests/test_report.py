@@ -138,6 +138,16 @@ def test_a_run_that_learns_nothing_is_told_so(made: RunFolder, tmp_path: Path) -
     assert headline(gather_facts(folder)).verdict.startswith("No change")
 
 
+def test_adapters_that_the_gate_kept_out_are_named(facts: RunFacts) -> None:
+    assert not any("--gate" in sentence for sentence in headline(facts).sentences)
+    kept_out = [
+        replace(one, record=replace(one.record, passed=one.index not in {1, 3}))
+        for one in facts.rounds
+    ]
+    [sentence] = [s for s in headline(replace(facts, rounds=kept_out)).sentences if "--gate" in s]
+    assert "adapters of rounds 1, 3." in sentence
+
+
 def test_every_figure_names_model_and_labels_and_says_what_it_shows(facts: RunFacts) -> None:
     found = figures_of(facts, check)
     keys = [figure.key for figure in found]
