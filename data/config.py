@@ -401,7 +401,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, isn't text, or isn't TOML; the message has line and column.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8"))
+        flatten(tables)  # here, where a nesting that is too deep has a message
+        return tables
     except OSError as error:
         raise UsageError(f"can't read config {path}: {error.strerror}; check the path") from error
     except ValueError as error:

@@ -167,6 +167,7 @@ def test_what_isnt_a_number_by_type_is_refused(tmp_path: Path, column: pa.Array)
     ("text", "message"),
     [
         ("seed = " + "[" * 5000, "nests|nested|TOML"),
+        ("a." * 3000 + "a = 1", "nests its tables too deeply"),
         ("seed = " + "9" * 5000, "TOML.*4300"),
         ("rounds = 0x" + "F" * 5000, "rounds: .*64 bits"),
         ("rounds = '" + "9" * 400 + "'", "rounds: .*64 bits"),
