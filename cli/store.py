@@ -66,13 +66,15 @@ def show(
 
     import pyarrow.compute as pc
 
+    from selfstudy_engine.data.errors import printable
+
     where = None if accepted is None else pc.field("accepted") == accepted
     samples = _open(runs, run_name).samples(round_index, where)
     for sample in itertools.islice(samples, limit):
         verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
         adapter = f"({sample.adapter}{', hinted' if sample.hinted else ''})"
-        click.echo(f"round {sample.round}  {sample.name}  {sample.smiles}  {adapter}")
-        click.echo(f"  reason:    {sample.reason}")
+        click.echo(f"round {sample.round}  {printable(sample.name)}  {sample.smiles}  {adapter}")
+        click.echo(f"  reason:    {printable(sample.reason)}")
         click.echo(f"  predicted: {sample.predicted}  measured: {sample.measured}  {verdict}\n")
 
 
@@ -220,6 +222,7 @@ def label_errors(
     """
     from dataclasses import asdict
 
+    from selfstudy_engine.data.errors import printable
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.label_errors import find_label_errors
 
@@ -236,13 +239,14 @@ def label_errors(
             click.echo(orjson.dumps(asdict(suspect) | {"distance": suspect.distance}).decode())
         return
     for suspect in found[:limit]:
-        click.echo(f"{suspect.name or '(no name)'}  {suspect.smiles}  {suspect.molecule_id}")
+        name = printable(suspect.name) or "(no name)"
+        click.echo(f"{name}  {suspect.smiles}  {suspect.molecule_id}")
         click.echo(
             f"  table: {prop.format(suspect.measured)} {prop.unit}  answers: "
             f"{prop.format(suspect.median)} ({suspect.distance:+.0f}), {suspect.agreeing:.0%} of "
             f"{suspect.num_answers} agree, from {suspect.num_rounds} rounds"
         )
-        click.echo(f"  reason: {suspect.reason}\n")
+        click.echo(f"  reason: {printable(suspect.reason)}\n")
     click.echo(f"{len(found)} molecules whose answers agree far from the table")
 
 

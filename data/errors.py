@@ -99,8 +99,16 @@ def shown_text(text: str) -> str:
     >>> shown_text("Empty" + chr(10) + "file" + chr(27))
     'Empty file\\\\x1b'
     """
-    words = " ".join(text.split())
-    return _shortened("".join(c if c.isprintable() else repr(c)[1:-1] for c in words))
+    return _shortened(printable(" ".join(text.split())))
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters a terminal shows instead of obeying.
+
+    >>> printable("a" + chr(27) + "[2J")
+    'a\\\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shortened(text: str) -> str:

@@ -214,6 +214,15 @@ def test_store_ls_and_show_keep_hinted_samples_apart(runs: Path) -> None:
     assert shown.count("(round-0000)") == 1
 
 
+def test_what_a_model_said_cant_command_the_terminal(runs: Path) -> None:
+    with SampleStore(runs / "mine" / "samples").writer(2) as writer:
+        writer.add([make_sample("E", round=2, name="\x1b]0;x\x07", reason="Red \x1b[31mtext.")])
+    shown = call("store", "show", "--run", "mine", "--runs", runs, "--round", 2).output
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert r"Red \x1b[31mtext." in shown
+
+
 def test_store_show(runs: Path) -> None:
     shown = call("store", "show", "--run", "mine", "--runs", runs).output
     assert shown.count("reason:    Small and polar.") == 3
