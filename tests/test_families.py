@@ -3,6 +3,7 @@
 import logging
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_model import FAMILIES, make_quantized, make_tiny_model
@@ -80,7 +81,16 @@ def layers_of(adapter: Adapter) -> set[str]:
         return {key.split(".")[-3] for key in file.keys()}  # noqa: SIM118 - it isn't a dict
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+LIKE_THE_EMBEDDED = {"llama", "mistral", "qwen2"}
+"""Families whose layers test_real_vllm.py swaps already, in the embedded model."""
+
+
+def _by_length(family: str) -> Any:
+    marks = [pytest.mark.long] if family in LIKE_THE_EMBEDDED else []
+    return pytest.param(family, marks=marks)
+
+
+@pytest.mark.parametrize("family", [_by_length(family) for family in FAMILIES])
 def test_a_family_is_trained_and_served_both_ways(family: str, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / family, family)
     with ExitStack() as stack:
