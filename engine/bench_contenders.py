@@ -25,7 +25,7 @@ from selfstudy_engine.engine.bench_workloads import Pass, Workload
 from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.metrics import parse_metrics
-from selfstudy_engine.engine.server import end_with_parent
+from selfstudy_engine.engine.process_groups import end_with_parent
 
 _LOG_LINES = 12
 _STOP_SECONDS = 20

@@ -3,7 +3,6 @@
 Its output goes to a log file; when it dies, the error carries the log's last lines.
 """
 
-import ctypes
 import logging
 import os
 import secrets
@@ -35,6 +34,12 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
 from selfstudy_engine.engine.lora_plugin import installed_vllm
+from selfstudy_engine.engine.process_groups import (
+    GRACE_SECONDS,
+    Reaper,
+    end_with_parent,
+    group_exists,
+)
 from selfstudy_engine.engine.public_serving import PublicServing, trust_only
 from selfstudy_engine.engine.server_command import (
     HOST,
@@ -43,7 +48,6 @@ from selfstudy_engine.engine.server_command import (
     server_environment,
 )
 
-_STOP_SECONDS = 20
 _HEALTH_SECONDS = 20
 _LOG_LINES = 12
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
@@ -178,6 +182,7 @@ class VllmServer:
             self._command[guard:guard] = ["--chat-template", PASS_THROUGH, "--middleware", _CHAT]
             self._environment[RUN_VARIABLE] = str(chat_about.path.resolve())
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: Reaper | None = None
 
     def start(self) -> None:
         """Start the process; `wait_ready` says when it answers."""
@@ -194,6 +199,7 @@ class VllmServer:
                 start_new_session=True,  # a Ctrl-C is ours to handle; and one group to end
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
+        self._reaper = Reaper(self._process.pid)
         logger.info("vLLM server starting, process %d, log %s", self._process.pid, self.log)
 
     def wait_ready(self) -> float:
@@ -287,27 +293,15 @@ class VllmServer:
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
-            deadline = time.monotonic() + _STOP_SECONDS
+            deadline = time.monotonic() + GRACE_SECONDS
             while time.monotonic() < deadline:
                 self._process.poll()
-                if not _group_exists(group):
-                    self._process = None
+                if not group_exists(group):
+                    if self._reaper:
+                        self._reaper.dismiss()
+                    self._process = self._reaper = None
                     return
                 time.sleep(0.05)
-
-
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def end_with_parent() -> None:
-    """Have the kernel end the server when this process dies, however it dies (Linux)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def served_model(endpoint: Endpoint) -> Mapping[str, Any]:

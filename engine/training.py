@@ -19,7 +19,7 @@ from selfstudy_engine.data.devices import device_environment
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.privacy import child_environment
-from selfstudy_engine.engine.server import end_with_parent
+from selfstudy_engine.engine.process_groups import end_with_parent
 
 COMMAND = (sys.executable, "-m", "selfstudy_engine.train")
 _LOG_LINES = 12

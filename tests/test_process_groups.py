@@ -1,0 +1,80 @@
+"""What a killed process leaves behind: nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from selfstudy_engine.engine import process_groups
+from selfstudy_engine.engine.process_groups import Reaper, group_exists
+
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {}; time.sleep(600)"
+"""As vLLM is at some moments of its start."""
+PARENT = """
+import subprocess, sys, time
+from selfstudy_engine.engine import process_groups
+
+process_groups.GRACE_SECONDS = 1
+child = subprocess.Popen(
+    [sys.executable, "-c", sys.argv[1]],
+    start_new_session=True,
+    stdout=subprocess.PIPE,
+    preexec_fn=process_groups.end_with_parent,
+)
+reaper = process_groups.Reaper(child.pid)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def wait_until_gone(group: int, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while group_exists(group):
+        assert time.monotonic() < deadline, f"group {group} is left"
+        time.sleep(0.05)
+
+
+def test_a_child_that_loses_the_signal_doesnt_outlive_a_killed_parent() -> None:
+    deaf = DEAF.format("print(flush=True)")
+    command = [sys.executable, "-c", PARENT, deaf]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        group = int(parent.stdout.readline())
+        [reaper] = [p for p in psutil.Process(parent.pid).children() if "reaper" in p.cmdline()]
+        parent.kill()
+    wait_until_gone(group)
+    psutil.wait_procs([reaper], timeout=10)
+    assert not reaper.is_running()
+
+
+def test_without_a_reaper_it_does() -> None:
+    """Else the test above would show nothing."""
+    lonely = PARENT.replace("reaper = process_groups.Reaper(child.pid)", "")
+    command = [sys.executable, "-c", lonely, DEAF.format("print(flush=True)")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        group = int(parent.stdout.readline())
+        parent.kill()
+    time.sleep(2)
+    assert group_exists(group)
+    os.killpg(group, signal.SIGKILL)
+
+
+def test_a_dismissed_reaper_is_gone_and_kills_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_groups, "GRACE_SECONDS", 1)
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
+        reaper = Reaper(child.pid)
+        [shell] = [p for p in psutil.Process().children() if "reaper" in p.cmdline()]
+        reaper.dismiss()
+        time.sleep(0.5)
+        assert not shell.is_running()
+        assert child.poll() is None
+        child.kill()
