@@ -28,7 +28,7 @@ NEIGHBOURS = "5 nearest neighbours"
 JOBACK = "Joback groups, refitted"
 FOREST = "random forest"
 BOOSTING = "gradient boosting + extra trees"
-_FORMAT = 2
+_FORMAT = 3
 """Another number makes the cached predictions of earlier versions unknown."""
 _MAX_FEATURES = 0.33
 """Share of the features that each split of a tree chooses from."""
@@ -97,11 +97,14 @@ def _nearest(smiles: Sequence[str], values: Floats, asked: Sequence[str]) -> Flo
 
 
 def _joback(smiles: Sequence[str], values: Floats, asked: Sequence[str]) -> Floats:
-    """Fit what each group contributes, with the penalty that leaving one label out finds best."""
+    """Fit what each group contributes, with the penalty that leaving one label out finds best.
+
+    A sum goes on for ever; predictions stay within the labels, as those of the other methods do.
+    """
     from sklearn.linear_model import RidgeCV
 
     model = RidgeCV(alphas=_PENALTIES).fit(joback_counts(smiles), values)
-    return _predicted(model, joback_counts(asked))
+    return np.clip(_predicted(model, joback_counts(asked)), values.min(), values.max())
 
 
 def _forest(smiles: Sequence[str], values: Floats, asked: Sequence[str]) -> Floats:

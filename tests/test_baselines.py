@@ -71,9 +71,18 @@ def test_groups_are_jobacks(smiles: str, groups: dict[str, int]) -> None:
 
 
 def test_what_contributes_in_equal_parts_is_found() -> None:
-    found = predict_baselines(ALKANES[::2], ALKANES[1::2], [JOBACK])[JOBACK]
-    expected = [molecule.value for molecule in ALKANES[1::2]]
+    asked = ALKANES[1:-1:2]  # all between the labels
+    found = predict_baselines([*ALKANES[::2], ALKANES[-1]], asked, [JOBACK])[JOBACK]
+    expected = [molecule.value for molecule in asked]
     assert found == pytest.approx(expected, abs=3)  # the penalty shrinks a little
+
+
+def test_groups_predict_nothing_beyond_the_labels() -> None:
+    """By the sum, a chain of 60 would melt at 600 °C."""
+    asked = molecules(("C" * 60, 0.0), ("C", 0.0))
+    found = predict_baselines(ALKANES[2:10], asked, [JOBACK])[JOBACK]
+    values = [molecule.value for molecule in ALKANES[2:10]]
+    assert list(found) == [max(values), min(values)]
 
 
 def test_neighbours_are_the_similar_ones() -> None:
