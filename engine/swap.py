@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from selfstudy_engine.data.adapters import Adapter
-from selfstudy_engine.data.errors import SwapError, shown, shown_text
+from selfstudy_engine.data.errors import SwapError, printable, shown
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
@@ -91,7 +91,8 @@ class AdminApi:
 
 def _text_of(response: httpx.Response) -> str:
     # Not `response.text`: it believes whatever charset a header names.
-    return shown_text(response.content[:500].decode("utf-8", "replace"))
+    # Not shortened: `RuntimeSwapper` reads what vLLM says of a loaded adapter.
+    return printable(" ".join(response.content[:500].decode("utf-8", "replace").split()))
 
 
 def _says_no(response: httpx.Response) -> bool:

@@ -222,7 +222,10 @@ class FakeVllm:
     def _load(self, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
         name, folder = body["lora_name"], Path(body["lora_path"])
         if name in self.loaded:
-            message = f"The lora adapter '{name}' has already been loaded."
+            message = (
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
+            )
             return 400, {"error": {"message": message, "type": "InvalidUserInput"}}
         if not (folder / "adapter_config.json").exists():
             return 404, {"error": {"message": f"No adapter found for {folder}"}}

@@ -4,8 +4,10 @@ Never is a failure recorded as a wrong answer, and the same command brings the r
 it would have had.
 """
 
+import gc
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +28,15 @@ def content_of(folder: RunFolder) -> Content:
     content = {s.key: (s.completion, s.accepted, s.rejections) for s in samples}
     assert len(content) == len(samples), "a sample is there twice"
     return content
+
+
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    """A connection that was broken off may be collected late, in a test that can't help it."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture
