@@ -45,7 +45,7 @@ _CALLS = {
     ("train", "fsync"): 7,
     ("train", "rename"): 1,
 }
-"""Each start comes so far at least, while anything is left to do: a life takes many of them."""
+"""Most starts come so far while anything is left to do; one that doesn't ends the life."""
 _KINDS = ("loop", "loop", "loop", "train", "train", "moment", "trainer")
 _AT_BOUNDARIES = frozenset({"loop", "train"})
 _OF_SERVER = frozenset({"server", "engine"})
