@@ -1,7 +1,8 @@
 # Two images, the same but for the builds of torch and vLLM:
 #   docker build --target cpu -t selfstudy-engine:cpu .
 #   docker build --target gpu -t selfstudy-engine:gpu .
-#   docker run --rm -v "$PWD/runs:/work/runs" selfstudy-engine:cpu loop --batch 256
+#   docker run --rm --no-healthcheck -v "$PWD/runs:/work/runs" selfstudy-engine:cpu loop --batch 256
+# A server and a loop side by side: deploy/compose.yaml; on Kubernetes: deploy/kubernetes.
 # Nothing listens outside the container until the user says so, twice (one adapter, and no swaps):
 #   docker run --rm --gpus all --shm-size 8g -p 127.0.0.1:8000:8000 selfstudy-engine:gpu serve --public
 # A folder given with -v must be writable for uid 1000.
@@ -16,7 +17,7 @@ RUN apt-get update \
         g++=4:12.2.* libexpat1=2.5.* libnuma1=2.0.* libxext6=2:1.3.* libxrender1=1:0.9.* tini=0.19.* \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 1000 --create-home selfstudy \
-    && install --directory --owner selfstudy /work/runs /home/selfstudy/.cache
+    && install --directory --owner selfstudy /work /work/runs /home/selfstudy/.cache
 WORKDIR /opt/selfstudy-engine
 ENV PATH=/opt/selfstudy-engine/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 # The runs, and what is downloaded or compiled once (models, kernels).
