@@ -8,6 +8,8 @@ MINUTES ?= 30
 JOBS ?= 2
 CASES ?= 100000
 SEED ?= 1
+OUT ?= runs/gpu-check
+STEPS ?=
 BIN := .venv/bin
 INSTALL := ./install.sh $(DEVICE) $(if $(PYTHON),--python "$(PYTHON)")
 
@@ -16,10 +18,10 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos load fuzz docs install-dev lock clean
+.PHONY: help install loop test check audit chaos load fuzz gpu-check docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 install: ## .venv with everything that a loop needs; costs nothing when it is there
 	@$(INSTALL)
@@ -38,8 +40,11 @@ check: install-dev ## linters, types, layers, known vulnerabilities: everything 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck install.sh .ci/run docs/benchmarks/gpu.sh
+	$(BIN)/shellcheck install.sh .ci/run
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/yamllint --strict deploy mkdocs.yml .yamllint.yaml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose*.yaml
+	$(BIN)/kubernetes-validate --quiet --strict deploy/kubernetes/*.yaml
 	$(BIN)/python requirements/audit.py
 
 audit: install-dev ## known vulnerabilities of what is pinned, where an index can be asked
@@ -53,6 +58,9 @@ load: install-dev ## a loop under load, and whether memory, files and speed stay
 
 fuzz: install-dev ## mutated input of every kind, and how many cases of each: make fuzz CASES=100000 SEED=1
 	FUZZ_CASES=$(CASES) PYTHONPATH=tests/fuzz $(BIN)/pytest -p fuzzing --hypothesis-seed=$(SEED) $(ARGS) tests/fuzz
+
+gpu-check: install ## what a CUDA host must show, in one table: make gpu-check OUT=runs/gpu-check STEPS="loop bench"
+	$(BIN)/python tests/gpu/gpu_check.py "$(OUT)" $(STEPS) $(ARGS)
 
 docs: install-dev ## the documentation site, in build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

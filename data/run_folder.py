@@ -16,6 +16,7 @@ import orjson
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import RunFolderError
 from selfstudy_engine.data.files import is_temporary, write_atomic
+from selfstudy_engine.data.hardware import visible_gpus
 
 FORMAT = 1
 """Layout of a run folder; another number means another, incompatible layout."""
@@ -222,7 +223,7 @@ def read_config(folder: RunFolder) -> RunConfig:
 
 
 def describe_host() -> dict[str, Any]:
-    """Return versions of what computes, and the host's name and processor."""
+    """Return versions of what computes, and the host's name, processor and GPUs."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -236,6 +237,7 @@ def describe_host() -> dict[str, Any]:
             "machine": platform.machine(),
             "processor": processor_name(),
             "num_cpus": len(os.sched_getaffinity(0)),
+            "gpus": [gpu.name for gpu in visible_gpus()],
         },
     }
 

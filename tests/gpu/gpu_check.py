@@ -1,0 +1,118 @@
+"""What a CUDA host must show, in one table: `make gpu-check`, or gpu_check.py OUT [STEP ...].
+
+Each step is a command of the engine, with a time limit. One that fails stops no other, and what it
+had by then stays in OUT/STEP. Steps may be run one by one: the table is of all that OUT holds. No
+network and no git is needed.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+import orjson
+from gpu_aims import ENDING, HOST, Ending, make_table
+from gpu_steps import FULL, SMALL, STEPS, Command, command_of
+
+from selfstudy_engine.data.run_folder import describe_host
+
+_GRACE_SECONDS = 60
+"""For a command to end its servers and write what it has."""
+
+
+def run_step(step: str, command: list[str], until: str | None, out: Path, limit: float) -> Ending:
+    """Run one command, show what it prints and keep it.
+
+    Args:
+        step: its name; what it prints goes to OUT/STEP/output.txt.
+        command: the whole command line.
+        until: see `Command`.
+        out: folder of all steps.
+        limit: seconds after which it is ended.
+    """
+    started = time.monotonic()
+    ready = False
+    last = ""
+    with ExitStack() as stack:
+        output = stack.enter_context((out / step / "output.txt").open("w", encoding="utf-8"))
+        _show(f"$ {shlex.join(command)}", output)
+        process = stack.enter_context(
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            )
+        )
+        stack.callback(process.terminate)  # also if this program is ended
+        for seconds, end in ((limit, process.terminate), (limit + _GRACE_SECONDS, process.kill)):
+            timer = threading.Timer(seconds, end)
+            timer.start()
+            stack.callback(timer.cancel)
+        assert process.stdout
+        for line in process.stdout:
+            _show(line.rstrip(), output)
+            last = line.strip() or last
+            if until and line.startswith(until):
+                ready = True
+                process.terminate()
+        process.wait()
+    seconds = time.monotonic() - started
+    if ready or process.returncode == 0:
+        return Ending("ok", seconds)
+    if seconds >= limit:
+        return Ending("out of time", seconds, last)
+    return Ending("failed", seconds, last)
+
+
+def _show(line: str, output: TextIO) -> None:
+    for stream in (sys.stdout, output):
+        stream.write(f"{line}\n")
+        stream.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Run steps and print the table; 0 if all of them ended well, whatever their figures."""
+    parser = argparse.ArgumentParser(prog="gpu_check.py", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder of the results")
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}")
+    parser.add_argument("--small", action="store_true", help="a little of everything, on a CPU too")
+    parser.add_argument("--step-seconds", type=float, default=3600, help="of each step (3600)")
+    parser.add_argument(
+        "--engine",
+        default=f"{shlex.quote(sys.executable)} -m selfstudy_engine.cli",
+        help="the command that is checked (this Python's selfstudy-engine)",
+    )
+    asked = parser.parse_intermixed_args(arguments)
+    if unknown := set(asked.steps) - set(STEPS):
+        parser.error(f"no step {', '.join(sorted(unknown))}; choose from {', '.join(STEPS)}")
+    out = asked.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / HOST).write_bytes(orjson.dumps(describe_host()))
+    all_well = True
+    for step in asked.steps or STEPS:
+        (out / step).mkdir(exist_ok=True)
+        (out / step / ENDING).unlink(missing_ok=True)
+        command: Command = command_of(step, out, SMALL if asked.small else FULL)
+        whole = [*shlex.split(asked.engine), *command.arguments]
+        ending = run_step(step, whole, command.until, out, asked.step_seconds)
+        (out / step / ENDING).write_bytes(orjson.dumps(asdict(ending) | {"small": asked.small}))
+        all_well &= ending.how == "ok"
+    table = make_table(out)
+    (out / "table.md").write_text(table, "utf-8")
+    sys.stdout.write(f"\n{table}")
+    return 0 if all_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
