@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfstudy_engine.cli.options import SERVER_OPTIONS, config_options, existing_run_options
+from selfstudy_engine.cli.options import (
+    SERVER_OPTIONS,
+    config_options,
+    existing_run_options,
+    server_option,
+)
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @existing_run_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@config_options(("server.url", "--server"))
+@server_option
 @SERVER_OPTIONS
 @config_options(("devices.train", "--train-device"))
 def ablate(run_name: str, runs: Path, as_json: bool, **values: Any) -> None:

@@ -13,6 +13,7 @@ from selfstudy_engine.cli.options import (
     TABLE_OPTIONS,
     config_options,
     run_options,
+    server_option,
 )
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.prompts import Hidden
@@ -78,8 +79,8 @@ _OF_A_TABLE = ("table__", "model__", "property", "seed")
     "generation.temperature",
     "generation.top_p",
     "generation.concurrency",
-    ("server.url", "--server"),
 )
+@server_option
 @SERVER_OPTIONS
 @run_options
 def evaluate(

@@ -42,8 +42,8 @@ _MAX_SHOWN = 5
     "seed",
     "overlap",
     "gate",
-    ("server.url", "--server"),
 )
+@options.server_option
 @SERVER_OPTIONS
 @config_options(
     "generation.temperature",

@@ -180,6 +180,39 @@ def track_option(function: Function) -> Function:
     )(function)
 
 
+def _read_servers(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[str] | None:
+    """Return the URLs, those in files too; a file's lines may be empty, or comments after #."""
+    urls = []
+    for value in values:
+        if not value.startswith("@"):
+            urls.append(value)
+            continue
+        try:
+            lines = Path(value[1:]).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"can't read {value[1:]}: {error}", ctx, param) from error
+        found = [line.partition("#")[0].strip() for line in lines]
+        urls += [url for url in found if url]
+        if not any(found):
+            raise click.BadParameter(f"{value[1:]} names no server", ctx, param)
+    return urls or None
+
+
+def server_option(function: Function) -> Function:
+    """Take --server, several times: running servers, by URL or in a file."""
+    return click.option(
+        "--server",
+        "server__url",
+        metavar="URL|@FILE",
+        multiple=True,
+        callback=_read_servers,
+        help="Use a running server instead of starting one, e.g. http://127.0.0.1:8000; several "
+        "share the prompts. May be repeated, or name a file with a URL a line.",
+    )(function)
+
+
 def tolerance_option(function: Function) -> Function:
     """Take --tolerance."""
     return click.option(

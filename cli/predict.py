@@ -9,8 +9,8 @@ import click
 from selfstudy_engine.cli.options import (
     ROUND_OPTION,
     SERVER_OPTIONS,
-    config_options,
     existing_run_options,
+    server_option,
 )
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write: .csv, .tsv, .parquet, .jsonl or .sdf [default: the screen].",
 )
-@config_options(("server.url", "--server"))
+@server_option
 @SERVER_OPTIONS
 def predict(
     smiles: tuple[str, ...],

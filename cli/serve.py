@@ -122,7 +122,7 @@ def serve(
         config, model, log, port=port, api_key=key, chat_about=folder, public=serving
     )
     click.echo(f"Starting vLLM with {model} (a minute or two; log: {log}) ...")
-    with Connection(config, model, server) as connection:
+    with Connection(config, model, [server]) as connection:
         connection.connect()
         if loaded:
             connection.swap_to(loaded)

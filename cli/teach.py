@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @tolerance_option
 @TABLE_OPTIONS
 @BASE_OPTIONS
-@config_options(("server.url", "--server"))
+@options.server_option
 @SERVER_OPTIONS
 @click.option(
     "--config",

@@ -8,10 +8,17 @@ training process reads that file.
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from selfstudy_engine.data.errors import UsageError, shown, shown_text
 from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
@@ -133,7 +140,7 @@ class GenerationConfig(_Section):
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt; the adapter knows the form without them."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Completions in flight at once [default: as many as the server's metrics allow]."""
+    """Completions in flight at once, at each server [default: as many as its metrics allow]."""
     request_timeout_seconds: float = Field(default=600, gt=0)
     """Longest wait for one answer, in seconds."""
 
@@ -236,11 +243,21 @@ class TrainConfig(_Section):
     """Longest time that a training may show no progress, loading the model included."""
 
 
+def _as_servers(value: object) -> object:
+    """Let one URL come without brackets, and any with a path that OpenAI's clients would have."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+        return value
+    return [url.rstrip("/").removesuffix("/v1") for url in value]
+
+
 class ServerConfig(_Section):
     """How the vLLM server runs; may change between two calls of the same run."""
 
-    url: str | None = None
-    """Use this running server instead of starting one, e.g. http://127.0.0.1:8000."""
+    url: Annotated[list[str], BeforeValidator(_as_servers)] = []
+    """Use a running server instead of starting one, e.g. http://127.0.0.1:8000; several share the
+    prompts."""
     adapter_mode: Literal["merged", "runtime"] = "merged"
     """merged: adapter added into the weights, base-model speed; runtime: vLLM's own LoRA path."""
     fast_lora: bool = True
@@ -269,10 +286,12 @@ class ServerConfig(_Section):
     @model_validator(mode="after")
     def _nothing_opens_it_or_shows_a_secret(self) -> Self:
         # Not a check of the fields alone: its message would show the value.
-        if self.url and "@" in self.url:
+        if any("@" in url for url in self.url):
             raise ValueError(
                 "url is written into files: leave the key out, set SELFSTUDY_SERVER_KEY"
             )
+        if len(set(self.url)) < len(self.url):
+            raise ValueError("url names a server twice; name each once")
         if reason := refuse_arguments(self.extra_args):
             raise ValueError(f"extra_args: {reason}")
         return self

@@ -17,6 +17,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SEED_VARIABLE = "SELFSTUDY_SEEDS"
 """Environment variable: "0" where a request with a seed would end the engine: on a CPU, when its
 prompt is computed in parts (vLLM 0.32, v1/worker/gpu_model_runner.py)."""
+PROCESS_VARIABLE = "SELFSTUDY_PROCESS"
+"""Environment variable: what tells this start of the server from every other one."""
+PROCESS_HEADER = "x-selfstudy-process"
+"""Header of each answer that says so: merged weights go with the process that was given them."""
 _BODY_SECONDS = 30.0
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -57,6 +61,19 @@ def check_seed(question: Mapping[str, Any]) -> None:
     """
     if os.environ.get(SEED_VARIABLE) == "0" and question.get("seed") is not None:
         raise RefusedError(400, "this server computes on a CPU and takes no seed: leave it out")
+
+
+def naming_process(send: Send) -> Send:
+    """Return a `send` that says in each answer's headers which process it is from."""
+    process = os.environ.get(PROCESS_VARIABLE, "").encode()
+
+    async def send_named(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            header = (PROCESS_HEADER.encode(), process)
+            message = {**message, "headers": [*message.get("headers", ()), header]}
+        await send(message)
+
+    return send_named
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

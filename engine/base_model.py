@@ -78,7 +78,7 @@ def _ask(base: BaseModel, config: RunConfig) -> list[str]:
         path = Path(scratch) / "run.toml"
         path.write_text(config.to_toml(), "utf-8")
         modules = ["selfstudy_engine.train.check"]
-        if config.server.url is None:  # a running server knows its model already
+        if not config.server.url:  # a running server knows its model already
             modules.append("selfstudy_engine.engine.vllm_check")
         processes = [
             subprocess.Popen(

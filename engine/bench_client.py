@@ -18,10 +18,12 @@ import orjson
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
+from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.instant_server import MODEL
 from selfstudy_engine.engine.one_core import children_on, module_command, resident_mb
 from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.server_command import HOST
 
 NUM_PROMPTS = 100_000
@@ -78,7 +80,8 @@ async def run_client(url: str, num_prompts: int, n: int) -> ClientFigures:
 
     first = num_prompts // 10
     done = 0
-    async with GenerationClient(Endpoint(url, "key"), _CONCURRENCY, _TIMEOUT_SECONDS) as client:
+    server = ServerClient(Endpoint(url, "key"), _CONCURRENCY, _TIMEOUT_SECONDS)
+    async with GenerationClient([server]) as client:
         async for generated in client.generate(MODEL, requests()):
             assert len(generated.completions) == n
             done += 1

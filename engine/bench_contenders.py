@@ -22,8 +22,8 @@ from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.bench_idle import IdleWatch
 from selfstudy_engine.engine.bench_reference import ReferenceSettings
 from selfstudy_engine.engine.bench_workloads import Pass, Workload
-from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.process_groups import end_with_parent
 

@@ -209,7 +209,7 @@ class Lineup:
         config = override(self._config, {"server.adapter_mode": mode})
         server = VllmServer(config, self._model, self._logs / f"server-{mode}.log")
         started = time.monotonic()
-        connection = self._stack.enter_context(Connection(config, self._model, server))
+        connection = self._stack.enter_context(Connection(config, self._model, [server]))
         connection.start()
 
         def finish() -> None:

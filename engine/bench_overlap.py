@@ -66,7 +66,7 @@ def measure_overlap(
             "table.test_size": max(2, batch // 8),
             "train_evaluation_size": 0,
             "server.adapter_mode": "merged",
-            "server.url": connection.endpoint.url,
+            "server.url": [connection.endpoint.url],
         },
     )
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.engine.bench_workloads import Workload
-from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.generation import GenerationRequest
 
 
 def measure_swaps(

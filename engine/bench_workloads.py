@@ -13,7 +13,7 @@ from selfstudy_engine.data.errors import BenchmarkError
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.data.task import Task
-from selfstudy_engine.engine.client import SamplingParams
+from selfstudy_engine.engine.generation import SamplingParams
 from selfstudy_engine.engine.verify import Rules, verify
 
 _LONG_PROMPT_EXEMPLARS = 6

@@ -13,7 +13,7 @@ from typing import Any
 from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter
 from selfstudy_engine.data.errors import SwapError, shown
 from selfstudy_engine.data.schema import NO_ADAPTER
-from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.server_client import ServerClient
 
 _TOLERANCES = {"float32": 0.02, "float16": 0.05, "bfloat16": 0.1}
 """Mean difference of log-probability, trainer against server, that number formats explain."""
@@ -45,7 +45,7 @@ class CanaryResult:
 
 
 async def check_canary(
-    client: GenerationClient, served: Served, adapter: Adapter, dtype: str
+    client: ServerClient, served: Served, adapter: Adapter, dtype: str
 ) -> CanaryResult:
     """Prove that the server answers from `adapter`: its log-probabilities are the trainer's.
 
@@ -109,7 +109,7 @@ def distance(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float
     return fmean(abs(a - b) for a, b in likely or pairs)
 
 
-async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> list[float]:
+async def _score(client: ServerClient, model: str, token_ids: list[int]) -> list[float]:
     """Return the log-probability of each token of a text after the first."""
     choice = await _ask(client, model, token_ids, prompt_logprobs=0)
     try:
@@ -120,7 +120,7 @@ async def _score(client: GenerationClient, model: str, token_ids: list[int]) -> 
         raise SwapError("the server gave no log-probabilities for the canary's texts") from error
 
 
-async def _next_logprob(client: GenerationClient, model: str, token_ids: list[int]) -> float:
+async def _next_logprob(client: ServerClient, model: str, token_ids: list[int]) -> float:
     """Return the log-probability of the likeliest token after a text."""
     choice = await _ask(client, model, token_ids, logprobs=1)
     try:
@@ -129,7 +129,7 @@ async def _next_logprob(client: GenerationClient, model: str, token_ids: list[in
         raise SwapError("the server gave no log-probability for the canary's next token") from error
 
 
-async def _ask(client: GenerationClient, model: str, token_ids: list[int], **extra: Any) -> Any:
+async def _ask(client: ServerClient, model: str, token_ids: list[int], **extra: Any) -> Any:
     answer = await client.complete(
         model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
     )
@@ -142,7 +142,7 @@ async def _ask(client: GenerationClient, model: str, token_ids: list[int], **ext
     return choices[0]
 
 
-async def warm_up(client: GenerationClient, model: str) -> None:
+async def warm_up(client: ServerClient, model: str) -> None:
     """Send what a canary sends, so that no swap pays for what the server does the first time."""
     text = list(range(1, MAX_PROBE_TOKENS + 1))
     await _next_logprob(client, model, text)

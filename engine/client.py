@@ -1,85 +1,44 @@
-"""Prompts -> completions through a server's OpenAI API, as many at once as the server can use."""
+"""Prompts -> completions through the servers that can answer, as many at once as they can use."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from selfstudy_engine.data.errors import ServerError
-from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.admission import Admission
-from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
-from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
-from selfstudy_engine.engine.server import Endpoint
-from selfstudy_engine.engine.transport import Transport
+from selfstudy_engine.engine.generation import Generated, GenerationRequest
+from selfstudy_engine.engine.routing import choose
+from selfstudy_engine.engine.server_client import HEALTH_SECONDS, ServerClient
 
-LOOK_SECONDS = 0.5
-"""Time between two looks at the server's metrics."""
 MAX_UNREAD = 1024
 """Answered requests that wait for a slow reader before no new ones are asked."""
-_ROUTE = "/v1/completions"
+MAX_SERVERS = 3
+"""Servers that one prompt is sent to, one after the other, before it counts as the one to blame."""
 Item = TypeVar("Item")
-Item_co = TypeVar("Item_co", covariant=True)
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How completions are drawn; no seed, as per-request seeds end vLLM's CPU engine."""
-
-    n: int
-    temperature: float
-    top_p: float
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    """Run to max_tokens whatever the model says: for benchmarks."""
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest(Generic[Item_co]):
-    """A prompt, how to sample from it, and what comes back with the answer."""
-
-    item: Item_co
-    prompt: str
-    params: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Generated(Generic[Item]):
-    """The n completions of one prompt, with what the caller sent along."""
-
-    item: Item
-    completions: list[Completion]
 
 
 class GenerationClient:
-    """Speaks to one server; use it as an async context manager.
+    """Speaks to servers that answer alike; use it as an async context manager.
+
+    A server that fails is left out from then on, and what it was asked is asked of the others; only
+    the failure of the last one is the caller's.
 
     Args:
-        endpoint: the server.
-        concurrency: completions (not requests) in flight at most, in each call of `generate`; None
-            follows the server's metrics.
-        timeout_seconds: for each attempt of a request.
-        look_seconds: time between two looks at the metrics.
+        servers: that can answer; they are closed with it.
+        on_lost: told of each server that is left out, and why; closing it is the caller's part, and
+            has what is in flight there asked of the others at once.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        concurrency: int | None,
-        timeout_seconds: float,
-        *,
-        look_seconds: float = LOOK_SECONDS,
+        servers: Iterable[ServerClient],
+        on_lost: Callable[[ServerClient, ServerError], None] = lambda server, error: None,
     ) -> None:
-        self._fixed = concurrency
-        self._controller = ConcurrencyController()
-        self._look_seconds = look_seconds
-        self._has_metrics = True
-        # One more: the metrics are asked for however many requests are in flight.
-        self._transport = Transport(endpoint, (concurrency or MAXIMUM) + 1, timeout_seconds)
+        self._servers = list(servers)
+        self._on_lost = on_lost
+        self._passes: list[_Pass] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,12 +53,24 @@ class GenerationClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.close()
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    @property
+    def servers(self) -> Sequence[ServerClient]:
+        """Those that can answer now."""
+        return self._servers
 
     @property
     def concurrency(self) -> int:
         """Completions that may be in flight now."""
-        return self._fixed or self._controller.limit
+        return sum(server.concurrency for server in self._servers)
+
+    def add(self, server: ServerClient) -> None:
+        """Have one more server answer, also in a pass that runs."""
+        self._servers.append(server)
+        for each in self._passes:
+            each.watch(server)
+            each.admission.admit()
 
     async def generate(
         self,
@@ -121,7 +92,7 @@ class GenerationClient:
         """
 
         async def ask(request: GenerationRequest[Item]) -> Generated[Item]:
-            return await self._request(model, request)
+            return await self._ask(model, request)
 
         admission = Admission(
             ask,
@@ -130,70 +101,66 @@ class GenerationClient:
             limit=lambda: self.concurrency,
             max_unread=max_unread,
         )
-        steering = asyncio.create_task(self._steer(admission))
+        running = _Pass(self, admission)
+        self._passes.append(running)
         try:
+            for server in self._servers:
+                running.watch(server)
             async for generated in admission.results():
                 yield generated
         finally:
-            steering.cancel()
+            self._passes.remove(running)
             await admission.close()
-            [outcome] = await asyncio.gather(steering, return_exceptions=True)
+            await running.close()
+
+    async def _ask(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:
+        num_asked = 0
+        while True:
+            server = choose(request.prompt, request.params.n, self._servers)
+            try:
+                return await server.ask(model, request)
+            except ServerError as error:
+                num_asked += 1
+                if self._servers == [server] or num_asked == MAX_SERVERS:
+                    raise
+                self.lose(server, error)
+
+    def lose(self, server: ServerClient, error: ServerError) -> None:
+        """Leave a server out, unless it is the last one or was left out before."""
+        if server in self._servers and len(self._servers) > 1:
+            self._servers.remove(server)
+            self._on_lost(server, error)
+
+
+class _Pass:
+    """One call of `generate`: looks at the servers while it lasts."""
+
+    def __init__(self, client: GenerationClient, admission: Admission[Any, Any]) -> None:
+        self.admission = admission
+        self._client = client
+        self._watching: list[asyncio.Task[None]] = []
+
+    def watch(self, server: ServerClient) -> None:
+        """Follow a server's metrics, and notice when it falls silent."""
+        self._watching.append(asyncio.create_task(self._watch(server)))
+
+    async def _watch(self, server: ServerClient) -> None:
+        heard = time.monotonic()
+        while server in self._client.servers:
+            await asyncio.sleep(server.look_seconds)
+            if not server.is_steered and len(self._client.servers) == 1:
+                continue  # nothing to steer, and nobody who could answer instead
+            if await server.look(held_back=self.admission.held_back):
+                heard = time.monotonic()
+                self.admission.admit()
+            elif time.monotonic() - heard > HEALTH_SECONDS:
+                silence = f"the server at {server.url} has answered nothing for "
+                self._client.lose(server, ServerError(f"{silence}{HEALTH_SECONDS:g} s"))
+
+    async def close(self) -> None:
+        """Stop looking; raises what went wrong in it."""
+        for task in self._watching:
+            task.cancel()
+        for outcome in await asyncio.gather(*self._watching, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
-
-    async def _steer(self, admission: Admission[Any, Any]) -> None:
-        """Follow the server's metrics for as long as one call of `generate` lasts."""
-        while self._fixed is None and self._has_metrics:
-            await asyncio.sleep(self._look_seconds)
-            try:
-                answer = await self._transport.get("/metrics")
-            except ServerError:
-                continue  # the requests themselves find out whether the server is gone
-            if answer.is_passing:
-                continue
-            page = answer.body.decode("utf-8", errors="replace")
-            load = parse_load(page) if answer.status == 200 else None
-            if load is None:
-                self._has_metrics = False
-                logger.warning(
-                    "the server at %s shows no vLLM metrics (status %d): %d completions are kept "
-                    "in flight; set --concurrency to change that",
-                    *(self._transport.url, answer.status, self.concurrency),
-                )
-                return
-            self._controller.update(
-                load, in_flight=admission.in_flight, held_back=admission.held_back
-            )
-            admission.admit()
-
-    async def _request(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:
-        params = request.params
-        body = {
-            "model": model,
-            "prompt": request.prompt,
-            "n": params.n,
-            "temperature": params.temperature,
-            "top_p": params.top_p,
-            "max_tokens": params.max_tokens,
-            "stop": params.stop or None,
-            "stream": False,
-        }
-        if params.ignore_eos:
-            body["ignore_eos"] = True
-        answer = await self._transport.post(_ROUTE, body)
-        if is_too_long(answer):
-            # A property of the molecule, not of the server: data, as an unparsable answer is.
-            too_long = Completion("", "length", num_prompt_tokens=0, num_output_tokens=0)
-            return Generated(request.item, [too_long] * params.n)
-        return Generated(
-            request.item, to_completions(decode(answer, self._transport.url), model, params.n)
-        )
-
-    async def complete(self, **body: Any) -> dict[str, Any]:
-        """Send one request to /v1/completions and return the answer's JSON as it is.
-
-        Raises:
-            ServerError: no usable answer after all retries.
-        """
-        answer = await self._transport.post(_ROUTE, {"stream": False, **body})
-        return decode(answer, self._transport.url)

@@ -1,11 +1,10 @@
-"""A server with its client and its swapper, for callers that aren't asynchronous.
+"""Servers with their clients and swappers, for callers that aren't asynchronous.
 
 The loop, `predict` and `serve` all reach a model through this: start, connect, swap, run.
 """
 
 import asyncio
-import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,24 +13,17 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerError, SwapError
-from selfstudy_engine.data.hardware import resolve_dtype
-from selfstudy_engine.engine.canary import Served, warm_up
+from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
-from selfstudy_engine.engine.server import Endpoint, VllmServer, check_servable, served_model
-from selfstudy_engine.engine.swap import (
-    AdminApi,
-    FixedSwapper,
-    Swapper,
-    make_swapper,
-    swap_and_prove,
-)
+from selfstudy_engine.engine.replica import Replica, Server
+from selfstudy_engine.engine.replicas import Replicas
+from selfstudy_engine.engine.server import Endpoint, VllmServer
 
-logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
 class Connection:
-    """Use it as a context manager: entering starts an own server, leaving stops it.
+    """Use it as a context manager: entering starts own servers, leaving stops them.
 
     Where server and training share a GPU, it starts when it is asked for: vLLM measures the free
     memory as it starts, and gives up if that grows meanwhile (a training that ends).
@@ -39,40 +31,37 @@ class Connection:
     Args:
         config: of the run.
         model: folder or hub id of the base model.
-        server: to be started; None uses the running one at config.server.url.
-        server_key: API key of that one.
+        servers: to be started; none uses the running ones at config.server.url.
+        server_key: API key of those.
     """
 
     def __init__(
-        self, config: RunConfig, model: str, server: VllmServer | None, server_key: str = ""
+        self, config: RunConfig, model: str, servers: Sequence[Server] = (), server_key: str = ""
     ) -> None:
         self._config = config
-        self._model = model
-        self._server = server
+        self._servers = list(servers)
         self._started = False
         self.has_answered = False
-        """Whether a server was ready once: one that never was needs another configuration."""
-        if server:
-            self.endpoint = server.endpoint
-        else:
-            self.endpoint = Endpoint(
-                (config.server.url or "").rstrip("/").removesuffix("/v1"), server_key
-            )
+        """Whether the servers were ready once: those that never were need another configuration."""
+        running = [] if servers else [Endpoint(url, server_key) for url in config.server.url]
+        alone = len(servers) + len(running) == 1
+        self._replicas = Replicas(
+            [
+                *(Replica(config, model, one, None, alone=alone) for one in servers),
+                *(Replica(config, model, None, one, alone=alone) for one in running),
+            ]
+        )
         self._runner = asyncio.Runner()
         self._cleanup = ExitStack()
-        self._sessions = ExitStack()
-        self._swapper: Swapper | None = None
-        self._admin: AdminApi | None = None
-        self.client: GenerationClient
-        self.served: Served
+        self._connected = False
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._runner)
-            if self._server:
-                stack.callback(self._server.stop)
-                if not placement_of(self._config).shared:
-                    self.start()
+            for server in self._servers:
+                stack.callback(server.stop)
+            if not placement_of(self._config).shared:
+                self.start()
             stack.callback(self._disconnect)
             self._cleanup = stack.pop_all()
         return self
@@ -80,118 +69,113 @@ class Connection:
     def __exit__(self, *error: object) -> None:
         self._cleanup.close()
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the first server is reached."""
+        return self._replicas.first.endpoint
+
+    @property
+    def client(self) -> GenerationClient:
+        """Asks the servers that answer now."""
+        return self._replicas.client
+
+    @property
+    def served(self) -> Served:
+        """What answers."""
+        return self._replicas.served
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """The servers that answer."""
+        return self._replicas.answering
+
     def start(self) -> None:
-        """Start an own server, without waiting for it; does nothing the second time."""
-        if self._server and not self._started:
-            self._server.start()
+        """Start own servers, without waiting for them; does nothing the second time."""
+        if not self._started:
+            for server in self._servers:
+                server.start()
             self._started = True
 
     def restart(self) -> None:
-        """Replace an own server that died by a new one; nothing is served or proven yet.
+        """Replace own servers by new ones; nothing is served or proven yet.
 
         Raises:
-            ServerError: there is no own server.
+            ServerError: there are no own servers.
         """
-        if not self._server:
+        if not self._servers:
             raise ServerError(f"the server at {self.endpoint.url} isn't ours to start")
         self._disconnect()
-        self._server.stop()
+        for server in self._servers:
+            server.stop()
         self._started = False
         self.start()
 
     def _disconnect(self) -> None:
-        self._swapper = None
-        self._sessions.close()
+        self._connected = False
+        self._runner.run(self._replicas.close())
 
     def connect(self) -> None:
-        """Wait until the server answers, and warm it up; does nothing the second time.
+        """Wait until the servers answer, and warm them up; does nothing the second time.
 
         Raises:
-            ServerError: it doesn't start, or nobody answers at its address.
+            ServerError: one doesn't start, or nobody answers.
         """
-        if self._swapper:
+        if self._connected:
             return
-        if self._server:
-            self.start()
-            self._server.wait_ready()
-        try:
-            model = str(served_model(self.endpoint)["id"])
-        except ServerError:
-            if self._server:
-                self._server.check_healthy()
-            raise
-        self.has_answered = True
-        public = self._server.public if self._server else None
-        if public:
-            model = public.model_name
-        generation = self._config.generation
-        admin = self._admin = AdminApi(self.endpoint)
-        self._sessions.callback(lambda: self._runner.run(admin.close()))
-        self.client = GenerationClient(
-            self.endpoint, generation.concurrency, generation.request_timeout_seconds
-        )
-        self._sessions.callback(lambda: self._runner.run(self.client.close()))
-        self.served = Served(model)
-        self.run(warm_up(self.client, model))
-        self._swapper = (
-            FixedSwapper(public)
-            if public
-            else make_swapper(self._config.server.adapter_mode, admin, model)
-        )
+        self.start()
+        for server in self._servers:
+            server.wait_ready()
+        self.run(self._replicas.connect())
+        self._connected = self.has_answered = True
 
     def swap_to(self, adapter: Adapter) -> float:
         """Make an adapter the one that answers, and prove it; see `swap`."""
         return self.run(self.swap(adapter))
 
     async def swap(self, adapter: Adapter) -> float:
-        """Make an adapter the one that answers, and prove it.
+        """Make an adapter the one that answers, and prove it on each server.
 
         Returns:
-            Seconds from call to proof.
+            The longest time from call to proof, in seconds.
 
         Raises:
             AdapterError: it can't be served with this base model or configuration.
-            SwapError: the server doesn't answer from it.
+            SwapError: no server answers from it.
         """
-        assert self._swapper, "connect() comes first"
-        check_servable(adapter, self._config, self._model)
-        self.served, canary, seconds = await swap_and_prove(
-            self._swapper, self.client, adapter, _coarser_dtype(self._config)
-        )
-        logger.info("swapped to %s in %.2f s, %s", adapter.name, seconds, canary)
-        return seconds
+        assert self._connected, "connect() comes first"
+        return await self._replicas.swap(adapter)
 
     def swap_to_base(self) -> None:
-        """Make the base model the one that answers, because a benchmark asks for it."""
-        assert self._swapper, "connect() comes first"
-        self.served = self.run(self._swapper.swap(None))
+        """Make the base model the one that answers, because somebody asks for it."""
+        assert self._connected, "connect() comes first"
+        self.run(self._replicas.swap_to_base())
 
     def reset_prefix_cache(self) -> None:
-        """Have the server forget the prompts before, so that a benchmark's turns are alike.
+        """Have the servers forget the prompts before, so that a benchmark's turns are alike.
 
         Raises:
-            SwapError: it couldn't.
+            SwapError: one couldn't.
         """
-        assert self._admin, "connect() comes first"
-        self.run(self._admin.reset_prefix_cache())
+        for replica in self.replicas:
+            self.run(replica.admin.reset_prefix_cache())
 
     def use_fast_lora(self, enabled: bool) -> None:
         """Choose between our way to compute runtime adapters and vLLM's, for a benchmark.
 
         Raises:
-            ServerError: the server didn't do it.
+            ServerError: a server didn't do it.
         """
-        assert self._admin, "connect() comes first"
-        found = self.run(self._admin.call_workers("use_fast_lora", enabled=enabled))
-        # vLLM's route turns what isn't text into text.
-        if not found or any(str(one) != str(enabled) for one in found):
-            raise ServerError(
-                f"the server's workers answered {found} when asked to turn fast LoRA "
-                f"{'on' if enabled else 'off'}; its log says why"
-            )
+        for replica in self.replicas:
+            found = self.run(replica.admin.call_workers("use_fast_lora", enabled=enabled))
+            # vLLM's route turns what isn't text into text.
+            if not found or any(str(one) != str(enabled) for one in found):
+                raise ServerError(
+                    f"the server's workers answered {found} when asked to turn fast LoRA "
+                    f"{'on' if enabled else 'off'}; its log says why"
+                )
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine; if it fails because an own server died, say that, with its log's end.
+        """Run a coroutine; if it fails because own servers died, say that, with a log's end.
 
         Raises:
             ServerDiedError: that.
@@ -199,20 +183,12 @@ class Connection:
         try:
             return self._runner.run(work)
         except (ServerError, SwapError):
-            if self._server:
-                self._server.check_healthy()
+            for server in self._servers:
+                server.check_healthy()
             raise
-
-
-def _coarser_dtype(config: RunConfig) -> str:
-    """Return the number format of server or training that tells less: the canary allows for it."""
-    placement = placement_of(config)
-    kinds = (placement.server_kind, placement.train_kind)
-    dtypes = {resolve_dtype(config.model.dtype, kind) for kind in kinds}
-    return next(dtype for dtype in ("bfloat16", "float16", "float32") if dtype in dtypes)
 
 
 def open_connection(config: RunConfig, model: str, log: Path, server_key: str) -> Connection:
     """Return a connection to config.server.url, or to a server of its own that writes to `log`."""
-    server = None if config.server.url else VllmServer(config, model, log)
-    return Connection(config, model, server, server_key)
+    servers = [] if config.server.url else [VllmServer(config, model, log)]
+    return Connection(config, model, servers, server_key)

@@ -19,7 +19,7 @@ from selfstudy_engine.data.prompts import (
     value_label,
 )
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
-from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

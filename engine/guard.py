@@ -1,13 +1,22 @@
 """An ASGI middleware for our vLLM servers: no route but /health without the server's key.
 
 vLLM's own key guards /v1 only; pausing, resetting and calling into the workers stay open to every
-user of the machine without this. Runs inside vLLM's API server (--middleware).
+user of the machine without this. Each answer names the server's process, so that one which was
+started again, and has lost its adapter, is known by its first answer. Runs inside vLLM's API server
+(--middleware).
 """
 
 import os
 import secrets
 
-from selfstudy_engine.engine.asgi import App, Receive, RefusedError, Scope, Send
+from selfstudy_engine.engine.asgi import (
+    App,
+    Receive,
+    RefusedError,
+    Scope,
+    Send,
+    naming_process,
+)
 
 OPEN_ROUTES = frozenset({"/health"})
 
@@ -50,4 +59,4 @@ class RequireKey:
             except RefusedError as refused:
                 await refused.answer(scope, send)
                 return
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, naming_process(send))

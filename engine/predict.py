@@ -14,8 +14,8 @@ from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.base_model import choose_base_model
-from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.connection import Connection, open_connection
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.rounds import load_records
 
 

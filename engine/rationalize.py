@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import render_hinted_prompt, render_prompt, value_label
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
-from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
+from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.sampler import Tally
 from selfstudy_engine.engine.sampling import SampleQuestion
 from selfstudy_engine.engine.told_values import mask_value

@@ -23,11 +23,11 @@ from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
 from selfstudy_engine.data.store import SampleStore, SampleWriter
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.client import GenerationRequest
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.gate import Gate
+from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
 from selfstudy_engine.engine.rounds import (
     RoundRecord,

@@ -9,7 +9,7 @@ from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
-from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.verify import Rules, verify
 
 

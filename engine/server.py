@@ -31,6 +31,7 @@ from selfstudy_engine.data.errors import (
     shown,
 )
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.asgi import PROCESS_VARIABLE
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
 from selfstudy_engine.engine.lora_plugin import installed_vllm
@@ -184,9 +185,14 @@ class VllmServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: Reaper | None = None
 
+    def publish(self, adapter: Adapter) -> str:
+        """Return the adapter's folder as the server sees it: this machine's own."""
+        return str(adapter.folder.resolve())
+
     def start(self) -> None:
         """Start the process; `wait_ready` says when it answers."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._environment[PROCESS_VARIABLE] = secrets.token_hex(8)
         with self.log.open("ab") as log:
             log.write(f"$ {shlex.join(self._command)}\n".encode())
             log.flush()

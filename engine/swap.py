@@ -4,7 +4,9 @@ Drain, swap, reset the prefix cache, canary - in this order, and nothing is acce
 canary has passed. There is no way back to the base model that isn't asked for.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import httpx
@@ -13,11 +15,18 @@ import orjson
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError, printable, shown
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
-from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
 from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.server_client import ServerClient
 
 _RPC_SECONDS = 600.0
+Publish = Callable[[Adapter], str]
+"""Brings an adapter to where a server can read it; returns its folder as that server sees it."""
+
+
+def publish_here(adapter: Adapter) -> str:
+    """Return the folder itself: the server is on this machine, or has the same file system."""
+    return str(adapter.folder.resolve())
 
 
 class Swapper(Protocol):
@@ -116,13 +125,14 @@ def _results_of(response: httpx.Response) -> list[Any]:
 class MergedSwapper:
     """The adapter's product is added to the base weights inside the running server."""
 
-    def __init__(self, admin: AdminApi, model: str) -> None:
+    def __init__(self, admin: AdminApi, model: str, publish: Publish) -> None:
         self._admin = admin
         self._model = model
+        self._publish = publish
 
     async def swap(self, adapter: Adapter | None) -> Served:
         """See `Swapper`."""
-        folder = str(adapter.folder.resolve()) if adapter else None
+        folder = await asyncio.to_thread(self._publish, adapter) if adapter else None
         expected = adapter.sha256 if adapter else ""
         await self._admin.drain()
         results = await self._admin.call_workers("serve_merged", adapter_folder=folder)
@@ -142,9 +152,10 @@ class MergedSwapper:
 class RuntimeSwapper:
     """vLLM's own LoRA path: each adapter under its own name, the one before kept until the next."""
 
-    def __init__(self, admin: AdminApi, model: str) -> None:
+    def __init__(self, admin: AdminApi, model: str, publish: Publish) -> None:
         self._admin = admin
         self._model = model
+        self._publish = publish
         self._loaded: list[str] = []
 
     async def swap(self, adapter: Adapter | None) -> Served:
@@ -155,7 +166,7 @@ class RuntimeSwapper:
         if name in self._loaded:
             self._loaded.remove(name)
         else:
-            await self._load(name, str(adapter.folder.resolve()))
+            await self._load(name, await asyncio.to_thread(self._publish, adapter))
         self._loaded.append(name)
         while len(self._loaded) > 2:
             await self._admin.post(
@@ -195,20 +206,28 @@ class FixedSwapper:
         return Served(self._public.model_name, adapter.name, adapter.sha256)
 
 
-def make_swapper(mode: Literal["merged", "runtime"], admin: AdminApi, model: str) -> Swapper:
+def make_swapper(
+    mode: Literal["merged", "runtime"],
+    admin: AdminApi,
+    model: str,
+    publish: Publish = publish_here,
+) -> Swapper:
     """Return the swapper of an adapter mode, for the base model's served name."""
-    return MergedSwapper(admin, model) if mode == "merged" else RuntimeSwapper(admin, model)
+    kind = MergedSwapper if mode == "merged" else RuntimeSwapper
+    return kind(admin, model, publish)
 
 
 async def swap_and_prove(
-    swapper: Swapper, client: GenerationClient, adapter: Adapter, dtype: str
+    swapper: Swapper, client: ServerClient, adapter: Adapter, dtype: str
 ) -> tuple[Served, CanaryResult, float]:
-    """Swap to an adapter and run its canary.
+    """Swap to an adapter and run its canary; from then on only the process that passed it counts.
 
     Returns:
         What is served, the canary's result, and the seconds from call to proof.
     """
     started = time.monotonic()
+    client.follow_any_process()
     served = await swapper.swap(adapter)
+    await client.follow_process()
     result = await check_canary(client, served, adapter, dtype)
     return served, result, time.monotonic() - started

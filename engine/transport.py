@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.engine.asgi import PROCESS_HEADER
 from selfstudy_engine.engine.server import Endpoint
 
 MAX_RETRIES = 5
@@ -38,6 +39,8 @@ class Answer:
     body: bytes
     retry_after_seconds: float | None = None
     """The pause that it asked for."""
+    process: str = ""
+    """Which start of the server it is from; empty where the server doesn't say."""
 
     @property
     def text(self) -> str:
@@ -57,17 +60,27 @@ class Transport:
         endpoint: the server.
         max_connections: requests in flight at most; further ones wait for a connection.
         timeout_seconds: for each attempt of a request.
+        max_unanswered: tries, of a request's, that bring no answer at all.
     """
 
-    def __init__(self, endpoint: Endpoint, max_connections: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        max_connections: int,
+        timeout_seconds: float,
+        max_unanswered: int = MAX_RETRIES + 1,
+    ) -> None:
         self.url = endpoint.url
+        self._max_unanswered = max_unanswered
+        self._closed = False
         self._endpoint = endpoint
         self._max_connections = max_connections
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; requests in flight fail."""
+        self._closed = True
         if self._http:
             await self._http.close()
 
@@ -81,6 +94,7 @@ class Transport:
             ServerError: no answer at all.
         """
         data = orjson.dumps(body)
+        num_unanswered = 0
         for retry in range(MAX_RETRIES + 1):
             pause = None
             try:
@@ -89,7 +103,8 @@ class Transport:
                     return answer
                 pause = answer.retry_after_seconds
             except ServerError:
-                if retry == MAX_RETRIES:
+                num_unanswered += 1
+                if retry == MAX_RETRIES or num_unanswered == self._max_unanswered or self._closed:
                     raise
             await asyncio.sleep(backoff_seconds(retry) if pause is None else pause)
         raise AssertionError("the last try returns or raises")
@@ -103,14 +118,21 @@ class Transport:
         return await self._send("GET", path, None)
 
     async def _send(self, method: str, path: str, data: bytes | None) -> Answer:
+        if self._closed:
+            raise ServerError(f"the connection to {self.url} was given up")
         http = self._http = self._http or self._open()
         try:
             async with http.request(
                 method, self.url + path, data=data, allow_redirects=False
             ) as response:
                 body = await response.read()
-                return Answer(response.status, body, retry_after_seconds(response.headers))
-        except (aiohttp.ClientError, OSError) as error:  # OSError: also the attempt's TimeoutError
+                pause = retry_after_seconds(response.headers)
+                process = response.headers.get(PROCESS_HEADER, "")
+                return Answer(response.status, body, pause, process)
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            # OSError: also the attempt's TimeoutError; RuntimeError: aiohttp's, of a closed session.
+            if isinstance(error, RuntimeError) and not self._closed:
+                raise
             raise ServerError(f"the server at {self.url} doesn't answer: {error!r}") from error
 
     def _open(self) -> aiohttp.ClientSession:

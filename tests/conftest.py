@@ -225,7 +225,7 @@ def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Trained]
 def loop(config: RunConfig, runs: Path, fake: FakeVllm) -> tuple[list[RoundRecord], QuietReporter]:
     reporter = QuietReporter()
     config = config.model_copy(
-        update={"server": config.server.model_copy(update={"url": fake.url + "/"})}
+        update={"server": config.server.model_copy(update={"url": [fake.url]})}
     )
     return run_loop(config, runs, reporter, fake.api_key), reporter
 

@@ -5,6 +5,7 @@ It knows no model: it 'serves' an adapter by answering the log-probabilities in 
 
 import hashlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from selfstudy_engine.engine.asgi import PROCESS_HEADER
 from selfstudy_engine.engine.server import Endpoint
 
 TOKENS_PER_COMPLETION = 12
@@ -70,6 +72,7 @@ class FakeVllm:
         reason: of the others, with a place for a number.
         script: gives the text to a prompt, an adapter's name ("" for the base model) and the
             completion's index; None makes texts up.
+        process: what every answer's header says of this start; another one is another start.
         missing_routes: answered with 404, as a server without development mode does.
         keeps_old_adapter: a swap answers 200 and changes nothing.
         cache_reset_fails: /reset_prefix_cache answers {"success": false}.
@@ -86,6 +89,7 @@ class FakeVllm:
         self.malformed = 0.2
         self.reason = "The reason of number {}."
         self.script: Callable[[str, str, int], str] | None = None
+        self.process = secrets.token_hex(4)
         self.missing_routes: set[str] = set()
         self.keeps_old_adapter = False
         self.cache_reset_fails = False
@@ -391,6 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(data)))
+        self.send_header(PROCESS_HEADER, self.server.fake.process)
         # The client waits that long before the next try, not up to 8 s.
         self.send_header("retry-after-ms", "10")
         self.end_headers()

@@ -10,10 +10,12 @@ import pytest
 
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine.bench_client import measure_client, run_client
-from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
+from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.instant_server import MODEL, TEXT, InstantProtocol, canned_answer
 from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
 from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.server_client import ServerClient
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def url() -> Iterator[str]:
 def test_the_client_takes_its_answers_for_real_ones(url: str) -> None:
     async def ask(n: int) -> list[str]:
         params = SamplingParams(n=n, temperature=0, top_p=1, max_tokens=8)
-        async with GenerationClient(Endpoint(url, "key"), 16, 10) as client:
+        async with GenerationClient([ServerClient(Endpoint(url, "key"), 16, 10)]) as client:
             requests = [GenerationRequest(index, "prompt", params) for index in range(100)]
             answers = [answer async for answer in client.generate(MODEL, requests)]
         assert sorted(answer.item for answer in answers) == list(range(100))

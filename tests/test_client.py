@@ -12,14 +12,11 @@ import pytest
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 
 from selfstudy_engine.data.errors import ServerError
-from selfstudy_engine.engine.client import (
-    Generated,
-    GenerationClient,
-    GenerationRequest,
-    SamplingParams,
-)
+from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.concurrency import START
+from selfstudy_engine.engine.generation import Generated, GenerationRequest, SamplingParams
 from selfstudy_engine.engine.server import Endpoint, served_model
+from selfstudy_engine.engine.server_client import ServerClient
 
 ROUTE = "/v1/completions"
 
@@ -42,7 +39,7 @@ async def collect(
     timeout_seconds: float = 10,
     model: str = "tiny",
 ) -> list[Generated[int]]:
-    async with GenerationClient(endpoint, concurrency, timeout_seconds) as client:
+    async with GenerationClient([ServerClient(endpoint, concurrency, timeout_seconds)]) as client:
         return [item async for item in client.generate(model, requests)]
 
 
@@ -103,7 +100,7 @@ def test_prompts_are_drawn_lazily(fake: FakeVllm) -> None:
             yield request
 
     async def take_three() -> None:
-        async with GenerationClient(fake.endpoint, 4, 10) as client:
+        async with GenerationClient([ServerClient(fake.endpoint, 4, 10)]) as client:
             answers = client.generate("tiny", requests(), max_unread=2)
             for _ in range(3):
                 await anext(answers)
@@ -133,7 +130,7 @@ def test_a_reader_that_stores_for_long_keeps_the_server_busy(fake: FakeVllm) -> 
     """All is answered while the first answer is being stored."""
 
     async def read() -> int:
-        async with GenerationClient(fake.endpoint, 4, 10) as client:
+        async with GenerationClient([ServerClient(fake.endpoint, 4, 10)]) as client:
             answers = client.generate("tiny", ask_for(12))
             await anext(answers)
             while len(fake.requests) < 12:
@@ -148,7 +145,9 @@ def test_a_cancelled_call_leaves_no_task_behind(fake: FakeVllm, concurrency: int
     fake.latency_seconds = 0.3
 
     async def run() -> None:
-        async with GenerationClient(fake.endpoint, concurrency, 10, look_seconds=0.01) as client:
+        async with GenerationClient(
+            [ServerClient(fake.endpoint, concurrency, 10, look_seconds=0.01)]
+        ) as client:
 
             async def generate() -> None:
                 async for _ in client.generate("tiny", ask_for(6)):
@@ -169,7 +168,7 @@ async def follow(fake: FakeVllm, until: int) -> int:
     requests = (request for _ in itertools.count() for request in ask_for(50))
     async with (
         asyncio.timeout(30),
-        GenerationClient(fake.endpoint, None, 10, look_seconds=0.05) as c,
+        GenerationClient([ServerClient(fake.endpoint, None, 10, look_seconds=0.05)]) as c,
     ):
         answers = c.generate("tiny", requests)
         while c.concurrency <= until or fake.max_in_flight <= until:
@@ -187,7 +186,9 @@ def test_a_fixed_concurrency_asks_for_no_metrics(fake: FakeVllm) -> None:
     fake.latency_seconds = 0.05
 
     async def run() -> int:
-        async with GenerationClient(fake.endpoint, 10, 10, look_seconds=0.01) as client:
+        async with GenerationClient(
+            [ServerClient(fake.endpoint, 10, 10, look_seconds=0.01)]
+        ) as client:
             async for _ in client.generate("tiny", ask_for(20)):
                 pass
             return client.concurrency
@@ -202,7 +203,9 @@ def test_a_server_without_metrics_gets_the_starting_number_and_is_named_once(
     fake.missing_routes, fake.latency_seconds = {"/metrics"}, 0.05
 
     async def run() -> int:
-        async with GenerationClient(fake.endpoint, None, 10, look_seconds=0.01) as client:
+        async with GenerationClient(
+            [ServerClient(fake.endpoint, None, 10, look_seconds=0.01)]
+        ) as client:
             for _ in range(2):
                 async for _ in client.generate("tiny", ask_for(100)):
                     pass
@@ -352,7 +355,7 @@ def test_many_failures_at_once_are_one_error(
     )
 
     async def run() -> None:
-        async with GenerationClient(fake.endpoint, 16, 10) as client:
+        async with GenerationClient([ServerClient(fake.endpoint, 16, 10)]) as client:
             async for _ in client.generate("tiny", ask_for(8)):
                 await asyncio.sleep(0.5)  # all others have failed when this comes back
 
@@ -371,7 +374,7 @@ def test_answers_that_came_before_a_failure_arent_lost(fake: FakeVllm) -> None:
     found = []
 
     async def run() -> None:
-        async with GenerationClient(fake.endpoint, 8, 10) as client:
+        async with GenerationClient([ServerClient(fake.endpoint, 8, 10)]) as client:
             async for generated in client.generate("tiny", ask_for(4)):
                 await asyncio.sleep(0.3)  # the others are all there when this comes back
                 found.append(generated.item)

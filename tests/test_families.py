@@ -70,7 +70,9 @@ def swap_there_and_back(
     for adapter in (first, second, first):
         connection.swap_to(adapter)
         assert connection.served.adapter_sha256 == adapter.sha256
-    result = connection.run(check_canary(connection.client, connection.served, first, dtype))
+    client = connection.replicas[0].client
+    assert client
+    result = connection.run(check_canary(client, connection.served, first, dtype))
     assert result.distance < noise < result.distance_to_base / 2
 
 

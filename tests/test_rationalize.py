@@ -30,6 +30,7 @@ from selfstudy_engine.engine.rescore import rescore
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.sampler import Tally, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion
+from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.verify import Rules, verify
 
 MELTING_POINT = find_property("melting_point")
@@ -162,7 +163,7 @@ def ask(
     fake: FakeVllm, molecules: list[Molecule], **values: Any
 ) -> list[tuple[SampleQuestion, list[Completion]]]:
     async def story() -> list[tuple[SampleQuestion, list[Completion]]]:
-        async with GenerationClient(fake.endpoint, 8, 20) as client:
+        async with GenerationClient([ServerClient(fake.endpoint, 8, 20)]) as client:
             found = rationalize(client, fake.model, molecules, config_of(**values), SHIPPED)
             return [pair async for pair in found]
 

@@ -32,11 +32,12 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.canary import Served, check_canary
-from selfstudy_engine.engine.client import GenerationClient, GenerationRequest, SamplingParams
 from selfstudy_engine.engine.evaluate import Manner
 from selfstudy_engine.engine.examiner import Examiner
+from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer, free_port, served_model
+from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
 from selfstudy_engine.engine.training import TimeLimits, run_training
@@ -86,7 +87,7 @@ def server(
         yield started, config
 
 
-async def answer(client: GenerationClient, served: Served) -> str:
+async def answer(client: ServerClient, served: Served) -> str:
     requests = [GenerationRequest(0, QUESTION, GREEDY)]
     [generated] = [g async for g in client.generate(served.model, requests)]
     return generated.completions[0].text
@@ -102,7 +103,7 @@ def test_swaps_are_proven_and_the_base_comes_back(
         admin = AdminApi(process.endpoint)
         model = str(served_model(process.endpoint)["id"])
         swapper = make_swapper(config.server.adapter_mode, admin, model)
-        async with GenerationClient(process.endpoint, 8, 300) as client:
+        async with ServerClient(process.endpoint, 8, 300) as client:
             base = Served(model)
             with pytest.raises(SwapError, match="doesn't answer from adapter round-0000"):
                 await check_canary(client, base, first, DTYPE)
@@ -166,7 +167,7 @@ def test_an_examiner_asks_adapters_and_the_base_in_any_manner(
     assert {answer.num_answers for answer in several} == {3}
 
 
-async def scores(client: GenerationClient, model: str) -> list[float]:
+async def scores(client: ServerClient, model: str) -> list[float]:
     """Return the log-probability of each token of a text after the first."""
     text = list(range(100, 140))
     answered: Any = await client.complete(
@@ -199,7 +200,7 @@ def test_grouped_products_of_runtime_adapters(
         model = str(served_model(process.endpoint)["id"])
         swapper = make_swapper("runtime", admin, model)
         models = [model, *[(await swapper.swap(adapter)).model for adapter in adapters]]
-        async with GenerationClient(process.endpoint, 64, 300) as client:
+        async with ServerClient(process.endpoint, 64, 300) as client:
 
             async def answers(wanted: list[str]) -> list[str]:
                 return await asyncio.gather(*(answer(client, Served(name)) for name in wanted))

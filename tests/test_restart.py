@@ -161,7 +161,7 @@ def test_a_server_of_somebody_else_is_not_restarted(
 ) -> None:
     config = small_config(server__url=fake.url)
     with (
-        Connection(config, "tiny", None, fake.api_key) as connection,
+        Connection(config, "tiny", (), fake.api_key) as connection,
         pytest.raises(ServerError, match="isn't ours to start"),
     ):
         connection.restart()

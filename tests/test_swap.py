@@ -12,8 +12,8 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import AdapterError, SelfStudyError, ServerError, SwapError
 from selfstudy_engine.engine.canary import CanaryResult, Served, distance
-from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 
 ROUTE = "/v1/completions"
@@ -29,7 +29,7 @@ def swap(
         admin = AdminApi(fake.endpoint)
         found = []
         try:
-            async with GenerationClient(fake.endpoint, 4, 10) as client:
+            async with ServerClient(fake.endpoint, 4, 10) as client:
                 swapper = make_swapper(mode, admin, fake.model)
                 for adapter in adapters:
                     served, result, seconds = await swap_and_prove(swapper, client, adapter, dtype)
@@ -63,7 +63,7 @@ def test_a_merged_swap_drains_swaps_resets_resumes_and_then_proves(
     assert result.distance_to_base == pytest.approx(2)
     order = [request.kind for request in fake.requests]
     assert order == [
-        *("/pause", "/collective_rpc", "/reset_prefix_cache", "/resume"),
+        *("/pause", "/collective_rpc", "/reset_prefix_cache", "/resume", "/health"),
         *("next", "next", "score", "score"),
     ]
     pause, rpc = fake.requests[:2]
@@ -86,22 +86,22 @@ def test_the_canary_asks_for_the_next_token_before_whole_texts(
 
 
 def test_a_swap_waits_for_completions_in_flight(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
-    from selfstudy_engine.engine.client import GenerationRequest, SamplingParams
+    from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 
     first, second = make_adapter("first"), make_adapter("second", logprob=-3.0)
     swap(fake, first)
     fake.latency_seconds = 0.3
     params = SamplingParams(n=1, temperature=1, top_p=1, max_tokens=8)
-    requests = [GenerationRequest(0, "prompt", params)]
+    request = GenerationRequest(0, "prompt", params)
 
     async def run() -> list[str]:
         events = []
         admin = AdminApi(fake.endpoint)
-        async with GenerationClient(fake.endpoint, 4, 10) as client:
+        async with ServerClient(fake.endpoint, 4, 10) as client:
 
             async def generate() -> None:
-                async for _ in client.generate("tiny", requests):
-                    events.append("answered")
+                await client.ask("tiny", request)
+                events.append("answered")
 
             asking = asyncio.create_task(generate())
             await asyncio.sleep(0.1)
@@ -420,7 +420,7 @@ def test_a_server_without_a_key_can_swap(make_adapter: MakeAdapter, mode: str) -
 def test_a_wrong_key_is_an_error(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
     config = load_config(None, {"model.dtype": "float32", "server.url": fake.url})
     with (
-        Connection(config, BASE, None, "wrong") as connection,
+        Connection(config, BASE, (), "wrong") as connection,
         pytest.raises(SelfStudyError, match="401"),
     ):
         connection.connect()
@@ -434,7 +434,7 @@ def test_a_connection_to_a_running_server_swaps_and_proves(
     settings = {"model.dtype": "float32", "server.adapter_mode": mode}
     config = load_config(None, settings | {"server.url": fake.url + suffix})
     adapter = make_adapter("a")
-    with Connection(config, BASE, None, fake.endpoint.api_key) as connection:
+    with Connection(config, BASE, (), fake.endpoint.api_key) as connection:
         connection.connect()
         assert connection.swap_to(adapter) > 0
         assert connection.served.adapter_sha256 == adapter.sha256
@@ -445,7 +445,7 @@ def test_an_adapter_of_another_base_is_refused_before_the_swap(
     fake: FakeVllm, make_adapter: MakeAdapter
 ) -> None:
     config = load_config(None, {"model.dtype": "float32", "server.url": fake.url})
-    with Connection(config, "owner/other", None, fake.endpoint.api_key) as connection:
+    with Connection(config, "owner/other", (), fake.endpoint.api_key) as connection:
         connection.connect()
         with pytest.raises(AdapterError, match="not on owner/other"):
             connection.swap_to(make_adapter("a"))

@@ -13,7 +13,7 @@ from selfstudy_engine.engine.connection import Connection
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 ROUTES = {
-    *("/v1/models", "/v1/completions", "/metrics"),
+    *("/health", "/v1/models", "/v1/completions", "/metrics"),
     *("/pause", "/resume", "/reset_prefix_cache", "/collective_rpc"),
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
 }
@@ -35,7 +35,7 @@ def asked(
     from test_client import generate
 
     config = small_config(server__url=fake.url, server__adapter_mode=request.param)
-    with Connection(config, "owner/tiny", None, fake.api_key) as connection:
+    with Connection(config, "owner/tiny", (), fake.api_key) as connection:
         connection.connect()
         for name in "abc":
             connection.swap_to(make_adapter(name))

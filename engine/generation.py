@@ -1,0 +1,39 @@
+"""What is asked of a server, and what comes back: prompt, how to sample from it, completions."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from selfstudy_engine.data.schema import Completion
+
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How completions are drawn; no seed, as per-request seeds end vLLM's CPU engine."""
+
+    n: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Run to max_tokens whatever the model says: for benchmarks."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest(Generic[Item_co]):
+    """A prompt, how to sample from it, and what comes back with the answer."""
+
+    item: Item_co
+    prompt: str
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Generated(Generic[Item]):
+    """The n completions of one prompt, with what the caller sent along."""
+
+    item: Item
+    completions: list[Completion]

@@ -1,0 +1,190 @@
+"""One of the servers that answer a loop: reach it, give it an adapter, prove that it answers so.
+
+All of it happens inside one event loop. What is asked of it, and where else it could be asked, is
+`client`'s and `replicas`' business.
+"""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.errors import ServerDiedError
+from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.engine.canary import CanaryResult, Served, warm_up
+from selfstudy_engine.engine.public_serving import PublicServing
+from selfstudy_engine.engine.server import Endpoint, check_servable, served_model
+from selfstudy_engine.engine.server_client import ServerClient
+from selfstudy_engine.engine.swap import (
+    AdminApi,
+    FixedSwapper,
+    Publish,
+    Swapper,
+    make_swapper,
+    publish_here,
+    swap_and_prove,
+)
+from selfstudy_engine.engine.transport import MAX_RETRIES
+
+logger = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """A vLLM server that this process starts and stops, here or elsewhere."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens; may change with each start."""
+
+    @property
+    def public(self) -> PublicServing | None:
+        """How it is open to others; then it can't swap."""
+
+    def start(self) -> None:
+        """Start it, and return at once."""
+
+    def wait_ready(self) -> float:
+        """Wait until it answers; return the seconds.
+
+        Raises:
+            ServerError: it died, or isn't ready in time.
+        """
+
+    def check_healthy(self) -> None:
+        """Raise ServerDiedError if it has died."""
+
+    def stop(self) -> None:
+        """End it; returns when it is gone."""
+
+    def publish(self, adapter: Adapter) -> str:
+        """Bring an adapter to where the server can read it; return its folder there."""
+
+
+class Replica:
+    """A server's sessions; `connect` opens them, `close` closes them.
+
+    Args:
+        config: of the run.
+        model: folder or hub id of the base model.
+        server: that this process starts; None where somebody else does.
+        endpoint: of that one.
+        alone: whether no other server could answer instead.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: str,
+        server: Server | None,
+        endpoint: Endpoint | None,
+        *,
+        alone: bool,
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._endpoint = endpoint
+        self._max_unanswered = MAX_RETRIES + 1 if alone else 2
+        self._restarts_left = config.server.max_restarts
+        self._sessions = AsyncExitStack()
+        self._swapper: Swapper
+        self.server = server
+        self.admin: AdminApi
+        self.client: ServerClient | None = None
+        """None while there is no session."""
+        self.served: Served
+        """What answers."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is reached now."""
+        endpoint = self.server.endpoint if self.server else self._endpoint
+        assert endpoint, "a server is ours or somebody else's"
+        return endpoint
+
+    async def connect(self) -> None:
+        """Open the sessions with a server that is ready, and warm it up.
+
+        Raises:
+            ServerError: nobody answers, or it isn't vLLM.
+        """
+        await self.close()
+        model = str((await asyncio.to_thread(served_model, self.endpoint))["id"])
+        public = self.server.public if self.server else None
+        publish: Publish = self.server.publish if self.server else publish_here
+        if public:
+            model = public.model_name
+        generation = self._config.generation
+        self.admin = AdminApi(self.endpoint)
+        self._sessions.push_async_callback(self.admin.close)
+        client = self.client = ServerClient(
+            self.endpoint,
+            generation.concurrency,
+            generation.request_timeout_seconds,
+            max_unanswered=self._max_unanswered,
+        )
+        self._sessions.push_async_callback(client.close)
+        mode = self._config.server.adapter_mode
+        self._swapper = (
+            FixedSwapper(public) if public else make_swapper(mode, self.admin, model, publish)
+        )
+        self.served = Served(model)
+        await warm_up(client, model)
+
+    async def swap(self, adapter: Adapter) -> tuple[CanaryResult, float]:
+        """Make an adapter the one that answers, and prove it.
+
+        Returns:
+            The canary's result, and the seconds from call to proof.
+
+        Raises:
+            AdapterError: it can't be served with this base model or configuration.
+            SwapError: the server doesn't answer from it.
+        """
+        assert self.client, "connect() comes first"
+        check_servable(adapter, self._config, self._model)
+        self.served, canary, seconds = await swap_and_prove(
+            self._swapper, self.client, adapter, _coarser_dtype(self._config)
+        )
+        return canary, seconds
+
+    async def swap_to_base(self) -> None:
+        """Make the base model the one that answers."""
+        self.served = await self._swapper.swap(None)
+
+    async def revive(self) -> None:
+        """Start a server of ours again if it died, and wait until it answers.
+
+        Raises:
+            ServerDiedError: it died more often than server.max_restarts allows.
+            ServerError: it doesn't start.
+        """
+        if self.server:
+            await asyncio.to_thread(self._revive, self.server)
+
+    def _revive(self, server: Server) -> None:
+        try:
+            server.check_healthy()
+        except ServerDiedError as error:
+            if not self._restarts_left:
+                raise
+            self._restarts_left -= 1
+            logger.warning("%s\nstarting it again, %d more times", error, self._restarts_left)
+            server.stop()
+            server.start()
+            server.wait_ready()
+
+    async def close(self) -> None:
+        """Close the sessions, if they are open; requests in flight fail."""
+        await self._sessions.aclose()
+        self.client = None
+
+
+def _coarser_dtype(config: RunConfig) -> str:
+    """Return the number format of server or training that tells less: the canary allows for it."""
+    placement = placement_of(config)
+    kinds = (placement.server_kind, placement.train_kind)
+    dtypes = {resolve_dtype(config.model.dtype, kind) for kind in kinds}
+    return next(dtype for dtype in ("bfloat16", "float16", "float32") if dtype in dtypes)

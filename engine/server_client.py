@@ -1,0 +1,173 @@
+"""One server's OpenAI API: a prompt in, its completions out; and how much the server can use."""
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.data.schema import Completion
+from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
+from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
+from selfstudy_engine.engine.generation import Generated, GenerationRequest
+from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.transport import MAX_RETRIES, Answer, Transport
+
+LOOK_SECONDS = 0.5
+"""Time between two looks at the server's metrics."""
+HEALTH_SECONDS = 20.0
+"""A server that answers nothing for so long is taken for gone, where others can answer instead."""
+_ROUTE = "/v1/completions"
+Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
+
+
+class ServerClient:
+    """Speaks to one server inside one event loop; use it as an async context manager.
+
+    Args:
+        endpoint: the server.
+        concurrency: completions (not requests) in flight at most; None follows the server's
+            metrics.
+        timeout_seconds: for each attempt of a request.
+        look_seconds: time between two looks at the metrics.
+        max_unanswered: tries, of a request's, that bring no answer at all.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        concurrency: int | None,
+        timeout_seconds: float,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        max_unanswered: int = MAX_RETRIES + 1,
+    ) -> None:
+        self.url = endpoint.url
+        self.look_seconds = look_seconds
+        self.in_flight = 0
+        """Completions that it is asked for now."""
+        self._fixed = concurrency
+        self._controller = ConcurrencyController()
+        self._has_metrics = True
+        self._process: str | None = None
+        # One more: the metrics are asked for however many requests are in flight.
+        connections = (concurrency or MAXIMUM) + 1
+        self._transport = Transport(endpoint, connections, timeout_seconds, max_unanswered)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; requests in flight fail."""
+        await self._transport.close()
+
+    @property
+    def concurrency(self) -> int:
+        """Completions that may be in flight now."""
+        return self._fixed or self._controller.limit
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether `look` can change how many completions may be in flight."""
+        return self._fixed is None and self._has_metrics
+
+    async def ask(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:
+        """Return a prompt's completions.
+
+        Args:
+            model: the served name; the answer must name it.
+            request: the prompt.
+
+        Raises:
+            ServerError: an answer that can't be used, or no answer after all retries.
+        """
+        params = request.params
+        body = {
+            "model": model,
+            "prompt": request.prompt,
+            "n": params.n,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "max_tokens": params.max_tokens,
+            "stop": params.stop or None,
+            "stream": False,
+        }
+        if params.ignore_eos:
+            body["ignore_eos"] = True
+        self.in_flight += params.n
+        try:
+            answer = await self._post(body)
+        finally:
+            self.in_flight -= params.n
+        if is_too_long(answer):
+            # A property of the molecule, not of the server: data, as an unparsable answer is.
+            too_long = Completion("", "length", num_prompt_tokens=0, num_output_tokens=0)
+            return Generated(request.item, [too_long] * params.n)
+        return Generated(request.item, to_completions(decode(answer, self.url), model, params.n))
+
+    async def complete(self, **body: Any) -> dict[str, Any]:
+        """Send one request to /v1/completions and return the answer's JSON as it is.
+
+        Raises:
+            ServerError: no usable answer after all retries.
+        """
+        return decode(await self._post({"stream": False, **body}), self.url)
+
+    async def _post(self, body: dict[str, Any]) -> Answer:
+        answer = await self._transport.post(_ROUTE, body)
+        if self._process is not None and answer.process != self._process:
+            raise ServerError(
+                f"the server at {self.url} was started again since its adapter was proven: run "
+                "the same command again, which gives it the adapter anew"
+            )
+        return answer
+
+    async def follow_process(self) -> None:
+        """From now on take answers only of the process that answers now.
+
+        Raises:
+            ServerError: none does.
+        """
+        self._process = (await self._transport.get("/health")).process
+
+    def follow_any_process(self) -> None:
+        """Take answers of whatever listens there."""
+        self._process = None
+
+    async def look(self, *, held_back: bool) -> bool:
+        """Look at the server's metrics, and have them decide how much may be in flight.
+
+        Args:
+            held_back: whether the limit, and nothing else, keeps more from being asked.
+
+        Returns:
+            Whether the server answered, whatever it said.
+        """
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                answer = await self._transport.get("/metrics")
+        except (ServerError, TimeoutError):
+            return False
+        if answer.is_passing or not self.is_steered:
+            return True
+        page = answer.body.decode("utf-8", errors="replace")
+        load = parse_load(page) if answer.status == 200 else None
+        if load is None:
+            self._has_metrics = False
+            logger.warning(
+                "the server at %s shows no vLLM metrics (status %d): %d completions are kept in "
+                "flight; set --concurrency to change that",
+                *(self.url, answer.status, self.concurrency),
+            )
+        else:
+            self._controller.update(load, in_flight=self.in_flight, held_back=held_back)
+        return True
