@@ -6,7 +6,7 @@ It knows HTTP, not completions: a refusal comes back as an answer with its statu
 import asyncio
 import random
 import resource
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -73,6 +73,8 @@ class Transport:
         self.url = endpoint.url
         self._max_unanswered = max_unanswered
         self._closed = False
+        self._limits: set[asyncio.Timeout] = set()
+        """Of the requests in flight, which `close` ends."""
         self._endpoint = endpoint
         self._max_connections = max_connections
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
@@ -81,6 +83,9 @@ class Transport:
     async def close(self) -> None:
         """Close the connections; requests in flight fail."""
         self._closed = True
+        for limit in self._limits:
+            limit.reschedule(0)  # that is long past
+        await asyncio.sleep(0)
         if self._http:
             await self._http.close()
 
@@ -93,7 +98,9 @@ class Transport:
         Raises:
             ServerError: no answer at all.
         """
-        data = orjson.dumps(body)
+        return await self._until_closed(self._post(path, orjson.dumps(body)))
+
+    async def _post(self, path: str, data: bytes) -> Answer:
         num_unanswered = 0
         for retry in range(MAX_RETRIES + 1):
             pause = None
@@ -104,7 +111,7 @@ class Transport:
                 pause = answer.retry_after_seconds
             except ServerError:
                 num_unanswered += 1
-                if retry == MAX_RETRIES or num_unanswered == self._max_unanswered or self._closed:
+                if retry == MAX_RETRIES or num_unanswered == self._max_unanswered:
                     raise
             await asyncio.sleep(backoff_seconds(retry) if pause is None else pause)
         raise AssertionError("the last try returns or raises")
@@ -115,11 +122,25 @@ class Transport:
         Raises:
             ServerError: no answer.
         """
-        return await self._send("GET", path, None)
+        return await self._until_closed(self._send("GET", path, None))
+
+    async def _until_closed(self, work: Coroutine[None, None, Answer]) -> Answer:
+        """Wait for an answer, unless the connections are closed meanwhile: then fail at once."""
+        given_up = f"the connection to {self.url} was given up"
+        if self._closed:
+            work.close()
+            raise ServerError(given_up)
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                try:
+                    return await work
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError as error:
+            raise ServerError(given_up) from error
 
     async def _send(self, method: str, path: str, data: bytes | None) -> Answer:
-        if self._closed:
-            raise ServerError(f"the connection to {self.url} was given up")
         http = self._http = self._http or self._open()
         try:
             async with http.request(
@@ -129,10 +150,7 @@ class Transport:
                 pause = retry_after_seconds(response.headers)
                 process = response.headers.get(PROCESS_HEADER, "")
                 return Answer(response.status, body, pause, process)
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            # OSError: also the attempt's TimeoutError; RuntimeError: aiohttp's, of a closed session.
-            if isinstance(error, RuntimeError) and not self._closed:
-                raise
+        except (aiohttp.ClientError, OSError) as error:  # OSError: also the attempt's TimeoutError
             raise ServerError(f"the server at {self.url} doesn't answer: {error!r}") from error
 
     def _open(self) -> aiohttp.ClientSession:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeAdapter, MakeConfig, QuietReporter
+from conftest import MakeAdapter, MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -329,7 +329,7 @@ def test_a_loop_over_several_servers_has_the_samples_of_one(
     config = small_config(server__url=[fake.url for fake in fakes])
     fakes[0].fail_next(ROUTE, times=10**6, refuse=True, matching=lambda body: body.get("n") == 2)
     fakes[1].keeps_old_adapter = True
-    run_loop(config, tmp_path, QuietReporter(), KEY)
+    run_loop(config, tmp_path, QuietReporter(), KEY, start_training=train_here)
     expected = {s.key: s.completion for s in SampleStore(finished.samples).samples()}
     found = {s.key: s.completion for s in SampleStore(tmp_path / "test/samples").samples()}
     assert Counter(found.keys()) == Counter(expected.keys())

@@ -131,7 +131,8 @@ def test_a_runtime_swap_loads_a_name_that_says_which_bytes(
     load = fake.requests[0]
     assert load.path == "/v1/load_lora_adapter"
     assert load.body == {"lora_name": name, "lora_path": str(adapter.folder.resolve())}
-    assert {request.body["model"] for request in fake.requests[1:]} == {name}
+    assert fake.requests[1].path == "/health"
+    assert {request.body["model"] for request in fake.requests[2:]} == {name}
 
 
 def test_a_runtime_swap_keeps_two_adapters_and_unloads_the_oldest(
