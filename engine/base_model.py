@@ -40,13 +40,13 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     server_kind = placement_of(config).server_kind
     dtype = resolve_dtype(config.model.dtype, server_kind)
     check_number_format(base, dtype)
-    layers = base.lora_layers if base.is_proven else _ask(base, config)
-    _check_targets(base, config, layers)
     if base.quantization and (dtype, server_kind) == ("float32", "cpu"):
         raise UsageError(
             f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
             "in half precision, not in float32; choose --dtype bfloat16"
         )
+    layers = base.lora_layers if base.is_proven else _ask(base, config)
+    _check_targets(base, config, layers)
     if base.quantization and config.server.adapter_mode == "merged":
         logger.warning(
             "%s is quantised (%s), so no adapter can be merged into it: using --adapter-mode "

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,16 @@ def _keep_to_own_cores() -> None:
 _keep_to_own_cores()
 
 
+_LONGEST_FIRST = [
+    *("test_real_vllm.py", "test_families.py", "test_real_bench.py"),
+    *("test_docs.py", "test_restart.py", "test_chaos.py", "test_two_runs.py"),
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start real servers: they take longest."""
-    slow = {item.path for item in items if item.get_closest_marker("vllm")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Begin with the files that take longest, so that all processes end at about the same time."""
+    rank = {name: number for number, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 MakeAdapter = Callable[..., Adapter]
@@ -198,15 +205,17 @@ class QuietReporter:
 
 
 class Trained:
-    """A training that is over."""
+    """A training of this process."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
 
     def result(self) -> dict[str, Any]:
+        self._end()
         return {}
 
 
-@contextmanager
-def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Trained]:
-    """Start a training as `TrainingProcess` does, in this process, which has loaded torch."""
+def _train(arguments: dict[str, object]) -> None:
     from selfstudy_engine.train.__main__ import main
 
     command = [
@@ -219,15 +228,30 @@ def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Trained]
         code = main(command)
     if code:
         raise TrainingError(orjson.loads(output.getvalue().splitlines()[-1])["message"])
-    yield Trained()
+
+
+@contextmanager
+def train_here(arguments: dict[str, object], *rest: object) -> Iterator[Trained]:
+    """Start a training as `TrainingProcess` does, in this process, which has loaded torch."""
+    _train(arguments)
+    yield Trained(lambda: None)
+
+
+@contextmanager
+def train_beside(arguments: dict[str, object], *rest: object) -> Iterator[Trained]:
+    """The same in a thread: it goes on while the loop does something else."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Trained(pool.submit(_train, arguments).result)
 
 
 def loop(config: RunConfig, runs: Path, fake: FakeVllm) -> tuple[list[RoundRecord], QuietReporter]:
+    """Run a loop on the fake server; it trains in this process, which saves a process's imports."""
     reporter = QuietReporter()
     config = config.model_copy(
         update={"server": config.server.model_copy(update={"url": [fake.url]})}
     )
-    return run_loop(config, runs, reporter, fake.api_key), reporter
+    records = run_loop(config, runs, reporter, fake.api_key, start_training=train_here)
+    return records, reporter
 
 
 @pytest.fixture(scope="session")

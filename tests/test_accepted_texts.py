@@ -1,6 +1,7 @@
 """The index of accepted texts: exact where it speaks, and complete enough."""
 
 import random
+from functools import cache
 
 import pytest
 
@@ -16,11 +17,13 @@ def changed(words: list[str], generator: random.Random, changes: int) -> str:
     return " ".join(words)
 
 
-def jaccard(one: str, other: str) -> float:
-    def parts(text: str) -> set[tuple[str, ...]]:
-        words = text.lower().split()
-        return {tuple(words[i : i + 4]) for i in range(max(len(words) - 3, 1))}
+@cache
+def parts(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[i : i + 4]) for i in range(max(len(words) - 3, 1))}
 
+
+def jaccard(one: str, other: str) -> float:
     a, b = parts(one), parts(other)
     return len(a & b) / len(a | b)
 

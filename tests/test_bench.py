@@ -198,50 +198,34 @@ def test_the_chart_names_host_and_contenders(results: Results, tmp_path: Path) -
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("kind", ["original", "transformers"])
-def test_a_reference_answers_as_asked(
-    kind: str, tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path, small_config: Any
+def test_references_answer_as_asked_and_greedily_alike(
+    tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path, small_config: MakeConfig
 ) -> None:
-    contender = ReferenceContender(
-        "1",
-        LABELS["1"],
-        kind=kind,
-        settings=ReferenceSettings(str(tiny_model), "float32", None, {}),
-        environment=os.environ,
-        log=tmp_path / "log",
-    )
-    with contender:
-        contender.wait_ready()
-        process = contender.process
-        fixed = measure(
-            workloads["fixed"].first(3), contender.run(workloads["fixed"].first(3)), small_config()
-        )
-        assert fixed.num_output_tokens == 18
-        real = workloads["real"].first(2)
-        done = contender.run(real)
-        assert measure(real, done, small_config()).num_completions == 4
-        assert all(
-            c.num_output_tokens <= real.params.max_tokens for one in done.completions for c in one
-        )
-        first_tokens = contender.run(workloads["long"])
-        assert measure(workloads["long"], first_tokens, small_config()).num_output_tokens == 4
-        assert peak_memory_gib(process) > 0.1
-    assert not Path(f"/proc/{process}").exists()
-
-
-def test_both_references_give_the_same_greedy_answers(
-    tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path
-) -> None:
+    config = small_config()
+    fixed, real, long = workloads["fixed"].first(4), workloads["real"].first(2), workloads["long"]
     texts = []
     for kind in ("original", "transformers"):
-        settings = ReferenceSettings(str(tiny_model), "float32", None, {})
         contender = ReferenceContender(
-            "1", "", kind=kind, settings=settings, environment=os.environ, log=tmp_path / "log"
+            "1",
+            LABELS["1"],
+            kind=kind,
+            settings=ReferenceSettings(str(tiny_model), "float32", None, {}),
+            environment=os.environ,
+            log=tmp_path / "log",
         )
         with contender:
             contender.wait_ready()
-            done = contender.run(workloads["fixed"].first(4))
-        texts.append([one[0].text for one in done.completions])
+            process = contender.process
+            done = contender.run(fixed)
+            assert measure(fixed, done, config).num_output_tokens == 24
+            texts.append([one[0].text for one in done.completions])
+            done = contender.run(real)
+            assert measure(real, done, config).num_completions == 4
+            lengths = [c.num_output_tokens for one in done.completions for c in one]
+            assert max(lengths) <= real.params.max_tokens
+            assert measure(long, contender.run(long), config).num_output_tokens == 4
+            assert peak_memory_gib(process) > 0.1
+        assert not Path(f"/proc/{process}").exists()
     assert texts[0] == texts[1]
 
 

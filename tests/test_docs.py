@@ -13,11 +13,13 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import train_here
 from fake_teacher import KEY, FakeTeacher, Reply
 from fake_vllm import FakeVllm
 from test_teach_command import name_for
 
 from selfstudy_engine.cli.main import cli
+from selfstudy_engine.engine.loop import run_loop
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -161,7 +163,8 @@ def test_a_pages_commands_run_in_its_order(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As they stand there, but small, and against a fake server."""
+    """As they stand there, but small, against a fake server, and training in this process."""
+    monkeypatch.setitem(run_loop.__kwdefaults__, "start_training", train_here)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -1,4 +1,4 @@
-"""Whole runs against the fake server, with the tiny model and the real training process."""
+"""Whole runs against the fake server: the tiny model really trained, and killed as a process."""
 
 import os
 import shutil

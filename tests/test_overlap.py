@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from conftest import MakeConfig, QuietReporter, loop
+from conftest import MakeConfig, QuietReporter, loop, train_beside, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.adapters import read_adapter
@@ -17,7 +17,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
-from selfstudy_engine.engine.training import TimeLimits, Training, TrainingProcess
+from selfstudy_engine.engine.training import Training, TrainingProcess
 
 BATCH = 8
 ROUNDS = 3
@@ -38,15 +38,10 @@ def overlapped(
     with FakeVllm() as fake:
 
         @contextmanager
-        def start_training(
-            arguments: dict[str, object],
-            log: Path,
-            limits: TimeLimits,
-            *rest: Any,
-        ) -> Iterator[Training]:
+        def start_training(arguments: dict[str, object], *rest: Any) -> Iterator[Training]:
             index = arguments["before_round"]
             events.append(f"start {index}")
-            with TrainingProcess(arguments, log, limits, *rest) as training:
+            with train_beside(arguments) as training:
                 num_before = len(fake.generations)
                 yield training
                 asked = len(fake.generations) - num_before
@@ -157,9 +152,14 @@ def test_a_failure_while_generating_ends_the_training_and_the_same_command_goes_
     def in_round_1(body: dict[str, Any]) -> bool:
         return body.get("n") == 2 and SampleStore(tmp_path / "test/samples").count(0) == BATCH
 
+    def start(arguments: dict[str, object], *rest: Any) -> AbstractContextManager[Training]:
+        is_ended = arguments["before_round"] == 1  # a process can be, a thread can't
+        return (TrainingProcess if is_ended else train_here)(arguments, *rest)
+
     fake.fail_next("/v1/completions", times=100, status=400, matching=in_round_1)
+    config = config_of(server__url=fake.url)
     with pytest.raises(ServerError, match="failed on command"):
-        loop(config_of(), tmp_path, fake)
+        run_loop(config, tmp_path, QuietReporter(), fake.api_key, start_training=start)
     folder = RunFolder(tmp_path / "test")
     assert not folder.adapter(1).exists(), "its training was ended with the loop"
     assert not list(folder.adapters.glob("*.tmp*/*.safetensors"))
@@ -176,12 +176,10 @@ def test_a_failed_training_keeps_what_was_generated_meanwhile(
     config_of: Callable[..., Any], fake: FakeVllm, tmp_path: Path
 ) -> None:
     @contextmanager
-    def fail_later(
-        arguments: dict[str, object], log: Path, limits: TimeLimits, *rest: Any
-    ) -> Iterator[Training]:
+    def fail_later(arguments: dict[str, object], *rest: Any) -> Iterator[Training]:
         if arguments["before_round"] == 1:
-            arguments = arguments | {"model": str(tmp_path)}
-        with TrainingProcess(arguments, log, limits, *rest) as training:
+            arguments = arguments | {"exemplars": tmp_path / "missing.jsonl"}
+        with train_beside(arguments) as training:
             yield training
 
     with pytest.raises(TrainingError):

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from conftest import train_here
 from openai import BadRequestError, OpenAI
 from quarantine import refusal_of_quarantine, run_quarantined
 
@@ -40,7 +41,6 @@ from selfstudy_engine.engine.server import VllmServer, free_port, served_model
 from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
-from selfstudy_engine.engine.training import TimeLimits, run_training
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = render_question(Molecule("", "phenol", "Oc1ccccc1", 40.9), "facts")
@@ -61,19 +61,22 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter
         settings = "epochs = 0.01\nmin_steps = 4\ntokens_per_step = 128\nlearning_rate = 1e-3\n"
         config.write_text(f"seed = {seed}\n[model]\n{model}[train]\nrank = 8\n{settings}")
         output = folder / f"round-{seed:04d}"
-        run_training(
-            {"config": config, "model": embedded_model(), "output": output},
-            folder / "train.log",
-            limits=TimeLimits(300, 300),
-        )
+        with train_here({"config": config, "model": embedded_model(), "output": output}):
+            pass
         found.append(read_adapter(output))
     return found[0], found[1]
 
 
 def server_config(mode: str) -> RunConfig:
-    values = {"server.adapter_mode": mode, "server.max_model_len": 512, "train.rank": 8}
-    # Two API servers where vLLM allows them; the loop below has one.
-    return load_config(None, values | {"model.dtype": DTYPE, "server.api_server_count": 2})
+    values = {
+        "server.adapter_mode": mode,
+        "server.api_server_count": 2,  # where vLLM allows them; the loop below has one
+        "server.kv_cache_gib": 1,
+        "server.max_model_len": 512,
+        "model.dtype": DTYPE,
+        "train.rank": 8,
+    }
+    return load_config(None, values)
 
 
 @pytest.fixture(scope="module", params=["merged", "runtime"])
@@ -349,11 +352,12 @@ def test_a_server_that_dies_says_so_with_its_log(server: tuple[VllmServer, RunCo
 def loop_command(runs: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "selfstudy_engine.cli", "loop", "--runs", str(runs)),
-        *("--run", "killed", "--batch", "16", "--rounds", "2", "--test-size", "6"),
+        *("--run", "killed", "--batch", "16", "--rounds", "2", "--test-size", "4"),
         *("--samples-per-molecule", "2", "--tolerance", "200", "--max-tokens", "48"),
         # One request at a time, so that the kill comes between two of them.
-        *("--concurrency", "2", "--train-evaluation-size", "2"),
-        *("--min-steps", "12", "--epochs", "0.5", "--max-model-len", "512", "--dtype", DTYPE),
+        *("--concurrency", "2", "--train-evaluation-size", "0", "--report", "off"),
+        *("--min-steps", "8", "--epochs", "0.5", "--max-model-len", "512", "--dtype", DTYPE),
+        *("--kv-cache-gib", "1"),
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig, QuietReporter
+from conftest import MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.config import RunConfig
@@ -47,6 +47,10 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lives:
     return fix
 
 
+def run(config: RunConfig, runs: Path, reporter: QuietReporter | None = None) -> None:
+    run_loop(config, runs, reporter or QuietReporter(), start_training=train_here)
+
+
 def samples_of(runs: Path) -> list[Sample]:
     return list(SampleStore(RunFolder(runs / "test").samples).samples())
 
@@ -73,7 +77,7 @@ def test_a_loop_survives_its_server(
 ) -> None:
     caplog.set_level(logging.WARNING)
     left = lives(*deaths)
-    run_loop(small_config(), tmp_path, QuietReporter())
+    run(small_config(), tmp_path)
     assert left.read_text() == ""
     check_complete(tmp_path)
     said = [record.message for record in caplog.records if "starting it again" in record.message]
@@ -89,7 +93,7 @@ def test_each_new_server_proves_the_adapter_before_it_answers(
     and would fail it."""
     lives(9)
     reporter = QuietReporter()
-    run_loop(small_config(), tmp_path, reporter)
+    run(small_config(), tmp_path, reporter)
     swaps = [phase for phase in reporter.phases if phase.startswith("swap to")]
     assert swaps == ["swap to round-0000"] * 2 + ["swap to round-0001", "swap to round-0002"]
     assert {s.adapter for s in samples_of(tmp_path) if s.round == 0} == {"round-0000"}
@@ -101,10 +105,10 @@ def test_restarts_are_bounded_and_the_same_command_goes_on(
     lives(9, 0, 0)
     config = small_config(server__max_restarts=2)
     with pytest.raises(ServerDiedError, match="ended with exit code -9"):
-        run_loop(config, tmp_path, QuietReporter())
+        run(config, tmp_path)
     before = samples_of(tmp_path)
     assert before, "what was answered is stored"
-    run_loop(config, tmp_path, QuietReporter())
+    run(config, tmp_path)
     check_complete(tmp_path)
     assert [s for s in samples_of(tmp_path) if s.key in {b.key for b in before}] == before
 
@@ -114,7 +118,7 @@ def test_a_server_that_no_longer_starts_ends_the_run(
 ) -> None:
     lives(3, "never")
     with pytest.raises(ServerDiedError, match=r"exit code 1; (.*\n)+.*no memory is left"):
-        run_loop(small_config(server__max_restarts=1), tmp_path, QuietReporter())
+        run(small_config(server__max_restarts=1), tmp_path)
 
 
 def test_a_server_that_never_was_ready_isnt_started_again(
@@ -122,7 +126,7 @@ def test_a_server_that_never_was_ready_isnt_started_again(
 ) -> None:
     left = lives("never", "never")
     with pytest.raises(ServerDiedError, match="no memory is left"):
-        run_loop(small_config(), tmp_path, QuietReporter())
+        run(small_config(), tmp_path)
     assert left.read_text() == "never\n"
 
 

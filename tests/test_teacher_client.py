@@ -211,7 +211,7 @@ def test_after_a_failure_known_answers_still_come_and_those_in_flight_are_kept(
 def test_nobody_there_costs_nothing(answers: Path) -> None:
     with FakeTeacher() as gone:
         url = gone.url
-    asked = ask(url, answers, "one", "two", one_by_one=True, **PRICES)
+    asked = ask(url, answers, "one", "two", **PRICES)
     assert all(isinstance(error, ServerError) for error in asked.outcomes)
     assert asked.client.budget.cost == 0
 

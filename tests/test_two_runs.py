@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from conftest import MakeConfig
@@ -24,43 +25,37 @@ def start(config: Path, runs: Path, cache: Path, fake: FakeVllm) -> subprocess.P
     )
 
 
-def test_two_first_runs_at_once_come_to_the_same(small_config: MakeConfig, tmp_path: Path) -> None:
-    """Both make the cached table, and each has its own run folder."""
-    folders = []
-    with FakeVllm() as one, FakeVllm() as other:
-        processes = []
-        for name, fake in (("one", one), ("other", other)):
-            changes = {"table__path": None, "rounds": 1, "name": name}
-            path = tmp_path / f"{name}.toml"
-            path.write_text(small_config(**changes).to_toml(), "utf-8")
-            processes.append(start(path, tmp_path / "runs", tmp_path / "cache", fake))
-            folders.append(RunFolder(tmp_path / "runs" / name))
-        for process in processes:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output
-    first, second = (
-        {sample.key[1:]: sample.completion for sample in SampleStore(folder.samples).samples()}
-        for folder in folders
-    )
-    assert len(first) == 8
-    assert first == second
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
-
-
-def test_a_second_loop_on_a_run_is_refused(
-    small_config: MakeConfig, fake: FakeVllm, tmp_path: Path
+def test_two_first_runs_at_once_come_to_the_same_and_a_second_on_one_is_refused(
+    small_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """It names who holds the run, and disturbs nothing."""
-    path = tmp_path / "loop.toml"
-    path.write_text(small_config(rounds=1).to_toml(), "utf-8")
-    fake.latency_seconds = 3  # the first is still asking when the second comes
-    with start(path, tmp_path / "runs", tmp_path / "cache", fake) as first:
+    """Both make the cached table, and each has its own run folder; a third disturbs neither."""
+    runs, cache = tmp_path / "runs", tmp_path / "cache"
+    paths = []
+    for name in ("one", "other"):
+        paths.append(tmp_path / f"{name}.toml")
+        changes = {"table__path": None, "rounds": 1, "name": name}
+        changes["generation__request_timeout_seconds"] = 120
+        paths[-1].write_text(small_config(**changes).to_toml(), "utf-8")
+    with (
+        FakeVllm() as fake,
+        FakeVllm() as fake_of_other,
+        start(paths[0], runs, cache, fake) as first,
+        start(paths[1], runs, cache, fake_of_other) as other,
+    ):
         while not fake.generations:
             assert first.poll() is None
-        second = start(path, tmp_path / "runs", tmp_path / "cache", fake)
-        output, _ = second.communicate(timeout=120)
-        assert second.returncode == 2
-        assert f"is in use by process {first.pid} on {os.uname().nodename}" in output
-        fake.latency_seconds = 0
-        output, _ = first.communicate(timeout=120)
-        assert first.returncode == 0, output
+            time.sleep(0.02)
+        fake.answer("/pause", {}, {})  # the first is still asking when the third comes
+        third = start(paths[0], runs, cache, fake)
+        refusal, _ = third.communicate(timeout=120)
+        fake.answer("/resume", {}, {})
+        assert third.returncode == 2
+        assert f"is in use by process {first.pid} on {os.uname().nodename}" in refusal
+        for process in (first, other):
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+    stores = [SampleStore(RunFolder(runs / name).samples) for name in ("one", "other")]
+    answers = [{s.key[1:]: s.completion for s in store.samples()} for store in stores]
+    assert len(answers[0]) == 8
+    assert answers[0] == answers[1]
+    assert not list(cache.rglob("*.tmp"))

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from conftest import small_molecules
+from conftest import loop, small_molecules
 from fake_vllm import FakeVllm
 from tiny_model import make_tiny_model
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.audit import audit
+from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.store import SampleStore
@@ -114,8 +115,7 @@ class Chaos:
     def _unharmed(self) -> dict[Key, tuple[str, bool]]:
         runs = self._folder / "unharmed"
         with FakeVllm() as fake:
-            code, output = self._run(runs, fake, None)
-        assert code == 0, output
+            loop(load_config(self._config), runs, fake)
         return _content(_read(_run_of(runs)))
 
     def life(self, orders: Iterable[str]) -> None:

@@ -57,7 +57,7 @@ _TINY_LOOP = (
 SMALL = Size(
     loop=_TINY_LOOP,
     overlap=_TINY_LOOP,
-    bench="--prompts 4 --tokens 8 --quick",
+    bench="--prompts 4 --tokens 8 --quick --kv-cache-gib 1",
     bench_7b="--only training --quick",  # its engines are those of `bench`
     shape={
         "hidden_size": 128,
