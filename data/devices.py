@@ -1,17 +1,12 @@
 """Which GPUs the server and the training process compute on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Device, Gpu, visible_gpus
-
-_SEVERAL_GPUS = (
-    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp"),
-    *("--data-parallel-size", "-dp"),
-)
-"""Arguments of vLLM that make one server take several GPUs."""
+from selfstudy_engine.data.parallel import Parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +15,8 @@ class Placement:
 
     server: tuple[Gpu, ...]
     train: tuple[Gpu, ...]
+    parallel: Parallel = field(default_factory=Parallel)
+    """How the server's ranks share the work."""
 
     @property
     def shared(self) -> bool:
@@ -42,8 +39,9 @@ def place(
 ) -> Placement:
     """Decide where to compute.
 
-    "auto" is the first GPU for the server, or all if vLLM's arguments ask for several, and the last
-    one for training: they share one only where there is no other.
+    "auto" is the first GPU for the server, or as many as vLLM's arguments ask for, and the last one
+    for training: they share one only where there is no other. Several GPUs that are named, and of
+    which vLLM's arguments say nothing, share the weights (tensor parallelism).
 
     Args:
         server: auto, cpu, cuda, or cuda:N[,N...]; N counts the GPUs below, as in torch.
@@ -52,18 +50,24 @@ def place(
         server_args: further arguments of vLLM.
 
     Raises:
-        UsageError: a device that isn't there; those that are, are named.
+        UsageError: a device that isn't there, those that are, are named; or another number of them
+            than vLLM's arguments ask for.
 
     Example:
         >>> place("auto", "cpu", []).shared
         False
     """
-    several = any(argument.split("=")[0] in _SEVERAL_GPUS for argument in server_args)
-    for_server = tuple(gpus) if several else tuple(gpus[:1])
-    return Placement(
-        _choose("--server-device", server, gpus, for_server),
-        _choose("--train-device", train, gpus, tuple(gpus[-1:])),
-    )
+    parallel = Parallel.of(server_args)
+    for_server = _choose("--server-device", server, gpus, tuple(gpus[: parallel.num_ranks]))
+    if parallel.num_ranks == 1 and for_server:
+        parallel = Parallel(tensor=len(for_server))
+    if for_server and len(for_server) != parallel.num_ranks:
+        raise UsageError(
+            f"vLLM's arguments ask for {parallel.num_ranks} GPUs, and --server-device {server} is "
+            f"{len(for_server)}; this machine has {_list(gpus)}"
+        )
+    for_train = _choose("--train-device", train, gpus, tuple(gpus[-1:]))
+    return Placement(for_server, for_train, parallel)
 
 
 def _choose(

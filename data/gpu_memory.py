@@ -61,10 +61,10 @@ def training_bytes(size: ModelSize, rank: int, num_tokens: int, num_answer_token
     return size.weight_bytes + activations + logits + adapter + _TRAIN_BASE_BYTES
 
 
-def server_bytes(size: ModelSize, max_model_len: int, num_gpus: int = 1) -> int:
+def server_bytes(size: ModelSize, max_model_len: int, num_shards: int = 1) -> int:
     """Return what the server takes on each GPU at least: weights, one longest sequence, a base."""
     kept = size.weight_bytes + max_model_len * size.kv_bytes_per_token
-    return kept // num_gpus + _SERVER_BASE_BYTES
+    return kept // num_shards + _SERVER_BASE_BYTES
 
 
 def server_share(total_bytes: int, training: int, server: int) -> float | None:
@@ -111,11 +111,11 @@ def gpu_share(config: RunConfig, model: str, placement: Placement) -> float:
             "training use it; give the server's share with --gpu-memory-utilization"
         )
     total = min(gpu.memory_bytes or 0 for gpu in common)
-    return share_beside_training(size, total, config, len(placement.server))
+    return share_beside_training(size, total, config, placement.parallel.num_shards)
 
 
 def share_beside_training(
-    size: ModelSize, total_bytes: int, config: RunConfig, num_server_gpus: int = 1
+    size: ModelSize, total_bytes: int, config: RunConfig, num_shards: int = 1
 ) -> float:
     """Return the server's share of a GPU of that many bytes, on which a run trains, too.
 
@@ -128,7 +128,7 @@ def share_beside_training(
         step = config.train.tokens_per_step
         answer = max(step, config.generation.max_tokens)
         training = training_bytes(size, config.train.rank, max(step, max_model_len), answer)
-        return training, server_bytes(size, max_model_len, num_server_gpus)
+        return training, server_bytes(size, max_model_len, num_shards)
 
     training, server = needs(config.server.max_model_len)
     share = server_share(total_bytes, training, server)

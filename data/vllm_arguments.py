@@ -1,9 +1,10 @@
-"""Arguments that aren't passed on to vLLM: they would open our servers, or show a secret."""
+"""Arguments that aren't passed on to vLLM: they would open servers, show secrets, or hide ranks."""
 
 from collections.abc import Iterable
 
 _ELSEWHERE = "give it to our command (serve has --port, --public and --host)"
 _GUARD = "nothing may stand before what asks for the key"
+_ONE_ADDRESS = "every rank must answer at one address; start several servers instead"
 _SEEN = "every user of the machine can see it, and run.toml keeps it"
 REFUSED = {
     "--host": _ELSEWHERE,
@@ -15,6 +16,13 @@ REFUSED = {
     "--ssl-certfile": "give it to serve --public",
     "--ssl-keyfile": "give it to serve --public",
     "--api-key": f"{_SEEN}; set SELFSTUDY_SERVER_KEY",
+    "--headless": _ONE_ADDRESS,
+    "--data-parallel-rank": _ONE_ADDRESS,
+    "--data-parallel-start-rank": _ONE_ADDRESS,
+    "--data-parallel-external-lb": _ONE_ADDRESS,
+    "--data-parallel-hybrid-lb": _ONE_ADDRESS,
+    "--data-parallel-multi-port-external-lb": _ONE_ADDRESS,
+    **dict.fromkeys(("-dpn", "-dpr", "-dpe", "-dph", "-dpm"), _ONE_ADDRESS),
     "--hf-token": f"{_SEEN}; set HF_TOKEN",
 }
 """Argument -> what to do instead."""
@@ -32,9 +40,8 @@ def refuse_arguments(arguments: Iterable[str]) -> str:
     """
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
-        if not name.startswith("--") or name == "--":
-            continue
+        begins_long = name.startswith("--") and name != "--"
         for refused, remedy in REFUSED.items():
-            if refused.startswith(name):
+            if name == refused or (begins_long and refused.startswith(name)):
                 return f"{name}: not passed on to vLLM; {remedy}"
     return ""

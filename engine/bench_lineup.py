@@ -236,7 +236,8 @@ def share_gpu(
     The KV cache is given in bytes: an engine that found them out itself would count what another
     one, starting beside it, takes.
     """
-    gpus = placement_of(config).server
+    placement = placement_of(config)
+    gpus, num_shards = placement.server, placement.parallel.num_shards
     if not gpus:
         return config, {}
     num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
@@ -248,8 +249,8 @@ def share_gpu(
             "can't share it; use a whole GPU"
         )
     memory = min(gpu.memory_bytes or 0 for gpu in gpus)
-    kept = server_bytes(size, config.server.max_model_len, len(gpus))
-    cache = int(share * memory) - server_bytes(size, 0, len(gpus))
+    kept = server_bytes(size, config.server.max_model_len, num_shards)
+    cache = int(share * memory) - server_bytes(size, 0, num_shards)
     if share * memory < kept:
         raise UsageError(
             f"{num_engines} engines of {kept / GIB:.1f} GiB each don't fit on a GPU of "

@@ -44,28 +44,54 @@ class CanaryResult:
     """The same to the base model."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """Who answers the canary: of several engines behind one address (data parallelism) this one."""
+
+    client: ServerClient
+    model: str
+    number: int | None
+    """None where there is only one."""
+
+    @property
+    def where(self) -> str:
+        """Its number, for a message."""
+        return "" if self.number is None else f" (engine {self.number})"
+
+
 async def check_canary(
-    client: ServerClient, served: Served, adapter: Adapter, dtype: str
+    client: ServerClient, served: Served, adapter: Adapter, dtype: str, *, num_engines: int = 1
 ) -> CanaryResult:
     """Prove that the server answers from `adapter`: its log-probabilities are the trainer's.
 
     First the likeliest next token after each probe, which goes through the prefix cache and so
-    shows a stale one; then the probability of every token of each probe.
+    shows a stale one; then the probability of every token of each probe. Each of several engines is
+    asked for itself, as each has its own weights and its own cache.
+
+    Returns:
+        What the engine found that is farthest from the trainer.
 
     Raises:
         SwapError: they aren't, or are nearer to the base model's.
     """
+    numbers = range(num_engines) if num_engines > 1 else (None,)
+    engines = [_Engine(client, served.model, number) for number in numbers]
+    results = [await _check_engine(engine, served, adapter, dtype) for engine in engines]
+    return max(results, key=lambda result: result.distance)
+
+
+async def _check_engine(
+    engine: _Engine, served: Served, adapter: Adapter, dtype: str
+) -> CanaryResult:
     tolerance = _TOLERANCES[dtype]
     texts = [probe.token_ids for probe in adapter.canary]
-    next_logprobs = await asyncio.gather(
-        *(_next_logprob(client, served.model, token_ids) for token_ids in texts)
-    )
+    next_logprobs = await asyncio.gather(*(_next_logprob(engine, ids) for ids in texts))
     if served.merged:
-        scored = await asyncio.gather(*(_score(client, served.model, ids) for ids in texts))
+        scored = await asyncio.gather(*(_score(engine, ids) for ids in texts))
     else:
         # Two that score prompts in one batch end vLLM 0.32's CPU engine when it runs with LoRA
         # (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
-        scored = [await _score(client, served.model, ids) for ids in texts]
+        scored = [await _score(engine, ids) for ids in texts]
     result = CanaryResult(
         distance=distance(scored, [probe.adapter_logprobs for probe in adapter.canary]),
         distance_to_base=distance(scored, [probe.base_logprobs for probe in adapter.canary]),
@@ -76,17 +102,20 @@ async def check_canary(
     )
     if not result.distance <= min(tolerance, result.distance_to_base):
         raise SwapError(
-            f"the server doesn't answer from adapter {adapter.name}: its log-probabilities are "
+            f"the server{engine.where} doesn't answer from adapter {adapter.name}: its "
+            f"log-probabilities are "
             f"{result.distance:.3g} nats from the trainer's (allowed in {dtype}: {tolerance:g}) "
             f"and {result.distance_to_base:.3g} from the base model's"
         )
     if not next_distance <= 2 * tolerance:
         raise SwapError(
-            f"the server's next-token log-probabilities for adapter {adapter.name} are "
-            f"{next_distance:.3g} nats from the trainer's (allowed: {2 * tolerance:g}) although "
-            "those of whole texts agree: its prefix cache is stale"
+            f"the server's{engine.where} next-token log-probabilities for adapter {adapter.name} "
+            f"are {next_distance:.3g} nats from the trainer's (allowed: {2 * tolerance:g}) "
+            "although those of whole texts agree: its prefix cache is stale"
         )
-    logger.info("canary of %s: %s, next token %.2g", adapter.name, result, next_distance)
+    logger.info(
+        "canary of %s%s: %s, next token %.2g", adapter.name, engine.where, result, next_distance
+    )
     return result
 
 
@@ -109,9 +138,9 @@ def distance(found: Sequence[Sequence[float]], expected: Sequence[Sequence[float
     return fmean(abs(a - b) for a, b in likely or pairs)
 
 
-async def _score(client: ServerClient, model: str, token_ids: list[int]) -> list[float]:
+async def _score(engine: _Engine, token_ids: list[int]) -> list[float]:
     """Return the log-probability of each token of a text after the first."""
-    choice = await _ask(client, model, token_ids, prompt_logprobs=0)
+    choice = await _ask(engine, token_ids, prompt_logprobs=0)
     try:
         entries = choice["prompt_logprobs"][1:]
         pairs = zip(token_ids[1:], entries, strict=True)
@@ -120,17 +149,20 @@ async def _score(client: ServerClient, model: str, token_ids: list[int]) -> list
         raise SwapError("the server gave no log-probabilities for the canary's texts") from error
 
 
-async def _next_logprob(client: ServerClient, model: str, token_ids: list[int]) -> float:
+async def _next_logprob(engine: _Engine, token_ids: list[int]) -> float:
     """Return the log-probability of the likeliest token after a text."""
-    choice = await _ask(client, model, token_ids, logprobs=1)
+    choice = await _ask(engine, token_ids, logprobs=1)
     try:
         return float(choice["logprobs"]["token_logprobs"][0])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise SwapError("the server gave no log-probability for the canary's next token") from error
 
 
-async def _ask(client: ServerClient, model: str, token_ids: list[int], **extra: Any) -> Any:
-    answer = await client.complete(
+async def _ask(engine: _Engine, token_ids: list[int], **extra: Any) -> Any:
+    model = engine.model
+    if engine.number is not None:
+        extra["engine"] = engine.number
+    answer = await engine.client.complete(
         model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
     )
     choices = answer.get("choices")
@@ -145,5 +177,6 @@ async def _ask(client: ServerClient, model: str, token_ids: list[int], **extra: 
 async def warm_up(client: ServerClient, model: str) -> None:
     """Send what a canary sends, so that no swap pays for what the server does the first time."""
     text = list(range(1, MAX_PROBE_TOKENS + 1))
-    await _next_logprob(client, model, text)
-    await _score(client, model, text)
+    any_engine = _Engine(client, model, None)
+    await _next_logprob(any_engine, text)
+    await _score(any_engine, text)

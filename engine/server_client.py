@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,6 +11,7 @@ from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
 from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
 from selfstudy_engine.engine.generation import Generated, GenerationRequest
+from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.transport import MAX_RETRIES, Answer, Transport
 
@@ -18,6 +20,8 @@ LOOK_SECONDS = 0.5
 HEALTH_SECONDS = 20.0
 """A server that answers nothing for so long is taken for gone, where others can answer instead."""
 _ROUTE = "/v1/completions"
+_ENGINE_HEADER = "X-data-parallel-rank"
+"""vLLM's: which of its engines answers."""
 Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
 
@@ -114,22 +118,42 @@ class ServerClient:
             return Generated(request.item, [too_long] * params.n)
         return Generated(request.item, to_completions(decode(answer, self.url), model, params.n))
 
-    async def complete(self, **body: Any) -> dict[str, Any]:
+    async def complete(self, *, engine: int | None = None, **body: Any) -> dict[str, Any]:
         """Send one request to /v1/completions and return the answer's JSON as it is.
+
+        Args:
+            engine: who is to answer, of several engines behind one address (data parallelism).
+            body: the request's fields.
 
         Raises:
             ServerError: no usable answer after all retries.
         """
-        return decode(await self._post({"stream": False, **body}), self.url)
+        headers = {} if engine is None else {_ENGINE_HEADER: str(engine)}
+        return decode(await self._post({"stream": False, **body}, headers), self.url)
 
-    async def _post(self, body: dict[str, Any]) -> Answer:
-        answer = await self._transport.post(_ROUTE, body)
+    async def _post(self, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Answer:
+        answer = await self._transport.post(_ROUTE, body, headers)
         if self._process is not None and answer.process != self._process:
             raise ServerError(
                 f"the server at {self.url} was started again since its adapter was proven: run "
                 "the same command again, which gives it the adapter anew"
             )
         return answer
+
+    async def count_engines(self) -> int:
+        """Return how many engines answer behind the address; 1 where it has no metrics.
+
+        Raises:
+            ServerError: no answer, or one that isn't its last word.
+        """
+        answer = await self._transport.get("/metrics")
+        if answer.is_passing:
+            raise ServerError(
+                f"the server at {self.url} answered {answer.status} when asked for its metrics, "
+                "which tell how many copies of the weights are to be proven"
+            )
+        page = answer.body.decode("utf-8", errors="replace") if answer.status == 200 else ""
+        return max(1, len(parse_metrics(page).get("num_requests_running", [])))
 
     async def follow_process(self) -> None:
         """From now on take answers only of the process that answers now.

@@ -8,6 +8,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.parallel import Parallel
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
@@ -61,8 +62,8 @@ def server_command(
         command += ["--max-num-seqs", str(batch)]
     if placement.server:
         command += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
-    if len(placement.server) > 1 and config.devices.server != "auto":
-        command += ["--tensor-parallel-size", str(len(placement.server))]
+    if placement.parallel != Parallel.of(server.extra_args):  # several devices, none in those
+        command += ["--tensor-parallel-size", str(placement.parallel.tensor)]
     if not compiled(config):
         command += ["--enforce-eager"]
     if config.model.trust_remote_code:
@@ -123,7 +124,8 @@ def server_environment(
     config: RunConfig, model: str, api_key: str, public: PublicServing | None = None
 ) -> dict[str, str]:
     """Return the child's environment: ours, and what vLLM takes no argument for."""
-    gpus = placement_of(config).server
+    placement = placement_of(config)
+    gpus = placement.server
     environment = child_environment() | device_environment(gpus)
     for name in _OPENING:
         environment.pop(name, None)
@@ -153,8 +155,20 @@ def server_environment(
         environment[FAST_NORMS_VARIABLE] = "0" if gpus else "1"  # compiled ones are fused anyway
     if not gpus:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
-        cores = sorted(os.sched_getaffinity(0))
-        if len(cores) <= 2:
-            # vLLM's own choice leaves one core to the scheduler, half of such a machine.
-            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        cores, num_ranks = sorted(os.sched_getaffinity(0)), placement.parallel.num_ranks
+        if len(cores) <= 2 or num_ranks > 1:
+            environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", _cores_of_ranks(cores, num_ranks))
     return environment
+
+
+def _cores_of_ranks(cores: list[int], num_ranks: int) -> str:
+    """Return which cores each rank computes on, as vLLM reads it.
+
+    Its own choice leaves one core to the scheduler, half of a machine with two, and wants a memory
+    node for each rank.
+
+    >>> _cores_of_ranks([0, 1], 1), _cores_of_ranks([0, 1, 2, 3], 2), _cores_of_ranks([7], 2)
+    ('0,1', '0,2|1,3', '7|7')
+    """
+    parts = [cores[rank::num_ranks] or [cores[rank % len(cores)]] for rank in range(num_ranks)]
+    return "|".join(",".join(map(str, part)) for part in parts)

@@ -229,5 +229,6 @@ async def swap_and_prove(
     client.follow_any_process()
     served = await swapper.swap(adapter)
     await client.follow_process()
-    result = await check_canary(client, served, adapter, dtype)
+    num_engines = await client.count_engines()
+    result = await check_canary(client, served, adapter, dtype, num_engines=num_engines)
     return served, result, time.monotonic() - started

@@ -89,7 +89,9 @@ class Transport:
         if self._http:
             await self._http.close()
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    async def post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """Send JSON to a route, again after a failure that may pass.
 
         Returns:
@@ -98,14 +100,16 @@ class Transport:
         Raises:
             ServerError: no answer at all.
         """
-        return await self._until_closed(self._post(path, orjson.dumps(body)))
+        return await self._until_closed(self._post(path, orjson.dumps(body), headers))
 
-    async def _post(self, path: str, data: bytes) -> Answer:
+    async def _post(
+        self, path: str, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         num_unanswered = 0
         for retry in range(MAX_RETRIES + 1):
             pause = None
             try:
-                answer = await self._send("POST", path, data)
+                answer = await self._send("POST", path, data, headers)
                 if retry == MAX_RETRIES or not answer.is_passing:
                     return answer
                 pause = answer.retry_after_seconds
@@ -140,11 +144,17 @@ class Transport:
         except TimeoutError as error:
             raise ServerError(given_up) from error
 
-    async def _send(self, method: str, path: str, data: bytes | None) -> Answer:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         http = self._http = self._http or self._open()
         try:
             async with http.request(
-                method, self.url + path, data=data, allow_redirects=False
+                method, self.url + path, data=data, headers=headers, allow_redirects=False
             ) as response:
                 body = await response.read()
                 pause = retry_after_seconds(response.headers)

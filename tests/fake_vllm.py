@@ -29,6 +29,7 @@ class Request:
 
     path: str
     params: dict[str, str]
+    """Of the query; and "engine", if a header says which of several is to answer."""
     body: Body
 
     @property
@@ -73,6 +74,8 @@ class FakeVllm:
         script: gives the text to a prompt, an adapter's name ("" for the base model) and the
             completion's index; None makes texts up.
         process: what every answer's header says of this start; another one is another start.
+        num_engines: behind the one address (data parallelism).
+        stuck_engine: of these, one that no swap reaches, although the server says that all is well.
         missing_routes: answered with 404, as a server without development mode does.
         keeps_old_adapter: a swap answers 200 and changes nothing.
         cache_reset_fails: /reset_prefix_cache answers {"success": false}.
@@ -90,6 +93,8 @@ class FakeVllm:
         self.reason = "The reason of number {}."
         self.script: Callable[[str, str, int], str] | None = None
         self.process = secrets.token_hex(4)
+        self.num_engines = 1
+        self.stuck_engine: int | None = None
         self.missing_routes: set[str] = set()
         self.keeps_old_adapter = False
         self.cache_reset_fails = False
@@ -178,10 +183,12 @@ class FakeVllm:
     def _metrics(self, params: dict[str, str], body: Body) -> tuple[int, str]:
         running = min(self._in_flight, self.max_num_seqs)
         labels = f'{{engine="0",model_name="{self.model}"}}'
+        others = [labels.replace('"0"', f'"{number}"') for number in range(1, self.num_engines)]
         lines = [
             "# HELP vllm:num_requests_running Number of requests in model execution batches.",
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{labels} {float(running)}",
+            *(f"vllm:num_requests_running{other} 0.0" for other in others),
             f"vllm:num_requests_waiting{labels} {float(self._in_flight - running)}",
             'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 99.0',
             f"vllm:kv_cache_usage_perc{labels} {running / self.max_num_seqs / 2}",
@@ -257,7 +264,8 @@ class FakeVllm:
                 stop = tuple(body.get("stop") or ())
                 choices = [self._text_choice(body["prompt"], served, i, stop) for i in range(n)]
             else:
-                choices = [self._canary_choice(body, served)]
+                stuck = params.get("engine") == str(self.stuck_engine)
+                choices = [self._canary_choice(body, None if stuck else served)]
         finally:
             with self._changed:
                 self._in_flight -= n
@@ -360,6 +368,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.loads(content) if content and content != b"null" else {}
         params = dict(parse_qsl(parts.query))
+        if engine := self.headers.get("x-data-parallel-rank"):
+            params["engine"] = engine
         fake.requests.append(Request(parts.path, params, body))
         key = self.headers.get("authorization", "").removeprefix("Bearer ")
         if fake.api_key and parts.path.startswith("/v1/") and key != fake.api_key:

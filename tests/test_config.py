@@ -211,6 +211,8 @@ def test_a_teacher_that_could_cost_or_tell_too_much_is_refused(
         ({"extra_args": ["--host", "0.0.0.0"]}, "--host: .*serve has --port, --public and --host"),
         ({"extra_args": ["--hos=0.0.0.0"]}, "--hos: .*--public"),
         ({"extra_args": ["--uds", "/tmp/socket"]}, "--uds"),
+        ({"extra_args": ["--data-parallel-external-lb"]}, "start several servers instead"),
+        ({"extra_args": ["-dp", "2", "-dpr=1"]}, "-dpr: .*start several servers instead"),
         ({"extra_args": ["--middleware", "mine.First"]}, "stand before what asks for the key"),
         ({"extra_args": ["--ssl-keyfile", "key.pem"]}, "serve --public"),
     ],

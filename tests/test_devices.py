@@ -11,6 +11,7 @@ from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.devices import place
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Gpu, parse_gpus, select_visible
+from selfstudy_engine.data.parallel import Parallel
 
 TABLE = """\
 0, GPU-3f11, 81559, 9.0, NVIDIA H100 80GB HBM3
@@ -81,11 +82,46 @@ def test_places(
     assert (placement.train_kind == "cuda") == bool(trained)
 
 
-@pytest.mark.parametrize("arguments", [["--tensor-parallel-size", "3"], ["-tp=3"]])
-def test_a_server_that_is_told_to_take_several_gets_all(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "served", "num_shards"),
+    [
+        (["--tensor-parallel-size", "3"], ["0", "1", "2"], 3),
+        (["-tp=2"], ["0", "1"], 2),
+        (["--data_parallel_size=2"], ["0", "1"], 1),
+        (["-dp", "3", "-dp", "1"], ["0"], 1),
+    ],
+)
+def test_a_server_takes_as_many_as_vllms_arguments_ask_for(
+    arguments: list[str], served: list[str], num_shards: int
+) -> None:
     placement = place("auto", "auto", GPUS, arguments)
-    assert keys(placement.server) == ["0", "1", "2"]
-    assert placement.shared
+    assert keys(placement.server) == served
+    assert placement.parallel.num_shards == num_shards
+    assert keys(placement.train) == ["2"]
+    assert place("cpu", "cpu", [], arguments).parallel == Parallel.of(arguments)
+
+
+def test_named_gpus_share_the_weights_unless_vllms_arguments_say_otherwise() -> None:
+    assert place("cuda:0,2", "cpu", GPUS).parallel == Parallel(tensor=2)
+    split = place("cuda:0,2", "cpu", GPUS, ["-dp", "2"])
+    assert split.parallel == Parallel(data=2)
+
+
+@pytest.mark.parametrize(
+    ("server", "arguments", "message"),
+    [
+        ("auto", ["-tp", "4"], r"ask for 4 GPUs, and --server-device auto is 3; .*cuda:2"),
+        ("cuda:1", ["-tp", "2", "-dp=2"], r"ask for 4 GPUs, and --server-device cuda:1 is 1"),
+        ("auto", ["--tensor-parallel-size", "two"], r"--tensor-parallel-size 'two': give"),
+        ("auto", ["-dp"], r"-dp '': give"),
+        ("auto", ["--pipeline-parallel-size=0"], r"--pipeline-parallel-size '0': give"),
+    ],
+)
+def test_another_number_of_gpus_than_asked_for_is_refused(
+    server: str, arguments: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        place(server, "auto", GPUS, arguments)
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,23 @@ def test_the_cache_of_a_cpu_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "3"
 
 
+@pytest.mark.parametrize("mode", ["merged", "runtime"])
+def test_ranks_go_to_vllm_with_one_api_server_and_cores_of_their_own(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    ranks = ["--data-parallel-size", "2", "--tensor-parallel-size", "2"]
+    several = config(server__extra_args=ranks, server__adapter_mode=mode, devices__server="cpu")
+    command = server_command(several, "tiny", 8000)
+    assert command[-4:] == ranks
+    assert command.count("--tensor-parallel-size") == 1
+    assert after(command, "--api-server-count") == "1"
+    cores = server_environment(several, "tiny", KEY)["VLLM_CPU_OMP_THREADS_BIND"].split("|")
+    here = {str(core) for core in os.sched_getaffinity(0)}
+    assert len(cores) == 4
+    assert {core for part in cores for core in part.split(",")} == here
+
+
 def test_a_local_model_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert server_environment(config(), str(tmp_path), KEY)["HF_HUB_OFFLINE"] == "1"

@@ -63,7 +63,7 @@ def test_a_merged_swap_drains_swaps_resets_resumes_and_then_proves(
     assert result.distance_to_base == pytest.approx(2)
     order = [request.kind for request in fake.requests]
     assert order == [
-        *("/pause", "/collective_rpc", "/reset_prefix_cache", "/resume", "/health"),
+        *("/pause", "/collective_rpc", "/reset_prefix_cache", "/resume", "/health", "/metrics"),
         *("next", "next", "score", "score"),
     ]
     pause, rpc = fake.requests[:2]
@@ -73,6 +73,32 @@ def test_a_merged_swap_drains_swaps_resets_resumes_and_then_proves(
         "kwargs": {"adapter_folder": str(adapter.folder.resolve())},
     }
     assert fake.merged == adapter.folder.resolve()
+
+
+@pytest.mark.parametrize("mode", ["merged", "runtime"])
+def test_each_of_several_engines_is_proven(
+    fake: FakeVllm, make_adapter: MakeAdapter, mode: str
+) -> None:
+    fake.num_engines = 3
+    swap(fake, make_adapter("a"), mode=mode)
+    asked = [r.params.get("engine") for r in fake.requests if r.kind in {"next", "score"}]
+    assert sorted(map(str, asked)) == ["0"] * 4 + ["1"] * 4 + ["2"] * 4
+    assert asked[0] == "0"
+    fake.stuck_engine = 2
+    with pytest.raises(SwapError, match=r"the server \(engine 2\) doesn't answer from adapter b"):
+        swap(fake, make_adapter("b"), mode=mode)
+
+
+def test_a_server_without_metrics_has_one_engine_and_one_that_stumbles_is_not_believed(
+    fake: FakeVllm, make_adapter: MakeAdapter
+) -> None:
+    fake.num_engines = 2
+    fake.fail_next("/metrics", status=404)
+    swap(fake, make_adapter("a"))
+    assert all("engine" not in request.params for request in fake.requests)
+    fake.fail_next("/metrics", status=503)
+    with pytest.raises(ServerError, match=r"answered 503.* how many copies"):
+        swap(fake, make_adapter("b"))
 
 
 def test_the_canary_asks_for_the_next_token_before_whole_texts(
@@ -132,7 +158,7 @@ def test_a_runtime_swap_loads_a_name_that_says_which_bytes(
     assert load.path == "/v1/load_lora_adapter"
     assert load.body == {"lora_name": name, "lora_path": str(adapter.folder.resolve())}
     assert fake.requests[1].path == "/health"
-    assert {request.body["model"] for request in fake.requests[2:]} == {name}
+    assert {request.body["model"] for request in fake.requests if request.path == ROUTE} == {name}
 
 
 def test_a_runtime_swap_keeps_two_adapters_and_unloads_the_oldest(
