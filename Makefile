@@ -75,7 +75,7 @@ lock: $(UV)/bin/uv ## remakes requirements/*.lock from pyproject.toml; ARGS=--up
 	$(COMPILE) pyproject.toml --extra gpu -o requirements/gpu.lock
 	$(COMPILE) requirements/model.in --no-deps -o requirements/model.lock
 	@# Constrained by both, so that it fits beside either; torch is left to the device's own lock.
-	$(COMPILE) pyproject.toml --extra dev --override requirements/cpu-overrides.txt -c requirements/cpu.lock -c requirements/gpu.lock -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra dev --override requirements/cpu-overrides.txt --override requirements/dev-overrides.txt -c requirements/cpu.lock -c requirements/gpu.lock -o requirements/dev.lock
 
 clean: ## removes caches and build folders; keeps .venv and your runs/
 	rm -rf .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -25,6 +25,7 @@ from selfstudy_engine.cli.options import (
 )
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
+from selfstudy_engine.data.remote_address import RemoteAddress
 
 _ON_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _MAX_SHOWN = 5
@@ -39,6 +40,7 @@ _MAX_SHOWN = 5
 @TEACHER_OPTIONS
 @config_options(
     ("name", "--run"),
+    "remote",
     "seed",
     "overlap",
     "gate",
@@ -155,6 +157,8 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     tokens = (completions + evaluations) * generation.max_tokens
     passes = num_asked * config.rounds / len(task.split.pool)
     click.echo(f"# run folder: {(runs / config.name).resolve()}")
+    if config.remote:
+        click.echo(f"# kept in: {RemoteAddress.parse(config.remote) / config.name}")
     for what, kind, gpus in (
         ("serves", placement.server_kind, placement.server),
         ("trains", placement.train_kind, placement.train),

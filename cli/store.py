@@ -1,4 +1,4 @@
-"""`selfstudy-engine store ls|show|export|rescore|label-errors|fsck`."""
+"""`selfstudy-engine store ls|show|export|rescore|label-errors|fsck|pull`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,11 +264,13 @@ def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
 
     from selfstudy_engine.data import audit
     from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.data.working_copy import held_run
 
     folder = find_run(runs, run_name)
-    read_config(folder)  # another version's folder isn't ours to judge
+    config = read_config(folder)  # another version's folder isn't ours to judge
     if repair:
-        found, after = audit.repair(folder)
+        with held_run(folder.path, config.remote) as held:
+            found, after = audit.repair(held)
     else:
         found = after = audit.audit(folder)
     left = after.problems
@@ -288,6 +290,29 @@ def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
         )
     if left:
         raise SystemExit(1)
+
+
+@store.command()
+@click.option("--remote", help="S3 address of all runs [default: that of the run's folder].")
+@existing_run_options
+def pull(run_name: str, runs: Path, remote: str | None) -> None:
+    """Bring the folder of a run that is kept in S3 up to date, or make it.
+
+    Every other command reads that folder. The run may go on elsewhere meanwhile; a `loop` needs no
+    pull, as it begins with one.
+    """
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.pull import pull as pull_run
+    from selfstudy_engine.data.run_folder import RunFolder, find_run, read_config
+
+    folder = RunFolder(runs / run_name)
+    remote = remote or read_config(find_run(runs, run_name)).remote
+    if remote is None:
+        raise UsageError(f"run {folder.path} isn't kept in S3; name its address with --remote")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.locked():
+        pull_run(folder, remote)
+    click.echo(f"Run: {folder.path.resolve()}")
 
 
 def _open(runs: Path, run_name: str) -> Any:

@@ -144,7 +144,7 @@ def repair(folder: RunFolder) -> tuple[Audit, Audit]:
         RunFolderError: a loop is running on it.
         OSError: the folder can't be written.
     """
-    store = SampleStore(folder.samples)
+    store = SampleStore(folder.samples, folder.files)
     with folder.locked():
         before = audit(folder)
         for problem in before.problems:

@@ -24,6 +24,7 @@ from selfstudy_engine.data.errors import UsageError, shown, shown_text
 from selfstudy_engine.data.findings import REJECT_BY_DEFAULT, Finding
 from selfstudy_engine.data.prompts import Template
 from selfstudy_engine.data.properties import Property, find_property
+from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.vllm_arguments import refuse_arguments
 
 
@@ -330,6 +331,9 @@ class RunConfig(_Section):
     then helps to choose: its error is a little too low."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
     """What is predicted."""
+    remote: str | None = None
+    """S3 address, such as s3://bucket/runs, that keeps the run: its folder is a working copy then,
+    and another machine can continue it."""
     report: Literal["round", "end", "off"] = "round"
     """When report.html is written: after each round and at the end, at the end alone, or never."""
     track: list[Tracker] = []
@@ -346,6 +350,13 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     devices: DevicesConfig = DevicesConfig()
+
+    @model_validator(mode="after")
+    def _remote_is_an_address(self) -> Self:
+        # Not a check of the field alone: its message would show the value, which may hold a key.
+        if self.remote is not None:
+            RemoteAddress.parse(self.remote)
+        return self
 
     @model_validator(mode="after")
     def _hinted_share_is_a_molecule(self) -> Self:

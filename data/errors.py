@@ -6,6 +6,7 @@
     |  +- RunFolderError      a run folder of another configuration, version or owner
     +- StoreError             a sample that can't be written or a shard that can't be read (OSError)
     |  +- DamagedShardError   a shard whose bytes aren't what was written
+    |  +- ConflictError       an object in S3 that somebody else wrote first
     +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
     |  +- ServerDiedError     ours ended, or its engine did: a new one can take over
@@ -46,6 +47,10 @@ class StoreError(SelfStudyError, OSError):
 
 class DamagedShardError(StoreError):
     """A shard is truncated, changed, or not one of ours."""
+
+
+class ConflictError(StoreError):
+    """Somebody else wrote an object first; theirs stands."""
 
 
 class AdapterError(SelfStudyError, ValueError):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.metrics import (
     Change,
     Floats,
@@ -61,14 +61,14 @@ _TYPES = {
 """Columns that aren't text."""
 
 
-def save_evaluation(path: Path, answers: list[Evaluated]) -> None:
+def save_evaluation(path: Path, answers: list[Evaluated], files: Files = ON_DISK) -> None:
     """Write the answers, atomically."""
     sink = pa.BufferOutputStream()
     names = Evaluated.__dataclass_fields__
     schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in names])
     table = pa.Table.from_pylist([asdict(answer) for answer in answers], schema=schema)
     pa.parquet.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
+    files.replace(path, sink.getvalue().to_pybytes())
 
 
 def load_evaluation(path: Path) -> list[Evaluated]:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 
 def fsync_path(path: Path) -> None:
@@ -92,6 +93,39 @@ def publish_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         raise
     fsync_path(target.parent)
+
+
+class Files(Protocol):
+    """How a run's files become durable; what is written is whole when it can be seen."""
+
+    def create(self, path: Path, content: bytes) -> None:
+        """Write a file that isn't there yet."""
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Write a file in the place of what it held before, if anything."""
+
+    def add_folder(self, folder: Path, last: str) -> None:
+        """Take a published folder; to readers it is there as soon as its file `last` is."""
+
+
+class OnDisk:
+    """Files of this machine's disk: a published folder is durable already."""
+
+    def create(self, path: Path, content: bytes) -> None:
+        """See `Files`."""
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(path))
+        write_atomic(path, content)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """See `Files`."""
+        write_atomic(path, content)
+
+    def add_folder(self, folder: Path, last: str) -> None:
+        """See `Files`."""
+
+
+ON_DISK = OnDisk()
 
 
 def sha256_of(path: Path) -> str:

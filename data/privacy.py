@@ -20,6 +20,10 @@ TEACHER_KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable: the key of a teacher."""
 
 
+_REMOTE_KEY_VARIABLES = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+"""Environment variables: what opens the S3 bucket that keeps a run."""
+
+
 def turn_telemetry_off() -> None:
     """Set the variables for this process too; before the libraries are imported."""
     os.environ.update(TELEMETRY_OFF)
@@ -27,6 +31,6 @@ def turn_telemetry_off() -> None:
 
 def child_environment() -> dict[str, str]:
     """Return our environment for a child: without our keys, and with telemetry off."""
-    secrets = {SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE}
+    secrets = {SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE} | _REMOTE_KEY_VARIABLES
     kept = {name: value for name, value in os.environ.items() if name not in secrets}
     return kept | TELEMETRY_OFF

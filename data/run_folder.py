@@ -15,7 +15,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import RunFolderError
-from selfstudy_engine.data.files import is_temporary, write_atomic
+from selfstudy_engine.data.files import ON_DISK, Files, is_temporary
 from selfstudy_engine.data.hardware import visible_gpus
 
 FORMAT = 1
@@ -29,6 +29,8 @@ class RunFolder:
     """The paths of one run."""
 
     path: Path
+    files: Files = ON_DISK
+    """How what lies there is written."""
 
     @property
     def config(self) -> Path:
@@ -94,7 +96,7 @@ class RunFolder:
     def update_config(self, config: RunConfig) -> None:
         """Write the configuration of a continued run, if it changed, while holding the run."""
         if read_config(self) != config:
-            write_atomic(self.config, config.to_toml().encode())
+            self.files.replace(self.config, config.to_toml().encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -119,7 +121,11 @@ class RunFolder:
 
 
 def open_run(
-    root: Path, config: RunConfig, task_fingerprint: str = "", command: str = ""
+    root: Path,
+    config: RunConfig,
+    task_fingerprint: str = "",
+    command: str = "",
+    files: Files = ON_DISK,
 ) -> RunFolder:
     """Make a run's folder, or open it again with a configuration that continues it.
 
@@ -128,13 +134,14 @@ def open_run(
         config: resolved.
         task_fingerprint: of the table and its split.
         command: command line that begins the run, kept in run.json.
+        files: how the folder's files are written.
 
     Raises:
         RunFolderError: the folder is another format's, or of a configuration that differs in more
             than a higher number of rounds and how the server runs; each difference is named.
         OSError: the folder can't be written.
     """
-    folder = RunFolder(root / config.name)
+    folder = RunFolder(root / config.name, files)
     if folder.identity.exists():
         before = read_config(folder)
         differences = before.differences(config)
@@ -159,7 +166,7 @@ def open_run(
     check_unused(folder)
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
         path.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder.config, config.to_toml().encode())
+    files.replace(folder.config, config.to_toml().encode())
     # Last: its presence says that the folder is complete.
     identity = {
         "format": FORMAT,
@@ -169,7 +176,7 @@ def open_run(
         "command": command,
         **describe_host(),
     }
-    write_atomic(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
+    files.replace(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
     return folder
 
 
@@ -198,7 +205,8 @@ def find_run(root: Path, name: str) -> RunFolder:
         known = sorted(path.parent.name for path in root.glob("*/run.json"))
         raise RunFolderError(
             f"no run {name!r} in {root} (there: {', '.join(known) or 'none'}); "
-            "make one with `selfstudy-engine loop`, or name its folder's parent with --runs"
+            "make one with `selfstudy-engine loop`, name its folder's parent with --runs, or get "
+            "it from S3 with `selfstudy-engine store pull`"
         )
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split, unrelated
 
@@ -100,12 +100,12 @@ def settle(
     return settled, Changes(values, len(added))
 
 
-def save_places(path: Path, places: Sequence[Place]) -> None:
+def save_places(path: Path, places: Sequence[Place], files: Files = ON_DISK) -> None:
     """Write a run's split."""
     table = pa.Table.from_pylist([asdict(place) for place in places], schema=pa.schema(_COLUMNS))
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
+    files.replace(path, sink.getvalue().to_pybytes())
 
 
 def load_places(path: Path) -> list[Place]:

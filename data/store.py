@@ -1,7 +1,7 @@
 """The store: immutable Parquet shards of samples, one folder a round.
 
-A sample is on the disk at most `FLUSH_SECONDS` after `SampleWriter.add`, and in the store once:
-its key, not its text, decides. Readers stream, so memory doesn't grow with the store.
+A sample is durable at most `FLUSH_SECONDS` and one write after `SampleWriter.add`, and in the store
+once: its key, not its text, decides. Readers stream, so memory doesn't grow with the store.
 """
 
 import itertools
@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
-from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample
 from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
 
-_SET_ASIDE = ".damaged"
+SET_ASIDE = ".damaged"
 _SUPERSEDED = ".superseded"
 _ROUND = re.compile(r"round-([0-9]{4,})")
 _SHARD = re.compile(r"part-([0-9]{6})\.parquet.*")
@@ -33,10 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class SampleStore:
-    """All samples of a run, in `folder`/round-NNNN/*.parquet."""
+    """All samples of a run, in `folder`/round-NNNN/*.parquet; `files` is where they are written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Files = ON_DISK) -> None:
         self.folder = folder
+        self.files = files
 
     def writer(self, round_index: int) -> "SampleWriter":
         """Open the round for writing; use it as a context manager."""
@@ -121,7 +122,7 @@ class SampleStore:
 
     def set_aside(self) -> list[Path]:
         """Return what readers have found damaged, and renamed."""
-        return sorted(self.folder.glob(f"round-*/*{_SET_ASIDE}*"))
+        return sorted(self.folder.glob(f"round-*/*{SET_ASIDE}*"))
 
     def put_aside(self, path: Path, problem: str) -> None:
         """Rename a damaged shard, so that no reader takes it for one."""
@@ -133,10 +134,8 @@ class SampleStore:
         Raises:
             OSError: the folder can't be written; the shard is as it was.
         """
-        names = (f"{path.name}{_SUPERSEDED}{number or ''}" for number in itertools.count())
-        beside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-        beside.hardlink_to(path)
-        write_atomic(path, _to_parquet(samples))
+        keep_beside(path)
+        self.files.replace(path, _to_parquet(samples))
 
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
@@ -164,6 +163,7 @@ class SampleWriter:
     """
 
     def __init__(self, store: SampleStore, round_index: int) -> None:
+        self._files = store.files
         self._folder = store.round_folder(round_index)
         self._round = round_index
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -172,13 +172,15 @@ class SampleWriter:
         numbers = [int(match[1]) for match in names if match]
         self._next_shard = max(numbers, default=-1) + 1
         self._pending: list[Sample] = []
+        self._in_flight: list[Sample] = []
+        """Those of the next shard; a write that failed may have been done, so it is done again."""
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
         self._closed = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._flush_regularly, name="store", daemon=True)
         self.num_durable = 0
-        """Samples of this writer that are on the disk."""
+        """Samples of this writer that are durable."""
         self.num_durable_accepted = 0
 
     def __enter__(self) -> Self:
@@ -202,7 +204,7 @@ class SampleWriter:
     def add(self, samples: Iterable[Sample]) -> int:
         """Take samples into the store; what it has already is left out.
 
-        Samples of one call reach the disk together or not at all.
+        Samples of one call become durable together or not at all.
 
         Returns:
             How many were new.
@@ -228,29 +230,34 @@ class SampleWriter:
         """Make all samples durable that were added so far.
 
         Raises:
-            StoreError: the disk is full or read-only, or a sample isn't valid text; the samples
-                stay pending.
+            StoreError: the disk is full or read-only, S3 doesn't take them, or a sample isn't valid
+                text; the samples stay pending.
         """
         with self._flush_lock:
+            self._write_in_flight()
             with self._lock:
-                samples, self._pending = self._pending, []
-            if not samples:
-                return
-            path = self._folder / f"part-{self._next_shard:06d}.parquet"
-            try:
-                _write_shard(path, samples)
-            except Exception as error:
-                # Whatever it is: what isn't written stays pending, and is never dropped silently.
-                with self._lock:
-                    self._pending = samples + self._pending
-                cause = getattr(error, "strerror", None) or error
-                raise StoreError(
-                    f"can't write {len(samples)} samples to {path}: {cause}; free disk space or "
-                    "make the folder writable, then run the same command again"
-                ) from error
-            self._next_shard += 1
-            self.num_durable += len(samples)
-            self.num_durable_accepted += sum(sample.accepted for sample in samples)
+                self._in_flight, self._pending = self._pending, []
+            self._write_in_flight()
+
+    def _write_in_flight(self) -> None:
+        samples = self._in_flight
+        if not samples:
+            return
+        path = self._folder / f"part-{self._next_shard:06d}.parquet"
+        try:
+            self._files.create(path, _to_parquet(samples))
+        except StoreError:  # which says what to do
+            raise
+        except Exception as error:
+            cause = getattr(error, "strerror", None) or error
+            raise StoreError(
+                f"can't write {len(samples)} samples to {path}: {cause}; free disk space or "
+                "make the folder writable, then run the same command again"
+            ) from error
+        self._in_flight = []
+        self._next_shard += 1
+        self.num_durable += len(samples)
+        self.num_durable_accepted += sum(sample.accepted for sample in samples)
 
     def _flush_regularly(self) -> None:
         while not self._closed.wait(FLUSH_SECONDS):
@@ -259,13 +266,6 @@ class SampleWriter:
             except StoreError as error:
                 self._failure = error
                 return
-
-
-def _write_shard(path: Path, samples: list[Sample]) -> None:
-    content = _to_parquet(samples)
-    if path.exists():  # never over a shard, whoever wrote it
-        raise FileExistsError(None, "the shard exists already", str(path))
-    write_atomic(path, content)
 
 
 def _to_parquet(samples: Sequence[Sample]) -> bytes:
@@ -291,6 +291,19 @@ def _load_shard(path: Path, columns: list[str]) -> pa.Table:
         raise StoreError(
             f"can't open shard {path}: {error.strerror}; make it readable and run the command again"
         ) from error
+    return _parse_shard(content, columns)
+
+
+def check_shard(content: bytes) -> None:
+    """Make sure that these are the bytes of a whole shard.
+
+    Raises:
+        DamagedShardError: with what is wrong.
+    """
+    _parse_shard(content, SAMPLE_SCHEMA.names)
+
+
+def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
     check_seal(content)
     try:
         # ParquetFile, as read_table goes through a dataset, which takes twice as long for a small
@@ -332,9 +345,18 @@ def _with_added_columns(table: pa.Table) -> pa.Table:
     return table
 
 
+def keep_beside(path: Path) -> None:
+    """Keep a shard under another name too: its place is about to be taken."""
+    _free_name(path, _SUPERSEDED).hardlink_to(path)
+
+
+def _free_name(path: Path, suffix: str) -> Path:
+    names = (f"{path.name}{suffix}{number or ''}" for number in itertools.count())
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
+
+
 def _set_aside(path: Path, problem: str) -> None:
-    names = (f"{path.name}{_SET_ASIDE}{number or ''}" for number in itertools.count())
-    aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    aside = _free_name(path, SET_ASIDE)
     try:
         path.rename(aside)
         where = f"set aside as {aside.name}"

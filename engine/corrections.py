@@ -43,14 +43,15 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
         TableError: what the table says now leaks.
     """
     if not folder.split.exists():
-        save_places(folder.split, to_places(task.split))
+        save_places(folder.split, to_places(task.split), folder.files)
         return task, Changes({}, 0)
     exemplars = [exemplar.molecule for exemplar in task.exemplars]
     places, changes = settle(load_places(folder.split), task.table.molecules, exemplars)
     settled = Task(task.table, to_split(places), task.exemplars)
     check_leaks(settled.split.pool, settled.split.test, exemplars)
     if changes:
-        num_changed, num_judged = judge_again(SampleStore(folder.samples), changes.values, config)
+        store = SampleStore(folder.samples, folder.files)
+        num_changed, num_judged = judge_again(store, changes.values, config)
         num_answers = measure_again(folder, changes.values)
         logger.warning(
             "the table has changed since the last call: %s; %d of %d verdicts about them changed, "
@@ -64,7 +65,7 @@ def finish_settling(folder: RunFolder, task: Task) -> None:
     """Take the changes as known: the next call won't follow them again."""
     exemplars = [exemplar.molecule for exemplar in task.exemplars]
     places, _ = settle(load_places(folder.split), task.table.molecules, exemplars)
-    save_places(folder.split, places)
+    save_places(folder.split, places, folder.files)
 
 
 def judge_again(
@@ -141,6 +142,6 @@ def measure_again(folder: RunFolder, values: Mapping[str, float | None]) -> int:
                 value = values.get(answer.molecule_id, answer.measured)
                 if value is not None:
                     kept.append(replace(answer, measured=value))
-            save_evaluation(path, kept)
+            save_evaluation(path, kept, folder.files)
             num_changed += affected
     return num_changed

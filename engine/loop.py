@@ -13,10 +13,10 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
-from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
+from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
@@ -62,48 +62,53 @@ def run_loop(
     placement_of(config)  # a device that isn't there is refused before anything is done
     _check_reasons(config)
     model, config = choose_base_model(config)
-    folder = RunFolder(runs / config.name)
+    with held_run(runs / config.name, config.remote) as folder:
+        task = load_task(config, _exemplars_of(config, folder, reporter, teacher_key))
+        open_run(runs, config, task.fingerprint, command, folder.files)
+        with folder.locked():
+            folder.update_config(config)
+            fix_exemplars(folder, task.exemplars)
+            task, changes = settle_task(folder, task, config)
+            # An own server gets ready while the first adapter is trained, unless they share a GPU.
+            connection = open_connection(config, model, folder.logs / "server.log", server_key)
+            reports = ReportRefresher(folder, config.report)
+            trackers = Trackers(config.track, folder, config)
+
+            def show(record: RoundRecord) -> None:
+                trackers.log(record)
+                reports.refresh()
+
+            steps = RoundSteps(
+                config,
+                folder,
+                task,
+                model=model,
+                connection=connection,
+                reporter=reporter,
+                start_training=start_training,
+                on_record=show,
+            )
+            if changes:
+                steps.derive_records_again()
+                finish_settling(folder, task)
+            if not steps.is_finished():
+                if config.rationalize.enabled:
+                    warn_if_idle(len(task.split.pool), config)
+                with trackers, reports, connection:
+                    (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
+        return load_records(folder)
+
+
+def _exemplars_of(
+    config: RunConfig, folder: RunFolder, reporter: Reporter, teacher_key: str
+) -> list[Exemplar]:
+    """Return those that the run began with, or will."""
     before = folder.exemplars()
     if before.exists():
-        exemplars = load_exemplars(before)
-    elif config.teacher.url:
-        exemplars = _taught(config, folder, reporter, teacher_key)
-    else:
-        exemplars = configured_exemplars(config)
-    task = load_task(config, exemplars)
-    folder = open_run(runs, config, task.fingerprint, command)
-    with folder.locked():
-        folder.update_config(config)
-        fix_exemplars(folder, task.exemplars)
-        task, changes = settle_task(folder, task, config)
-        # An own server gets ready while the first adapter is trained, unless they share a GPU.
-        connection = open_connection(config, model, folder.logs / "server.log", server_key)
-        reports = ReportRefresher(folder, config.report)
-        trackers = Trackers(config.track, folder, config)
-
-        def show(record: RoundRecord) -> None:
-            trackers.log(record)
-            reports.refresh()
-
-        steps = RoundSteps(
-            config,
-            folder,
-            task,
-            model=model,
-            connection=connection,
-            reporter=reporter,
-            start_training=start_training,
-            on_record=show,
-        )
-        if changes:
-            steps.derive_records_again()
-            finish_settling(folder, task)
-        if not steps.is_finished():
-            if config.rationalize.enabled:
-                warn_if_idle(len(task.split.pool), config)
-            with trackers, reports, connection:
-                (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
-    return load_records(folder)
+        return load_exemplars(before)
+    if config.teacher.url:
+        return _taught(config, folder, reporter, teacher_key)
+    return configured_exemplars(config)
 
 
 def _run_in_turn(steps: RoundSteps, num_rounds: int) -> None:
@@ -184,4 +189,4 @@ def _check_reasons(config: RunConfig) -> None:
 def fix_exemplars(folder: RunFolder, exemplars: list[Exemplar]) -> None:
     """Keep a run's exemplars as they were when it began."""
     if not folder.exemplars().exists():
-        write_atomic(folder.exemplars(), to_lines(exemplars))
+        folder.files.replace(folder.exemplars(), to_lines(exemplars))

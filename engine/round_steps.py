@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
-from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerDiedError
@@ -81,7 +81,7 @@ class RoundSteps:
         self._reporter = reporter
         self._start_training = start_training
         self._on_record = on_record
-        self._store = SampleStore(folder.samples)
+        self._store = SampleStore(folder.samples, folder.files)
         self._gate = Gate(folder, config.gate, task.median, config.property.unit)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
@@ -112,6 +112,7 @@ class RoundSteps:
         """
         output = self._folder.adapter(round_index)
         if output.exists():
+            self._folder.files.add_folder(output, MANIFEST)  # a killed loop may not have come to it
             yield lambda: None
             return
         self._reporter.phase(f"round {round_index}: train")
@@ -148,6 +149,7 @@ class RoundSteps:
                 waiting = True
                 started = time.monotonic()
                 training.result()
+                self._folder.files.add_folder(output, MANIFEST)
                 self._spend(round_index, train=time.monotonic() - started)
 
             yield wait
@@ -217,7 +219,9 @@ class RoundSteps:
                     queue.run(
                         requests,
                         len(molecules),
-                        lambda answers: save_evaluation(self._folder.evaluation(adapter), answers),
+                        lambda answers: save_evaluation(
+                            self._folder.evaluation(adapter), answers, self._folder.files
+                        ),
                     )
                 )
                 if hinted:

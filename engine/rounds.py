@@ -13,7 +13,6 @@ from selfstudy_engine.data.evaluations import (
     load_evaluation,
     paired_difference,
 )
-from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
@@ -217,4 +216,4 @@ def save_record(folder: RunFolder, record: RoundRecord) -> None:
     """Put a round's record into metrics.jsonl, in place of an earlier one of the same round."""
     records = {known.round: known for known in load_records(folder)} | {record.round: record}
     lines = [orjson.dumps(asdict(records[index])) for index in sorted(records)]
-    write_atomic(folder.metrics, b"\n".join(lines) + b"\n")
+    folder.files.replace(folder.metrics, b"\n".join(lines) + b"\n")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -29,6 +29,9 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 
 def _keep_to_own_cores() -> None:
@@ -65,6 +68,24 @@ def fake() -> Iterator[FakeVllm]:
     """A fake vLLM server."""
     with FakeVllm() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> "Iterator[S3Server]":
+    """A real S3 server of this machine."""
+    from s3_server import S3Server
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "S3Server":
+    """The server with an empty bucket; this process's environment names it."""
+    s3_server.begin()
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_server
 
 
 @pytest.fixture(scope="session")
@@ -244,13 +265,15 @@ def train_beside(arguments: dict[str, object], *rest: object) -> Iterator[Traine
         yield Trained(pool.submit(_train, arguments).result)
 
 
-def loop(config: RunConfig, runs: Path, fake: FakeVllm) -> tuple[list[RoundRecord], QuietReporter]:
+def loop(
+    config: RunConfig, runs: Path, fake: FakeVllm, start_training: Any = train_here
+) -> tuple[list[RoundRecord], QuietReporter]:
     """Run a loop on the fake server; it trains in this process, which saves a process's imports."""
     reporter = QuietReporter()
     config = config.model_copy(
         update={"server": config.server.model_copy(update={"url": [fake.url]})}
     )
-    records = run_loop(config, runs, reporter, fake.api_key, start_training=train_here)
+    records = run_loop(config, runs, reporter, fake.api_key, start_training=start_training)
     return records, reporter
 
 

@@ -154,7 +154,7 @@ def own_sigterm() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
-@pytest.mark.usefixtures("own_sigterm")
+@pytest.mark.usefixtures("own_sigterm", "s3")
 def test_a_pages_commands_run_in_its_order(
     page: str,
     fake: FakeVllm,
@@ -163,7 +163,7 @@ def test_a_pages_commands_run_in_its_order(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As they stand there, but small, against a fake server, and training in this process."""
+    """As they stand there, but small, against fake servers, and training in this process."""
     monkeypatch.setitem(run_loop.__kwdefaults__, "start_training", train_here)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)

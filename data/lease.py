@@ -1,0 +1,174 @@
+"""Who may write a run that lies in S3: one process at a time, on whatever machine.
+
+The hold is one object that its owner renews. Every step is a conditional write, and only the
+server's clock counts. A process that ended without a word loses it when it expires.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import orjson
+
+from selfstudy_engine.data.errors import ConflictError, RunFolderError, StoreError
+from selfstudy_engine.data.objects import Found, Objects
+
+LEASE_SECONDS = 60.0
+"""How long after its last renewal a hold expires."""
+_KEY = "lease.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that holds a run, or did."""
+
+    host: str
+    process: int
+    machine: str
+    """What `process` is a number of: this boot of this machine, seen from this container."""
+    token: str
+    """No other hold's."""
+    seconds: float
+    """See `LEASE_SECONDS`."""
+
+    @classmethod
+    def this_process(cls, seconds: float) -> Self:
+        """Return a new owner: us."""
+        return cls(socket.gethostname(), os.getpid(), _machine(), uuid.uuid4().hex, seconds)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process is known to have ended."""
+        return self.machine == _machine() and not Path("/proc", str(self.process)).exists()
+
+
+class Lease:
+    """Holds the run below an address; use it as a context manager.
+
+    Args:
+        objects: of the run.
+        seconds: see `LEASE_SECONDS`.
+    """
+
+    def __init__(self, objects: Objects, seconds: float = LEASE_SECONDS) -> None:
+        self._objects = objects
+        self._seconds = seconds
+        self._content = orjson.dumps(asdict(Owner.this_process(seconds)))
+        self._etag = ""
+        self._renewed = 0.0
+        self._lost: StoreError | None = None
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Take the run.
+
+        Raises:
+            RunFolderError: another process has it.
+            StoreError: S3 can't be used, or not for this.
+        """
+        self._take()
+        self._check_conditions()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+        if not self._lost:
+            with suppress(StoreError):  # then it expires
+                self._objects.delete(_KEY)
+
+    def check(self) -> None:
+        """Make sure that we hold the run still; to be called before anything is written.
+
+        Raises:
+            StoreError: another process has it now, or that can't be found out.
+        """
+        if time.monotonic() - self._renewed > self._seconds:  # this process or the net was stopped
+            self._renew()
+        if self._lost:
+            raise self._lost
+
+    def _take(self) -> None:
+        etag = None
+        while True:
+            self._renewed = time.monotonic()
+            try:
+                self._etag = self._objects.swap(_KEY, self._content, etag)
+                return
+            except ConflictError:
+                held = self._objects.find(_KEY)
+            if held is None:  # it was given back meanwhile
+                etag = None
+                continue
+            if held.content != self._content:  # else only the answer was lost
+                self._refuse_unless_over(held)
+            etag = held.etag
+
+    def _refuse_unless_over(self, held: Found) -> None:
+        try:
+            owner = Owner(**orjson.loads(held.content))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"{self._objects.url(_KEY)} is damaged; delete it if no loop works on this run"
+            ) from error
+        if owner.is_gone:
+            return
+        age = (self._objects.now() - held.modified).total_seconds()
+        if age <= owner.seconds:
+            raise RunFolderError(
+                f"run {self._objects.address} is in use by process {owner.process} on "
+                f"{owner.host}, which was there {age:.0f} s ago; wait for it or end it; if it was "
+                f"killed, run the same command again in {owner.seconds - age + 1:.0f} s"
+            )
+        logger.warning(
+            "process %d on %s left run %s without a word %.0f s ago: taken over",
+            *(owner.process, owner.host, self._objects.address, age),
+        )
+
+    def _check_conditions(self) -> None:
+        """Write what must be refused; a server that takes it would let two loops into one run."""
+        with suppress(ConflictError):
+            self._objects.swap(_KEY, b"{}", None)
+            self._objects.delete(_KEY)
+            raise RunFolderError(
+                f"the server of {self._objects.address} ignores If-None-Match, so that two loops "
+                "could write into one run; use one that knows conditional writes (AWS does)"
+            )
+
+    def _keep(self) -> None:
+        while not self._lost and not self._closed.wait(self._seconds / 3):
+            try:
+                self._renew()
+            except StoreError as error:  # what matters is whether samples can be written
+                logger.warning("%s", error)
+
+    def _renew(self) -> None:
+        with self._lock:
+            asked = time.monotonic()
+            try:
+                self._etag = self._objects.swap(_KEY, self._content, self._etag)
+                self._renewed = asked
+            except ConflictError as error:
+                self._lost = error
+
+
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - no file's path

@@ -1,0 +1,227 @@
+"""Objects below one S3 address: each is written by one request, and seen whole or not at all.
+
+Keys, region and endpoint come from AWS's usual environment variables. Knows nothing of runs.
+"""
+
+import itertools
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfstudy_engine.data.errors import ConflictError, StoreError, UsageError, shown_text
+from selfstudy_engine.data.remote_address import RemoteAddress
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+RETRY_SECONDS = 60.0
+"""Longest time that a request is tried again, after failures of the server or the connection."""
+_BROKEN_CONNECTIONS = 5
+"""Times that a new object is tried when the connection breaks."""
+_FIRST_PAUSE_SECONDS = 0.1
+_CHUNK_BYTES = 8 << 20
+_KEYS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN) to keys that may "
+    "list, read, write and delete there"
+)
+_CODE = re.compile(r"<Code>(\w+)</Code>\s*(?:<Message>([^<]*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that was read."""
+
+    content: bytes
+    etag: str
+    modified: datetime
+    """By the server's clock."""
+
+
+class Objects:
+    """The objects below an address.
+
+    Args:
+        address: where they lie.
+        retry_seconds: see `RETRY_SECONDS`.
+
+    Raises:
+        UsageError: what speaks to S3 isn't installed.
+    """
+
+    def __init__(self, address: RemoteAddress, retry_seconds: float = RETRY_SECONDS) -> None:
+        try:
+            from obstore.store import S3Store
+        except ImportError as error:
+            raise UsageError(
+                f"{address} needs the package obstore: pip install 'selfstudy-engine[s3]'"
+            ) from error
+        self.address = address
+        self._retry_seconds = retry_seconds
+        named = {"endpoint": address.endpoint, "region": address.region}
+        options: Any = {key: value for key, value in named.items() if value}
+        self._store = S3Store(
+            address.bucket,
+            prefix=address.prefix or None,
+            client_options={"allow_http": True},
+            retry_config={
+                "max_retries": 1000,
+                "retry_timeout": timedelta(seconds=retry_seconds),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=_FIRST_PAUSE_SECONDS),
+                    "max_backoff": timedelta(seconds=5),
+                    "base": 2,
+                },
+            },
+            **options,
+        )
+
+    def url(self, key: str) -> str:
+        """Return how messages name an object."""
+        return f"{self.address}/{key}"
+
+    def list(self) -> "list[ObjectMeta]":
+        """Return path, size and ETag of all."""
+        import obstore
+
+        with self._explained("list", ""):
+            return [meta for page in obstore.list(self._store) for meta in page]
+
+    def find(self, key: str) -> Found | None:
+        """Read an object, if there is one."""
+        import obstore
+
+        with self._explained("read", key), suppress(FileNotFoundError):
+            result = obstore.get(self._store, key)
+            meta = result.meta
+            return Found(bytes(result.bytes()), meta["e_tag"] or "", meta["last_modified"])
+        return None
+
+    def read(self, key: str) -> bytes:
+        """Read an object that is there.
+
+        Raises:
+            StoreError: it isn't.
+        """
+        found = self.find(key)
+        if found is None:
+            raise StoreError(f"{self.url(key)} was listed, and is gone; run the same command again")
+        return found.content
+
+    def download(self, key: str, path: Path) -> None:
+        """Write an object's content to a file, in pieces."""
+        import obstore
+
+        with self._explained("read", key), path.open("wb") as file:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK_BYTES):
+                file.write(chunk)
+
+    def replace(self, key: str, content: bytes | Path) -> None:
+        """Write an object in the place of what was there; a path stands for its file's content."""
+        import obstore
+
+        with self._explained("write", key):
+            obstore.put(self._store, key, content)
+
+    def create(self, key: str, content: bytes) -> None:
+        """Write an object that isn't there yet; doing it again is as good as once.
+
+        Raises:
+            ConflictError: another content is there.
+            StoreError: it can't be written.
+        """
+        from obstore.exceptions import GenericError
+
+        last = time.monotonic() + self._retry_seconds
+        for number in itertools.count(1):
+            try:
+                self.swap(key, content, None)
+                return
+            except ConflictError:
+                found = self.find(key)  # maybe ours, and only the answer was lost
+                if found is None or found.content != content:
+                    raise
+                return
+            except StoreError as error:
+                # When the connection breaks, nobody knows if it was taken: obstore ends there.
+                is_over = number == _BROKEN_CONNECTIONS or time.monotonic() > last
+                if is_over or not isinstance(error.__cause__, GenericError):
+                    raise
+                time.sleep(_FIRST_PAUSE_SECONDS * 2**number)
+
+    def swap(self, key: str, content: bytes, etag: str | None) -> str:
+        """Write an object if what is there has an ETag still, or (None) if nothing is.
+
+        Returns:
+            The new ETag.
+
+        Raises:
+            ConflictError: something else is there.
+            StoreError: it can't be written, or the answer was lost.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        with self._explained("write", key):
+            try:
+                mode: Any = "create" if etag is None else {"e_tag": etag}
+                return obstore.put(self._store, key, content, mode=mode)["e_tag"] or ""
+            except (AlreadyExistsError, PreconditionError) as error:
+                raise ConflictError(
+                    f"{self.url(key)} was written by somebody else meanwhile: another loop works "
+                    "on this run; end one of them, then run the same command again"
+                ) from error
+
+    def move(self, key: str, other: str) -> None:
+        """Give an object another name."""
+        import obstore
+
+        with self._explained("rename", key):
+            obstore.rename(self._store, key, other)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        import obstore
+
+        with self._explained("delete", key):
+            obstore.delete(self._store, key)
+
+    def now(self) -> datetime:
+        """Return the server's time: two machines' clocks may differ."""
+        key = "clock"
+        self.replace(key, b"")
+        found = self.find(key)
+        self.delete(key)
+        if found is None:  # another one asked for the time, too
+            return self.now()
+        return found.modified
+
+    @contextmanager
+    def _explained(self, doing: str, key: str) -> Iterator[None]:
+        """Say what failed, where, why, and what helps."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, FileNotFoundError, ValueError) as error:
+            cause, remedy = self._explain(error)
+            raise StoreError(f"can't {doing} {self.url(key)}: {cause}; {remedy}") from error
+
+    def _explain(self, error: Exception) -> tuple[str, str]:
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        text = str(error).partition("Debug source")[0]
+        found = _CODE.search(text)
+        cause = shown_text(": ".join(filter(None, found.groups())) if found else text)
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "169.254" in text:
+            return cause, _KEYS
+        if found and found[1] == "NoSuchBucket":
+            return cause, "make the bucket, or name another with --remote"
+        return cause, (
+            "see that the server answers (AWS_ENDPOINT_URL or endpoint_override names it, "
+            "AWS_REGION its region), then run the same command again"
+        )

@@ -1,0 +1,187 @@
+"""Objects and the lease, against a real S3 server of this machine that fails on command."""
+
+import threading
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from s3_server import BUCKET, S3Server, answer, hang_up, hang_up_after
+
+from selfstudy_engine.data.errors import ConflictError, RunFolderError, StoreError, UsageError
+from selfstudy_engine.data.lease import Lease
+from selfstudy_engine.data.objects import Objects
+from selfstudy_engine.data.remote_address import RemoteAddress
+
+ADDRESS = RemoteAddress.parse(f"s3://{BUCKET}/runs/test")
+
+
+@pytest.fixture
+def objects(s3: S3Server) -> Objects:
+    return Objects(ADDRESS, retry_seconds=2)
+
+
+def test_an_object_is_made_once_and_replaced_on_purpose_only(objects: Objects) -> None:
+    objects.create("a/b", b"one")
+    objects.create("a/b", b"one")
+    with pytest.raises(ConflictError, match="s3://bucket/runs/test/a/b was written by somebody"):
+        objects.create("a/b", b"two")
+    assert objects.read("a/b") == b"one"
+    objects.replace("a/b", b"three")
+    objects.move("a/b", "c")
+    assert [meta["path"] for meta in objects.list()] == ["c"]
+    assert (objects.find("a/b"), objects.read("c")) == (None, b"three")
+    with pytest.raises(StoreError, match="s3://bucket/runs/test/a/b was listed, and is gone"):
+        objects.read("a/b")
+
+
+def test_files_go_and_come_in_pieces(objects: Objects, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 50_000  # more than one piece either way
+    (tmp_path / "from").write_bytes(content)
+    objects.replace("big", tmp_path / "from")
+    objects.download("big", tmp_path / "to")
+    assert (tmp_path / "to").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "fault", [answer("500 Internal Server Error"), answer("503 Slow Down"), hang_up, hang_up_after]
+)
+def test_a_server_that_fails_is_asked_again(s3: S3Server, objects: Objects, fault: object) -> None:
+    """Also where it had done what was asked, and the answer was lost."""
+    s3.fail(fault, times=2)  # type: ignore[arg-type]
+    objects.create("new", b"content")
+    assert not s3.faults
+    assert objects.read("new") == b"content"
+
+
+def test_what_stands_in_the_way_is_named_with_its_remedy(
+    s3: S3Server, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = b"<Error><Code>AccessDenied</Code><Message>Not you</Message></Error>"
+    s3.fail(answer("403 Forbidden", denied))
+    with pytest.raises(
+        StoreError, match="can't write s3://bucket/runs/test/a: AccessDenied: Not you; set AWS_ACC"
+    ):
+        objects.create("a", b"")
+    nowhere = Objects(RemoteAddress.parse("s3://nowhere/runs"), retry_seconds=1)
+    with pytest.raises(StoreError, match=r"s3://nowhere/runs/a: NoSuchBucket.*make the bucket"):
+        nowhere.create("a", b"")
+    s3.fail(answer("500 Internal Server Error"), "GET", times=1000)
+    with pytest.raises(StoreError, match=r"can't read s3://.*see that the server answers"):
+        Objects(ADDRESS, retry_seconds=0.5).find("a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"can't write s3://.*AWS_ENDPOINT_URL"):
+        Objects(ADDRESS, retry_seconds=0.5).replace("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gs://bucket/runs", "'gs://bucket/runs' isn't an S3 address"),
+        ("/tmp/runs", "isn't an S3 address such as s3://bucket/runs"),
+        ("s3://", "isn't an S3 address"),
+        ("s3://bucket/runs?endpoint=x", "unknown option 'endpoint'; known are endpoint_override"),
+        ("s3://key:secret@bucket/runs", "leave the key out of its address"),
+    ],
+)
+def test_an_address_is_read_or_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        RemoteAddress.parse(text)
+    assert "secret@" not in str(caught.value)
+
+
+def test_an_address_may_name_its_server(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    host = s3.url.removeprefix("http://")
+    address = f"s3://{BUCKET}?endpoint_override={host}&scheme=http&region=eu-west-1"
+    objects = Objects(RemoteAddress.parse(address) / "mine")
+    objects.create("a", b"here")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    assert Objects(RemoteAddress.parse(f"s3://{BUCKET}/mine")).read("a") == b"here"
+
+
+def held_by_another(objects: Objects, **values: object) -> None:
+    owner = {"host": "elsewhere", "process": 7, "machine": "another", "token": "t", "seconds": 60.0}
+    objects.replace("lease.json", orjson.dumps(owner | values))
+
+
+def test_the_second_process_is_refused_and_told_who_the_first_is(objects: Objects) -> None:
+    held_by_another(objects)
+    with (
+        pytest.raises(RunFolderError, match=r"in use by process 7 on elsewhere, .* again in \d+ s"),
+        Lease(objects),
+    ):
+        pytest.fail("two at once")
+
+
+def test_a_hold_ends_with_its_owner_or_its_time(objects: Objects) -> None:
+    with Lease(objects):
+        assert objects.find("lease.json")
+    assert objects.list() == []
+    held_by_another(objects, seconds=0.5)
+    time.sleep(2)  # the server's clock shows whole seconds
+    with Lease(objects) as mine:
+        mine.check()
+
+
+def test_a_process_of_this_machine_that_was_killed_holds_nothing(objects: Objects) -> None:
+    import subprocess
+
+    from selfstudy_engine.data.lease import Owner
+
+    child = subprocess.Popen(["true"])
+    child.wait()
+    held_by_another(objects, machine=Owner.this_process(1).machine, process=child.pid)
+    with Lease(objects) as mine:
+        mine.check()
+
+
+def test_of_many_at_once_one_gets_it(objects: Objects) -> None:
+    held_by_another(objects, seconds=0.0)
+    time.sleep(1.1)
+    start, won, refused = threading.Barrier(4), [], []
+
+    def compete() -> None:
+        start.wait()
+        try:
+            with Lease(objects):
+                won.append(1)
+                over.wait(20)
+        except RunFolderError as error:
+            refused.append(str(error))
+            if len(refused) == 3:
+                over.set()
+
+    over = threading.Event()
+    threads = [threading.Thread(target=compete) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(refused)) == (1, 3)
+
+
+def test_a_hold_is_renewed_and_who_lost_it_writes_no_more(objects: Objects) -> None:
+    with Lease(objects, seconds=0.3) as mine:
+        first = objects.find("lease.json")
+        time.sleep(1.2)
+        mine.check()
+        second = objects.find("lease.json")
+        assert first
+        assert second
+        assert second.modified > first.modified
+        held_by_another(objects)
+        time.sleep(0.5)
+        with pytest.raises(ConflictError, match="another loop works on this run"):
+            mine.check()
+    assert objects.find("lease.json")  # the other's
+
+
+def test_a_server_that_ignores_conditions_is_refused(s3: S3Server, objects: Objects) -> None:
+    def unconditional(app, environ, start):  # type: ignore[no-untyped-def]
+        environ.pop("HTTP_IF_NONE_MATCH", None)
+        return app(environ, start)
+
+    s3.fail(unconditional, times=1000)
+    with pytest.raises(RunFolderError, match="ignores If-None-Match"), Lease(objects):
+        pytest.fail("two loops could write")

@@ -1,0 +1,243 @@
+"""A run's folder and S3: what goes there first, what comes back, and what is refused."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import MakeAdapter, MakeSample
+from s3_server import BUCKET, S3Server, answer
+
+from selfstudy_engine.data.adapters import MANIFEST, WEIGHTS, read_adapter
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.errors import AdapterError, ConflictError, RunFolderError, StoreError
+from selfstudy_engine.data.objects import Objects
+from selfstudy_engine.data.pull import pull
+from selfstudy_engine.data.remote_address import RemoteAddress
+from selfstudy_engine.data.run_folder import RunFolder, open_run
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.working_copy import held_run
+
+REMOTE = f"s3://{BUCKET}/runs"
+SHARD = "samples/round-0000/part-000000.parquet"
+
+
+def config_of(name: str = "test", remote: str | None = REMOTE) -> RunConfig:
+    values = {"name": name} | ({"remote": remote} if remote else {})
+    return load_config(None, values)
+
+
+@contextmanager
+def machine(path: Path) -> Iterator[RunFolder]:
+    """A run's folder on a machine, held and begun."""
+    with held_run(path / "test", REMOTE) as folder:
+        yield open_run(path, config_of(), files=folder.files)
+
+
+def stored(folder: RunFolder) -> list[str]:
+    return [sample.molecule_id for sample in SampleStore(folder.samples).samples()]
+
+
+def write(folder: RunFolder, *samples: object) -> None:
+    with SampleStore(folder.samples, folder.files).writer(0) as writer:
+        writer.add(samples)  # type: ignore[arg-type]
+    assert writer.num_durable == len(samples)
+
+
+def flip_a_bit(objects: Objects, key: str) -> None:
+    content = bytearray(objects.read(key))
+    content[len(content) // 2] ^= 1
+    objects.replace(key, bytes(content))
+
+
+@pytest.fixture
+def objects(s3: S3Server) -> Objects:
+    return Objects(RemoteAddress.parse(REMOTE) / "test", retry_seconds=2)
+
+
+def test_what_one_machine_stored_is_there_on_another(
+    objects: Objects, make_sample: MakeSample, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    made = make_adapter("a")
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"), make_sample(molecule_id="B"))
+        shutil.copytree(made.folder, one.adapter(0))
+        one.files.add_folder(one.adapter(0), MANIFEST)
+        one.files.add_folder(one.adapter(0), MANIFEST)
+        write(one, make_sample(molecule_id="C"))
+    with machine(tmp_path / "two") as two:
+        assert stored(two) == ["A", "B", "C"]
+        assert read_adapter(two.adapter(0)).sha256 == made.sha256
+        write(two, make_sample(molecule_id="D"))
+    with machine(tmp_path / "one") as one:
+        assert stored(one) == ["A", "B", "C", "D"]
+    names = {path.relative_to(one.path).as_posix() for path in one.path.rglob("*.*")}
+    assert names == {meta["path"] for meta in objects.list()}
+
+
+def test_an_adapter_is_there_with_its_manifest_and_not_before(
+    s3: S3Server, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    made = make_adapter("a")
+    denied = answer("403 Forbidden")
+    with machine(tmp_path / "one") as one:
+        shutil.copytree(made.folder, one.adapter(0))
+        s3.fail(denied, path=MANIFEST)
+        with pytest.raises(StoreError, match=r"s3://bucket/runs/test/adapters/round-0000/manifest"):
+            one.files.add_folder(one.adapter(0), MANIFEST)
+    with machine(tmp_path / "two") as two:
+        assert not two.adapter(0).exists()
+        other = make_adapter("b")
+        shutil.copytree(other.folder, two.adapter(0))  # trained there anew
+        two.files.add_folder(two.adapter(0), MANIFEST)
+    with machine(tmp_path / "one") as one:
+        assert read_adapter(one.adapter(0)).name == "b"
+
+
+def test_samples_that_s3_did_not_take_are_not_stored_and_not_lost(
+    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    sample = make_sample()
+    with (
+        machine(tmp_path) as folder,
+        SampleStore(folder.samples, folder.files).writer(0) as writer,
+    ):
+        writer.add([sample])
+        s3.fail(answer("403 Forbidden"), path="part-")
+        with pytest.raises(StoreError, match=f"can't write {REMOTE}/test/{SHARD}.*AWS_ACCESS_KEY"):
+            writer.flush()
+        assert (writer.num_durable, stored(folder)) == (0, [])
+        writer.add([make_sample(molecule_id="B")])
+        writer.flush()
+        assert (writer.num_durable, len(stored(folder))) == (2, 2)
+
+
+def test_a_write_that_was_done_and_reported_failed_is_not_done_twice(
+    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    """The disk here fills up behind S3's back."""
+    with (
+        machine(tmp_path) as folder,
+        SampleStore(folder.samples, folder.files).writer(0) as writer,
+    ):
+        writer.add([make_sample(molecule_id="A")])
+        shutil.rmtree(folder.samples)
+        folder.samples.write_bytes(b"")
+        with pytest.raises(StoreError, match="make the folder writable"):
+            writer.flush()
+        folder.samples.unlink()
+        SampleStore(folder.samples).round_folder(0).mkdir(parents=True)
+        writer.add([make_sample(molecule_id="B")])
+        writer.flush()
+        assert (writer.num_durable, stored(folder)) == (2, ["A", "B"])
+
+
+def test_two_writers_never_share_a_shard(
+    objects: Objects, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    """Whoever lost the run and doesn't know it yet can't write what he hasn't seen."""
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+        objects.delete("lease.json")
+        with machine(tmp_path / "two") as two:
+            write(two, make_sample(molecule_id="B"))
+            with pytest.raises(ConflictError, match=r"part-000001.parquet was written by somebody"):
+                write(one, make_sample(molecule_id="B", completion="another"))
+    with machine(tmp_path / "three") as three:
+        assert stored(three) == ["A", "B"]
+
+
+def test_a_damaged_shard_is_set_aside_there_and_named(
+    objects: Objects,
+    make_sample: MakeSample,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample(molecule_id="B"))
+    flip_a_bit(objects, SHARD)
+    pull(RunFolder(tmp_path / "looks" / "test"), REMOTE)  # changes nothing there
+    assert objects.find(SHARD)
+    for _ in range(2):
+        with machine(tmp_path / "two") as two:
+            assert stored(two) == ["B"]
+            assert len(list(two.samples.rglob("*.damaged"))) == 1
+    assert objects.find(f"{SHARD}.damaged")
+    assert not objects.find(SHARD)
+    assert f"{REMOTE}/test/{SHARD} can't be read (" in caplog.text
+    with machine(tmp_path / "one") as one:  # two may have asked again for what was in it
+        assert stored(one) == ["B"]
+    assert f"isn't in {REMOTE}/test: no longer used" in caplog.text
+
+
+def test_a_whole_copy_takes_the_place_of_a_damaged_shard(
+    objects: Objects, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+    flip_a_bit(objects, SHARD)
+    pull(one, REMOTE)
+    assert stored(one) == ["A"]
+    with machine(tmp_path / "one"):
+        pass
+    with machine(tmp_path / "two") as two:
+        assert stored(two) == ["A"]
+
+
+def test_a_damaged_adapter_is_named_with_what_to_do(
+    objects: Objects, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    with machine(tmp_path / "one") as one:
+        shutil.copytree(make_adapter("a").folder, one.adapter(0))
+        one.files.add_folder(one.adapter(0), MANIFEST)
+    flip_a_bit(objects, f"adapters/round-0000/{WEIGHTS}")
+    with (
+        pytest.raises(AdapterError, match=f"adapter {REMOTE}/test/adapters/round-0000: .*delete"),
+        machine(tmp_path / "two"),
+    ):
+        pytest.fail("it was used")
+    assert not (tmp_path / "two/test/adapters/round-0000").exists()
+
+
+def test_what_is_damaged_here_comes_again(
+    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    with machine(tmp_path) as folder:
+        write(folder, make_sample(molecule_id="A"))
+        (folder.path / SHARD).write_bytes(b"damaged")
+    with machine(tmp_path) as folder:
+        assert stored(folder) == ["A"]
+
+
+def test_verdicts_that_changed_are_there_too(
+    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+        store = SampleStore(one.samples, one.files)
+        store.supersede(one.path / SHARD, [make_sample(molecule_id="A", accepted=False)])
+    with machine(tmp_path / "two") as two:
+        assert [sample.accepted for sample in SampleStore(two.samples).samples()] == [False]
+
+
+def test_another_run_is_not_touched(
+    objects: Objects, make_sample: MakeSample, tmp_path: Path
+) -> None:
+    local = open_run(tmp_path / "local", config_of(remote=None))
+    write(local, make_sample(molecule_id="mine"))
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+    with pytest.raises(RunFolderError, match=r"is another run than s3://bucket/runs/test"):
+        held_run(local.path, REMOTE).__enter__()
+    with pytest.raises(RunFolderError, match=r"is another run than s3://bucket/runs/test"):
+        pull(local, REMOTE)
+    assert stored(local) == ["mine"]
+    assert not objects.find("lease.json")
+    with pytest.raises(RunFolderError, match=r"no run in s3://bucket/runs/nobody"):
+        pull(RunFolder(tmp_path / "nobody"), REMOTE)
+    objects.delete("run.json")
+    with pytest.raises(RunFolderError, match="where no run is; restore"):
+        held_run(one.path, REMOTE).__enter__()
+    assert stored(one) == ["A"]
