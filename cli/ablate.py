@@ -8,7 +8,7 @@ import click
 
 from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
-    config_options,
+    TRAIN_DEVICE_OPTIONS,
     existing_run_options,
     server_option,
 )
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @server_option
 @SERVER_OPTIONS
-@config_options(("devices.train", "--train-device"))
+@TRAIN_DEVICE_OPTIONS
 def ablate(run_name: str, runs: Path, as_json: bool, **values: Any) -> None:
     """Find out what a finished run's reasons and labels were worth, by training otherwise.
 

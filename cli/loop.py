@@ -16,6 +16,7 @@ from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
     TABLE_OPTIONS,
     TEACHER_OPTIONS,
+    TRAIN_DEVICE_OPTIONS,
     config_options,
     reject_option,
     resolve,
@@ -75,11 +76,12 @@ _MAX_SHOWN = 5
     "train.label",
     "train.hinted_weight",
     "train.reasons",
+    ("train.quantization", "--train-quantization"),
     "train.start_from",
     "train_evaluation_size",
-    ("devices.train", "--train-device"),
     "report",
 )
+@TRAIN_DEVICE_OPTIONS
 @reject_option
 @track_option
 @run_options

@@ -258,6 +258,13 @@ SERVER_OPTIONS = config_options(
     "server.max_restarts",
     ("devices.server", "--server-device"),
 )
+TRAIN_DEVICE_OPTIONS = config_options(
+    ("devices.train", "--train-device"),
+    "devices.train_launcher",
+    "devices.num_processes",
+    "devices.accelerate_config",
+    "devices.tokens_per_device",
+)
 TEACHER_OPTIONS = config_options(
     ("teacher.url", "--teacher-url"),
     ("teacher.model", "--teacher-model"),

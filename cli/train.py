@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, run_options
+from selfstudy_engine.cli.options import (
+    BASE_OPTIONS,
+    TRAIN_DEVICE_OPTIONS,
+    config_options,
+    resolve,
+    run_options,
+)
 
 
 @click.command()
@@ -41,9 +47,10 @@ from selfstudy_engine.cli.options import BASE_OPTIONS, config_options, resolve, 
     "train.label",
     "train.hinted_weight",
     "train.reasons",
+    ("train.quantization", "--train-quantization"),
     "seed",
-    ("devices.train", "--train-device"),
 )
+@TRAIN_DEVICE_OPTIONS
 @run_options
 def train(
     run_name: str | None,
@@ -58,11 +65,11 @@ def train(
     """Train one adapter from a run's samples, or from files, in a process of its own."""
     import tempfile
 
-    from selfstudy_engine.data.devices import placement_of
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
     from selfstudy_engine.data.run_folder import find_run
     from selfstudy_engine.engine.base_model import choose_base_model
+    from selfstudy_engine.engine.launching import launch_of
     from selfstudy_engine.engine.training import TimeLimits, run_training
 
     if out.exists():
@@ -75,7 +82,7 @@ def train(
         exemplars = exemplars or folder.exemplars()
         samples = samples or folder.samples
     config = resolve(config_path, values)
-    gpus = placement_of(config).train
+    launch = launch_of(config)
     if exemplars:
         load_exemplars(exemplars)
     elif not shipped_exemplars(config.property):
@@ -99,7 +106,7 @@ def train(
             log,
             TimeLimits.of(config.train),
             lambda step, total: click.echo(f"step {step} of {total}"),
-            gpus,
+            launch,
         )
     click.echo(
         f"Adapter: {out} (loss {training['loss']:.3f}, {training['num_exemplars']} exemplars + "

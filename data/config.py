@@ -236,6 +236,9 @@ class TrainConfig(_Section):
     reasons: Literal["keep", "drop", "shuffle"] = "keep"
     """Reasons that are trained on: each text's own, none (a direct answer), or another molecule's;
     the last two are for comparison."""
+    quantization: Literal["none", "nf4"] = "none"
+    """Weights of the base model while an adapter is trained: nf4 has 4 bits (QLoRA, needs
+    bitsandbytes). The whole ones are served, so the adapter fits them a little less."""
     start_from: Literal["base", "previous"] = "base"
     """Weights that each round's training starts from."""
     timeout_seconds: float = Field(default=24 * 3600, gt=0)
@@ -298,7 +301,6 @@ class ServerConfig(_Section):
         return self
 
 
-_ONE_DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 _DEVICES = r"^(auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?)$"
 
 
@@ -307,8 +309,29 @@ class DevicesConfig(_Section):
 
     server: str = Field(default="auto", pattern=_DEVICES)
     """Devices of the server: cpu, cuda:0 or cuda:0,1; auto is the first GPU, or the CPU."""
-    train: str = Field(default="auto", pattern=_ONE_DEVICE)
-    """Device of training: cpu or cuda:1; auto is the last GPU, or the CPU."""
+    train: str = Field(default="auto", pattern=_DEVICES)
+    """Devices of training: cpu, cuda:1 or cuda:1,2; auto is the last GPU (accelerate: all but the
+    server's), or the CPU."""
+    train_launcher: Literal["python", "accelerate"] = "python"
+    """What starts the training: python, one process; accelerate, one for each device."""
+    num_processes: int | None = Field(default=None, ge=1, le=1024)
+    """Processes that accelerate starts [default: one for each GPU; its file's on a CPU]."""
+    accelerate_config: str | None = None
+    """YAML file of `accelerate config`: FSDP spreads a model that no device holds alone."""
+    tokens_per_device: int | None = Field(default=None, ge=1)
+    """Tokens that a device computes at once in training; the rest of a step follows (gradient
+    accumulation) [default: all of its share]."""
+
+    @model_validator(mode="after")
+    def _accelerates_settings_are_used(self) -> Self:
+        for key in ("num_processes", "accelerate_config"):
+            value = getattr(self, key)
+            if value is not None and self.train_launcher != "accelerate":
+                raise ValueError(
+                    f"{key} ({value}) is for accelerate: add --train-launcher accelerate, or leave "
+                    "it out"
+                )
+        return self
 
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.accelerate_config import read_accelerate_config
+from selfstudy_engine.data.config import DevicesConfig, RunConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Device, Gpu, visible_gpus
 from selfstudy_engine.data.parallel import Parallel
@@ -11,12 +13,14 @@ from selfstudy_engine.data.parallel import Parallel
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the two processes compute; no GPU means on the CPU."""
+    """Where server and training compute; no GPU means on the CPU."""
 
     server: tuple[Gpu, ...]
     train: tuple[Gpu, ...]
     parallel: Parallel = field(default_factory=Parallel)
     """How the server's ranks share the work."""
+    num_train_processes: int = 1
+    """One for each GPU; on the CPU as many as are wanted."""
 
     @property
     def shared(self) -> bool:
@@ -35,23 +39,28 @@ class Placement:
 
 
 def place(
-    server: str, train: str, gpus: Sequence[Gpu], server_args: Sequence[str] = ()
+    server: str,
+    train: str,
+    gpus: Sequence[Gpu],
+    server_args: Sequence[str] = (),
+    num_processes: int | None = 1,
 ) -> Placement:
     """Decide where to compute.
 
-    "auto" is the first GPU for the server, or as many as vLLM's arguments ask for, and the last one
-    for training: they share one only where there is no other. Several GPUs that are named, and of
-    which vLLM's arguments say nothing, share the weights (tensor parallelism).
+    "auto" is the first GPU for the server, or as many as vLLM's arguments ask for, and the last
+    ones for training: they share one only where there is no other. Several GPUs that are named, and
+    of which vLLM's arguments say nothing, share the weights (tensor parallelism).
 
     Args:
         server: auto, cpu, cuda, or cuda:N[,N...]; N counts the GPUs below, as in torch.
-        train: the same, with one N.
+        train: the same.
         gpus: the visible ones.
         server_args: further arguments of vLLM.
+        num_processes: that train together, each on a GPU of its own; None: one for each GPU.
 
     Raises:
         UsageError: a device that isn't there, those that are, are named; or another number of them
-            than vLLM's arguments ask for.
+            than vLLM's arguments ask for, or than there are processes.
 
     Example:
         >>> place("auto", "cpu", []).shared
@@ -66,8 +75,21 @@ def place(
             f"vLLM's arguments ask for {parallel.num_ranks} GPUs, and --server-device {server} is "
             f"{len(for_server)}; this machine has {_list(gpus)}"
         )
-    for_train = _choose("--train-device", train, gpus, tuple(gpus[-1:]))
-    return Placement(for_server, for_train, parallel)
+    others = tuple(gpu for gpu in gpus if gpu not in for_server)
+    automatic = tuple(gpus[-num_processes:]) if num_processes else others or tuple(gpus)
+    for_train = _choose("--train-device", train, gpus, automatic)
+    if for_train and num_processes not in (None, len(for_train)):
+        raise UsageError(
+            f"--train-device {train} is {len(for_train)} of {_list(gpus)}, for {num_processes} "
+            "processes; name a GPU for each, and start them with --train-launcher accelerate "
+            "--num-processes N"
+        )
+    if not for_train and num_processes is None:
+        raise UsageError(
+            "how many processes are to train on the CPU? Give --num-processes, or leave out "
+            "--train-launcher"
+        )
+    return Placement(for_server, for_train, parallel, len(for_train) or num_processes or 1)
 
 
 def _choose(
@@ -96,7 +118,22 @@ def placement_of(config: RunConfig) -> Placement:
         UsageError: a device that isn't there.
     """
     devices = config.devices
-    return place(devices.server, devices.train, visible_gpus(), config.server.extra_args)
+    return place(
+        devices.server,
+        devices.train,
+        visible_gpus(),
+        config.server.extra_args,
+        _num_processes(devices),
+    )
+
+
+def _num_processes(devices: DevicesConfig) -> int | None:
+    if devices.train_launcher == "python":
+        return 1
+    if devices.accelerate_config is None:
+        return devices.num_processes
+    in_file = read_accelerate_config(Path(devices.accelerate_config)).num_processes
+    return devices.num_processes or in_file
 
 
 def device_environment(gpus: Sequence[Gpu]) -> dict[str, str]:

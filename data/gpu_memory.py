@@ -20,9 +20,15 @@ _KEPT = 1.5
 """Numbers that autograd keeps for each input and output of a linear layer. Counted with
 torch.autograd.graph.saved_tensors_hooks: 0.9 to 1.37 for Llama, Gemma, Qwen3 and Mixtral, where
 shared inputs and the steps between make up for each other."""
+_KEPT_BY_PEFT = 1.7
+"""The same where PEFT's own layers compute, as on 4-bit weights: 1.05 to 1.51 for Llama, Gemma and
+Qwen3, counted on a CPU."""
 _TRAINED_BYTES = 4 + 4 + 8
 """Of each weight of the adapter in float32: itself, its gradient and AdamW's two moments
 (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054, section 3.1)."""
+_NF4_BYTES = (4 + 8 / 64 + 32 / 64 / 256) / 8
+"""Of a 4-bit weight: a block of 64 has a scale in 8 bits, 256 of those one in 32 (Dettmers et al.
+2023, QLoRA, arXiv 2305.14314, section 3)."""
 _LOGIT_BYTES = 4 + 4 + 4
 """Of each logit in float32: itself, its log-softmax and its gradient; and twice as computed."""
 _TRAIN_BASE_BYTES = int(1.5 * GIB)
@@ -34,17 +40,20 @@ USABLE = 0.98
 """Share of what nvidia-smi calls the total that programs can have."""
 
 
-def activation_bytes(size: ModelSize, num_tokens: int) -> int:
+def activation_bytes(size: ModelSize, num_tokens: int, *, four_bits: bool = False) -> int:
     """Return what autograd keeps of a step at most, in bytes, logits apart.
 
     tokens x 1.5 x active features x bytes of a number; nothing is computed twice to save memory,
     and attention keeps no scores (FlashAttention, arXiv 2205.14135). PEFT adds an adapter to
     experts by making their weights again, which are kept, too.
     """
-    return int(num_tokens * _KEPT * size.active_features * size.element_bytes) + size.expert_bytes
+    kept = num_tokens * (_KEPT_BY_PEFT if four_bits else _KEPT) * size.active_features
+    return int(kept * size.element_bytes) + size.expert_bytes
 
 
-def training_bytes(size: ModelSize, rank: int, num_tokens: int, num_answer_tokens: int) -> int:
+def training_bytes(
+    size: ModelSize, rank: int, num_tokens: int, num_answer_tokens: int, *, four_bits: bool = False
+) -> int:
     """Return what training takes at most, in bytes.
 
     weights + activations + logits + adapter with gradients and optimiser + a base.
@@ -52,13 +61,15 @@ def training_bytes(size: ModelSize, rank: int, num_tokens: int, num_answer_token
     Args:
         size: of the base model.
         rank: of the adapter, on all linear layers.
-        num_tokens: of the largest step.
+        num_tokens: computed at once, at most.
         num_answer_tokens: of these, those with logits.
+        four_bits: the linear layers' weights are stored in NF4.
     """
-    activations = activation_bytes(size, num_tokens)
+    activations = activation_bytes(size, num_tokens, four_bits=four_bits)
     logits = num_answer_tokens * size.vocabulary * (_LOGIT_BYTES + 2 * size.element_bytes)
     adapter = rank * size.lora_features * (_TRAINED_BYTES + 2 * size.element_bytes)
-    return size.weight_bytes + activations + logits + adapter + _TRAIN_BASE_BYTES
+    smaller = int(size.linear_weights * (size.element_bytes - _NF4_BYTES)) if four_bits else 0
+    return size.weight_bytes - smaller + activations + logits + adapter + _TRAIN_BASE_BYTES
 
 
 def server_bytes(size: ModelSize, max_model_len: int, num_shards: int = 1) -> int:
@@ -111,11 +122,17 @@ def gpu_share(config: RunConfig, model: str, placement: Placement) -> float:
             "training use it; give the server's share with --gpu-memory-utilization"
         )
     total = min(gpu.memory_bytes or 0 for gpu in common)
-    return share_beside_training(size, total, config, placement.parallel.num_shards)
+    return share_beside_training(
+        size, total, config, placement.parallel.num_shards, len(placement.train)
+    )
 
 
 def share_beside_training(
-    size: ModelSize, total_bytes: int, config: RunConfig, num_shards: int = 1
+    size: ModelSize,
+    total_bytes: int,
+    config: RunConfig,
+    num_shards: int = 1,
+    num_train_gpus: int = 1,
 ) -> float:
     """Return the server's share of a GPU of that many bytes, on which a run trains, too.
 
@@ -124,10 +141,15 @@ def share_beside_training(
     """
 
     def needs(max_model_len: int) -> tuple[int, int]:
-        # A sequence that is longer than a step should be has a step of its own.
-        step = config.train.tokens_per_step
-        answer = max(step, config.generation.max_tokens)
-        training = training_bytes(size, config.train.rank, max(step, max_model_len), answer)
+        # A sequence that is longer than what is computed at once is computed alone.
+        at_once = tokens_at_once(config, max_model_len, num_train_gpus)
+        training = training_bytes(
+            size,
+            config.train.rank,
+            max(at_once, max_model_len),
+            max(at_once, config.generation.max_tokens),
+            four_bits=config.train.quantization == "nf4",
+        )
         return training, server_bytes(size, max_model_len, num_shards)
 
     training, server = needs(config.server.max_model_len)
@@ -142,6 +164,13 @@ def share_beside_training(
         + (f"--max-model-len {fitting}, " if fitting else "")
         + "another GPU for training (--train-device), or a smaller model"
     )
+
+
+def tokens_at_once(config: RunConfig, longest: int, num_gpus: int) -> int:
+    """Return how many tokens of a step a GPU computes at once, sequences being divided whole."""
+    step = config.train.tokens_per_step
+    own = min(step, step // num_gpus + longest) if num_gpus > 1 else step
+    return min(own, config.devices.tokens_per_device or own)
 
 
 def local_folder(model: str) -> Path:

@@ -31,6 +31,8 @@ class ModelSize:
     """Inputs plus outputs of all linear layers: an adapter of rank 1 has as many weights."""
     active_features: float
     """Those that each token goes through: a part of the experts' only."""
+    linear_weights: int
+    """Weights of the layers' linear layers, experts apart: what 4-bit training stores smaller."""
     expert_bytes: int
     """Of the weights, those of experts."""
     vocabulary: int
@@ -75,7 +77,7 @@ def _measure(
     element = bytes_of(dtype)
     num_experts = config.get("num_local_experts") or config.get("num_experts") or 1
     share = (config.get("num_experts_per_tok") or num_experts) / num_experts
-    weight_bytes = expert_bytes = lora_features = vocabulary = 0
+    weight_bytes = expert_bytes = lora_features = linear_weights = vocabulary = 0
     active_features = 0.0
     for name, stored, shape in tensors:
         converted = stored in _FLOATS and not quantised
@@ -91,6 +93,7 @@ def _measure(
         lora_features += features
         active_features += features * (share if is_expert else 1)
         expert_bytes += num_bytes if is_expert else 0
+        linear_weights += 0 if is_expert else prod(shape)
     heads = config["num_attention_heads"]
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     key_heads = config.get("num_key_value_heads") or heads
@@ -99,6 +102,7 @@ def _measure(
         element_bytes=element,
         lora_features=lora_features,
         active_features=active_features,
+        linear_weights=linear_weights,
         expert_bytes=expert_bytes,
         vocabulary=vocabulary,
         kv_bytes_per_token=2 * config["num_hidden_layers"] * key_heads * head_size * element,

@@ -4,7 +4,7 @@ What the run itself has made is used where it is the same: its last adapter is t
 its first one knows the exemplars only.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,18 @@ import pyarrow.compute as pc
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import RunFolderError
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.files import publish_folder, write_atomic
-from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation
 from selfstudy_engine.engine.examiner import Examiner, Progress, kept_answers
+from selfstudy_engine.engine.launching import Launch, launch_of
 from selfstudy_engine.engine.training import OnStep, TimeLimits
 
-Train = Callable[
-    [dict[str, object], Path, TimeLimits, OnStep, Sequence[Gpu] | None], dict[str, Any]
-]
+Train = Callable[[dict[str, object], Path, TimeLimits, OnStep, Launch], dict[str, Any]]
 """Trains an adapter and waits for it; `run_training` does it in a process of its own."""
 
 
@@ -136,7 +133,7 @@ class Workshop:
             self.place / "logs" / f"{ablation.key}.log",
             TimeLimits.of(config.train),
             lambda step, num_steps: self._progress.advance(step, f"of {num_steps} steps"),
-            placement_of(config).train,
+            launch_of(config),
         )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     server_kind = placement_of(config).server_kind
     dtype = resolve_dtype(config.model.dtype, server_kind)
     check_number_format(base, dtype)
+    if config.train.quantization != "none":
+        _check_quantization(base)
     if base.quantization and (dtype, server_kind) == ("float32", "cpu"):
         raise UsageError(
             f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
@@ -58,6 +61,19 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     if base.is_mixture and config.train.target_modules == "all-linear":
         config = override(config, {"train.target_modules": list(layers)})
     return model, config
+
+
+def _check_quantization(base: BaseModel) -> None:
+    if base.quantization:
+        raise UsageError(
+            f"{base.name} is quantised already ({base.quantization}); leave out "
+            "--train-quantization"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "--train-quantization needs bitsandbytes; `pip install selfstudy-engine[qlora]`, or "
+            "leave it out"
+        )
 
 
 def _check_targets(base: BaseModel, config: RunConfig, layers: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from selfstudy_engine.engine.bench_training import measure_training
 from selfstudy_engine.engine.bench_workloads import Workload, make_workloads, measure
 from selfstudy_engine.engine.bench_yield import measure_yield
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.launching import launch_of
 from selfstudy_engine.engine.training import TimeLimits, run_training
 
 EXTRAS = ("swap", "overlap", "yield", "client", "rescore", "training")
@@ -326,5 +327,6 @@ def _train(config: RunConfig, model: str, size: BenchSize, scratch: Path) -> Pat
         {"config": scratch / "run.toml", "model": model, "output": scratch / "adapter"},
         scratch / "train.log",
         TimeLimits.of(config.train),
+        launch=launch_of(config),
     )
     return scratch / "adapter"

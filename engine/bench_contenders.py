@@ -18,6 +18,7 @@ import orjson
 import psutil
 
 from selfstudy_engine.data.errors import BenchmarkError
+from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.bench_idle import IdleWatch
 from selfstudy_engine.engine.bench_reference import ReferenceSettings
@@ -25,7 +26,6 @@ from selfstudy_engine.engine.bench_workloads import Pass, Workload
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.metrics import parse_metrics
-from selfstudy_engine.engine.process_groups import end_with_parent
 
 _LOG_LINES = 12
 _STOP_SECONDS = 20

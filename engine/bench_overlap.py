@@ -7,7 +7,7 @@ time than generating and publishes the same adapter under a new name.
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from selfstudy_engine.data.adapters import (
     publish_adapter,
 )
 from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.engine.bench_idle import IdleWatch
 from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.launching import Launch
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
 from selfstudy_engine.engine.training import OnStep, TimeLimits, Training
@@ -76,9 +76,9 @@ def measure_overlap(
         log: Path,
         limits: TimeLimits,
         on_step: OnStep,
-        gpus: Sequence[Gpu] | None,
+        launch: Launch,
     ) -> Iterator[Training]:
-        del log, limits, on_step, gpus
+        del log, limits, on_step, launch
         training = _PlayedTraining(adapter, Path(str(arguments["output"])))
         training.start()
         yield training

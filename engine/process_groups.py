@@ -1,10 +1,11 @@
 """Processes that must not outlive this one, however it ends."""
 
-import ctypes
 import os
 import signal
 import subprocess
 from contextlib import suppress
+
+import psutil
 
 GRACE_SECONDS = 20
 """Between the request to end and the kill."""
@@ -50,10 +51,22 @@ class Reaper:
         self._process.communicate()
 
 
-def end_with_parent() -> None:
-    """Have the kernel end a child when this process dies, however it dies (Linux)."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+def kill_tree(leader: "subprocess.Popen[bytes]") -> None:
+    """Kill a child that leads a process group, with its group and with all that it has started.
+
+    torch's launcher gives each of its workers a session of its own, out of the group's reach.
+    """
+    started: list[psutil.Process] = []
+    try:
+        if leader.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                started = psutil.Process(leader.pid).children(recursive=True)
+    finally:  # also where a second Ctrl-C comes in between
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, signal.SIGKILL)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def group_exists(group: int) -> bool:

@@ -7,8 +7,8 @@ import sys
 from types import TracebackType
 from typing import Literal, Self
 
+from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.engine.process_groups import end_with_parent
 
 _LAST_TIMEOUT_SECONDS = 900.0
 """Longest wait for the last report: its baselines may be fitted to many labels."""

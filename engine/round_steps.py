@@ -15,7 +15,6 @@ from typing import Protocol
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerDiedError
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
@@ -28,6 +27,7 @@ from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requ
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.generation import GenerationRequest
+from selfstudy_engine.engine.launching import launch_of
 from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
@@ -141,7 +141,7 @@ class RoundSteps:
             self._folder.logs / f"train-{round_index:04d}.log",
             TimeLimits.of(self._config.train),
             on_step,
-            placement_of(self._config).train,
+            launch_of(self._config),
         ) as training:
 
             def wait() -> None:

@@ -30,6 +30,7 @@ from selfstudy_engine.data.errors import (
     UsageError,
     shown,
 )
+from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.asgi import PROCESS_VARIABLE
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
@@ -38,7 +39,6 @@ from selfstudy_engine.engine.lora_plugin import installed_vllm
 from selfstudy_engine.engine.process_groups import (
     GRACE_SECONDS,
     Reaper,
-    end_with_parent,
     group_exists,
 )
 from selfstudy_engine.engine.public_serving import PublicServing, trust_only

@@ -1,12 +1,10 @@
 """Run the training process and follow what it says; the loop and training meet through files."""
 
-import os
-import signal
 import subprocess
-import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +13,12 @@ from typing import Any, Protocol, Self
 import orjson
 
 from selfstudy_engine.data.config import TrainConfig
-from selfstudy_engine.data.devices import device_environment
 from selfstudy_engine.data.errors import TrainingError
-from selfstudy_engine.data.hardware import Gpu
-from selfstudy_engine.data.privacy import child_environment
-from selfstudy_engine.engine.process_groups import end_with_parent
+from selfstudy_engine.data.parent_death import end_with_parent
+from selfstudy_engine.engine.launching import Launch, launch_here
+from selfstudy_engine.engine.process_groups import kill_tree
+from selfstudy_engine.engine.training_failure import explain_failure
 
-COMMAND = (sys.executable, "-m", "selfstudy_engine.train")
-_LOG_LINES = 12
-_OUT_OF_MEMORY = (
-    "; if nobody killed it, the system did as memory ran out: leave it more (server.kv_cache_gib, "
-    "other programs), or begin another --run with a lower train.tokens_per_step"
-)
 OnStep = Callable[[int, int], None]
 """Called with the optimiser steps done and in all, from another thread."""
 
@@ -61,7 +53,7 @@ class StartTraining(Protocol):
         log: Path,
         limits: TimeLimits,
         on_step: OnStep,
-        gpus: Sequence[Gpu] | None,
+        launch: Launch,
     ) -> AbstractContextManager[Training]:
         """See `TrainingProcess`."""
 
@@ -74,7 +66,7 @@ class TrainingProcess:
         log: receives everything that the process writes.
         limits: a process that reaches one is ended.
         on_step: see `OnStep`.
-        gpus: that it sees, one at most; an empty sequence is the CPU, None what we see.
+        launch: how it is started, and what it sees; None: alone, with what we see.
     """
 
     def __init__(
@@ -83,16 +75,17 @@ class TrainingProcess:
         log: Path,
         limits: TimeLimits,
         on_step: OnStep = lambda step, num_steps: None,
-        gpus: Sequence[Gpu] | None = None,
+        launch: Launch | None = None,
     ) -> None:
-        self._command = [*COMMAND]
+        launch = launch or launch_here()
+        self._command = [*launch.command]
         for key, value in arguments.items():
             if value is not None:
                 self._command += [f"--{key.replace('_', '-')}", str(value)]
         self._log = log
         self._limits = limits
         self._on_step = on_step
-        self._environment = training_environment(gpus)
+        self._environment = launch.environment
         self._last: dict[str, Any] = {}
         self._over: str | None = None
         self._ended = threading.Event()
@@ -101,13 +94,15 @@ class TrainingProcess:
     def __enter__(self) -> Self:
         """Start the process."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed process leaves behind goes with it.
+        self._scratch = tempfile.TemporaryDirectory(prefix="selfstudy-")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=self._environment,
+                env=self._environment | {"TMPDIR": self._scratch.name},
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
@@ -122,9 +117,10 @@ class TrainingProcess:
         """End the process, if it still runs, and all that it started."""
         self._ended.set()
         self._watcher.join()
-        self._kill_group()
+        kill_tree(self._process)
         self._process.wait()
         self._reader.join()
+        self._scratch.cleanup()
 
     @property
     def pid(self) -> int:
@@ -151,12 +147,7 @@ class TrainingProcess:
             error = TrainingError(f"training failed: {last['message']} (log: {self._log})")
             error.exit_code = last["exit_code"]
             raise error
-        lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-        raise TrainingError(
-            f"the training process ended with exit code {code}"
-            f"{_OUT_OF_MEMORY if code == -signal.SIGKILL else ''}; the last lines of {self._log}:\n"
-            + "\n".join(f"  {line[:300]}" for line in lines)
-        )
+        raise TrainingError(explain_failure(code, self._log))
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
@@ -168,7 +159,9 @@ class TrainingProcess:
                 record = _parse(line)
                 if record and record["event"] in {"log", "step"}:
                     self._on_step(record["step"], record["max_steps"])
-                self._last = record or self._last
+                # What another process says while it is ended explains nothing.
+                if record and self._last.get("event") != "error":
+                    self._last = record
 
     def _watch(self) -> None:
         """End the process when it reaches a limit."""
@@ -188,11 +181,7 @@ class TrainingProcess:
                     f"gave no sign of life for {limits.stall:g} s and was ended; run the same "
                     "command again, or raise train.stall_seconds where a step takes longer"
                 )
-        self._kill_group()
-
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_tree(self._process)
 
 
 def run_training(
@@ -200,17 +189,11 @@ def run_training(
     log: Path,
     limits: TimeLimits,
     on_step: OnStep = lambda step, num_steps: None,
-    gpus: Sequence[Gpu] | None = None,
+    launch: Launch | None = None,
 ) -> dict[str, Any]:
     """Train one adapter and wait for it; see `TrainingProcess`."""
-    with TrainingProcess(arguments, log, limits, on_step, gpus) as training:
+    with TrainingProcess(arguments, log, limits, on_step, launch) as training:
         return training.result()
-
-
-def training_environment(gpus: Sequence[Gpu] | None) -> dict[str, str]:
-    """Return the child's environment: ours, with these GPUs (None: as we see them)."""
-    devices = {} if gpus is None else device_environment(gpus)
-    return child_environment() | devices | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def ablate(folder: RunFolder, fake: FakeVllm, *arguments: str) -> Result:
 
 
 def train_here(
-    arguments: dict[str, Any], log: Path, limits: TimeLimits, on_step: OnStep, gpus: object
+    arguments: dict[str, Any], log: Path, limits: TimeLimits, on_step: OnStep, launch: object
 ) -> dict[str, Any]:
     """Train in this process: a process of its own loads torch anew for each adapter."""
     from selfstudy_engine.train.trainer import TrainingJob, train_adapter

@@ -83,6 +83,44 @@ def test_places(
 
 
 @pytest.mark.parametrize(
+    ("train", "num_gpus", "num_processes", "trained", "number"),
+    [
+        ("auto", 3, None, ["1", "2"], 2),  # all but the server's
+        ("auto", 1, None, ["0"], 1),
+        ("auto", 3, 2, ["1", "2"], 2),
+        ("auto", 3, 3, ["0", "1", "2"], 3),
+        ("cuda:2,1", 3, None, ["2", "1"], 2),
+        ("cuda:0,2", 3, 2, ["0", "2"], 2),
+        ("cpu", 3, 4, [], 4),
+        ("auto", 0, 2, [], 2),
+        ("auto", 0, 1, [], 1),
+    ],
+)
+def test_places_of_several_processes(
+    train: str, num_gpus: int, num_processes: int | None, trained: list[str], number: int
+) -> None:
+    placement = place("auto", train, GPUS[:num_gpus], num_processes=num_processes)
+    assert keys(placement.train) == trained
+    assert placement.num_train_processes == number
+    assert placement.shared == ("0" in trained)
+
+
+@pytest.mark.parametrize(
+    ("train", "num_gpus", "num_processes", "message"),
+    [
+        ("cuda:0,1", 3, 1, r"cuda:0,1 is 2 of cuda:0.*, for 1 processes.*--train-launcher acc"),
+        ("auto", 2, 3, r"auto is 2 of cuda:0 .*, for 3 processes; name a GPU for each"),
+        ("cpu", 3, None, r"how many processes .* on the CPU\? Give --num-processes"),
+    ],
+)
+def test_a_number_that_doesnt_fit_is_refused(
+    train: str, num_gpus: int, num_processes: int | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        place("auto", train, GPUS[:num_gpus], num_processes=num_processes)
+
+
+@pytest.mark.parametrize(
     ("arguments", "served", "num_shards"),
     [
         (["--tensor-parallel-size", "3"], ["0", "1", "2"], 3),
@@ -144,12 +182,20 @@ def test_what_isnt_there_is_refused(server: str, train: str, num_gpus: int, mess
         ("devices.server", "gpu"),
         ("devices.server", "cuda:"),
         ("devices.server", "cuda:-1"),
-        ("devices.train", "cuda:0,1"),  # one process trains on one device
+        ("devices.train", "cuda:0;1"),
     ],
 )
 def test_what_is_no_device_is_refused(key: str, value: str) -> None:
     with pytest.raises(UsageError, match=key):
         load_config(None, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_processes", 2), ("accelerate_config", "fsdp.yaml")]
+)
+def test_accelerates_settings_need_accelerate(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"{key} \({value}\) is for accelerate: add --train-l"):
+        load_config(None, {f"devices.{key}": value})
 
 
 def test_devices_may_change_between_two_calls_of_a_run() -> None:
@@ -180,7 +226,7 @@ import sys
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.engine.server_command import server_command, server_environment
-from selfstudy_engine.engine.training import training_environment
+from selfstudy_engine.engine.launching import training_environment
 
 config = load_config(None, dict(pair.split("=") for pair in {pairs!r}))
 command = server_command(config, "model", 1)

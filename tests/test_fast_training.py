@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from selfstudy_engine.data.config import TrainConfig
+from selfstudy_engine.train.answer_trainer import answer_loss
 from selfstudy_engine.train.attention import (
     SUPPORTED,
     RowLayout,
@@ -19,7 +20,7 @@ from selfstudy_engine.train.attention import (
 )
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import LoraProduct, fast_lora
-from selfstudy_engine.train.fitting import answer_loss, fit
+from selfstudy_engine.train.fitting import fit
 from selfstudy_engine.train.packing import PackedRow, pack_row
 
 SHARING = [

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_fast_training import loss_of_row, make_model, with_lora
 
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import ModelConfig, RunConfig, load_config
 from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import (
@@ -21,6 +21,7 @@ from selfstudy_engine.data.gpu_memory import (
     server_bytes,
     server_share,
     share_beside_training,
+    tokens_at_once,
     training_bytes,
 )
 from selfstudy_engine.data.hardware import Gpu
@@ -28,6 +29,7 @@ from selfstudy_engine.data.model_size import ModelSize, measure_model
 from selfstudy_engine.train.attention import attention_by_sequence
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import fast_lora
+from selfstudy_engine.train.loading import load_base
 from selfstudy_engine.train.packing import pack_row
 
 LLAMA_7B = {"hidden": 4096, "inner": 11008, "layers": 32, "heads": 32, "key_heads": 32}
@@ -99,17 +101,45 @@ def test_the_size_of_a_real_checkpoint(tiny_model: Path) -> None:
     assert size.vocabulary == 512
 
 
+def make_checkpoint(family: str, dtype: str, folder: Path) -> torch.nn.Module:
+    shape = {"hidden_size": 256, "intermediate_size": 688, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 1024}
+    model = make_model(family, getattr(torch, dtype), num_hidden_layers=3, **shape)
+    model.save_pretrained(folder)
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern:RuntimeWarning")
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "mistral", "mixtral"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_formula_bounds_what_autograd_keeps(family: str, dtype: str, tmp_path: Path) -> None:
     """And isn't far off: all storages that a step's graph holds on to, weights apart."""
-    shape = {"hidden_size": 256, "intermediate_size": 688, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 1024}
-    model = make_model(family, getattr(torch, dtype), num_hidden_layers=3, **shape)
-    model.save_pretrained(tmp_path)
+    adapted = with_lora(make_checkpoint(family, dtype, tmp_path)).train()
+    found = kept_bytes(adapted, num_tokens=600)
+    assert 0.5 < found / activation_bytes(measure_model(tmp_path, dtype), 600) < 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_four_bits_are_counted(dtype: str, tmp_path: Path) -> None:
+    """The weights with their scales, and what PEFT's own layers keep (Qwen3: the most of all)."""
+    make_checkpoint("qwen3", dtype, tmp_path)
     size = measure_model(tmp_path, dtype)
-    adapted = with_lora(model).train()
+    model = load_base(str(tmp_path), ModelConfig(dtype=dtype), four_bits=True)
+    stored = sum(weight.nbytes for weight in model.parameters())
+    for layer in model.modules():
+        if hasattr(layer, "quant_state"):
+            state = layer.weight.quant_state
+            stored += state.absmax.nbytes + state.state2.absmax.nbytes
+    whole, small = (training_bytes(size, 1, 0, 0, four_bits=bits) for bits in (False, True))
+    assert stored == pytest.approx(size.weight_bytes - (whole - small), rel=1e-3)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with autocast:  # as the Trainer does
+        found = kept_bytes(with_lora(model).train(), num_tokens=600)
+    assert 0.5 < found / activation_bytes(size, 600, four_bits=True) < 1
+
+
+def kept_bytes(adapted: torch.nn.Module, num_tokens: int) -> int:
+    """Return the size of all storages that a step's graph holds on to, weights apart."""
     weights = {weight.untyped_storage().data_ptr() for weight in adapted.parameters()}
     kept: dict[int, int] = {}
 
@@ -119,7 +149,7 @@ def test_the_formula_bounds_what_autograd_keeps(family: str, dtype: str, tmp_pat
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    num_tokens = 600  # longer than what is computed with products, which keep their scores
+    # Longer than what is computed with products, which keep their scores.
     row = pack_row([TokenSequence([number % 60 for number in range(num_tokens)], num_tokens - 1)])
     with (
         attention_by_sequence(adapted, num_tokens),
@@ -127,7 +157,7 @@ def test_the_formula_bounds_what_autograd_keeps(family: str, dtype: str, tmp_pat
         torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor),
     ):
         loss_of_row(adapted, row)
-    assert 0.5 < sum(kept.values()) / activation_bytes(size, num_tokens) < 1
+    return sum(kept.values())
 
 
 def test_an_adapter_has_as_many_weights_as_counted(tmp_path: Path) -> None:
@@ -192,6 +222,30 @@ def test_what_training_needs_stays_free(training: int) -> None:
     assert share * total + training * GIB <= total
     assert share == math.floor(100 * share + 1e-9) / 100 <= 0.9
     assert server_share(total, training * GIB, 75 * GIB) is None
+
+
+def test_several_gpus_divide_a_step_and_each_computes_a_part_at_once(llama: ModelSize) -> None:
+    """Sequences are divided whole: a GPU has its part of the tokens, and one sequence more."""
+    large = {"train.tokens_per_step": 16384, "server.max_model_len": 1024}
+    for changes, num_gpus, expected in (
+        ({}, 1, 16384),
+        ({}, 4, 4096 + 1024),
+        ({"devices.tokens_per_device": 512}, 4, 512),
+        ({"train.tokens_per_step": 512}, 4, 512),
+    ):
+        config = load_config(None, large | changes)
+        assert tokens_at_once(config, 1024, num_gpus) == expected
+    config = load_config(None, large)
+    shares = [share_beside_training(llama, 160 * GIB, config, 1, number) for number in (1, 4)]
+    assert shares[0] < shares[1]
+
+
+def test_7b_trains_in_four_bits_where_it_wouldnt_whole(llama: ModelSize) -> None:
+    changes = {"train.quantization": "nf4", "server.max_model_len": 512}
+    config = load_config(None, changes)
+    assert 0.5 < share_beside_training(llama, 32 * GIB, config) < 0.8
+    with pytest.raises(UsageError, match="to serve"):
+        share_beside_training(llama, 32 * GIB, load_config(None, {"server.max_model_len": 512}))
 
 
 def test_a_server_on_several_gpus_has_a_part_on_each(llama: ModelSize) -> None:

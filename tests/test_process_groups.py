@@ -11,12 +11,13 @@ import psutil
 import pytest
 
 from selfstudy_engine.engine import process_groups
-from selfstudy_engine.engine.process_groups import Reaper, group_exists
+from selfstudy_engine.engine.process_groups import Reaper, group_exists, kill_tree
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {}; time.sleep(600)"
 """As vLLM is at some moments of its start."""
 PARENT = """
 import subprocess, sys, time
+from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.engine import process_groups
 
 process_groups.GRACE_SECONDS = 1
@@ -24,7 +25,7 @@ child = subprocess.Popen(
     [sys.executable, "-c", sys.argv[1]],
     start_new_session=True,
     stdout=subprocess.PIPE,
-    preexec_fn=process_groups.end_with_parent,
+    preexec_fn=end_with_parent,
 )
 reaper = process_groups.Reaper(child.pid)
 child.stdout.readline()
@@ -78,3 +79,21 @@ def test_a_dismissed_reaper_is_gone_and_kills_nobody(
         assert not shell.is_running()
         assert child.poll() is None
         child.kill()
+
+
+def test_a_killed_tree_leaves_nobody_in_a_session_of_its_own() -> None:
+    """As the workers of torch's launcher are."""
+    script = (
+        "import subprocess, time; "
+        "child = subprocess.Popen(['sleep', '600'], start_new_session=True); "
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout
+        worker = psutil.Process(int(leader.stdout.readline()))
+        kill_tree(leader)
+        leader.wait()
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running()
+    kill_tree(leader)  # which is nobody any more

@@ -12,8 +12,8 @@ from quarantine import ADDRESS, Quarantined, describe, require_quarantine, run_q
 from secret_loop import SERVER_KEY, TEACHER_KEY
 
 from selfstudy_engine.data.privacy import TELEMETRY_OFF, child_environment
+from selfstudy_engine.engine.launching import training_environment
 from selfstudy_engine.engine.server_command import server_environment
-from selfstudy_engine.engine.training import training_environment
 
 TESTS = Path(__file__).parent
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
 from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.launching import launch_here
 from selfstudy_engine.engine.training import TimeLimits, TrainingProcess, run_training
+from selfstudy_engine.train.answer_trainer import answer_loss
 from selfstudy_engine.train.canary import shorten
-from selfstudy_engine.train.fitting import answer_loss
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -459,7 +460,7 @@ def test_a_training_that_takes_too_long_is_ended(
 
 
 def test_a_training_that_hangs_is_ended_and_one_that_shows_progress_isnt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Four signs half a second apart are no hang of a second; what follows is one."""
     script = """if True:
@@ -469,12 +470,16 @@ def test_a_training_that_hangs_is_ended_and_one_that_shows_progress_isnt(
         time.sleep(0.5)
     time.sleep(600)
     """
-    monkeypatch.setattr("selfstudy_engine.engine.training.COMMAND", (sys.executable, "-c", script))
     steps: list[int] = []
+    launch = replace(launch_here(), command=(sys.executable, "-c", script))
     started = time.monotonic()
     with pytest.raises(TrainingError, match=r"no sign of life for 1 s .*train\.stall_seconds"):
         run_training(
-            {}, tmp_path / "train.log", TimeLimits(60, 1), lambda step, _: steps.append(step)
+            {},
+            tmp_path / "train.log",
+            TimeLimits(60, 1),
+            lambda step, _: steps.append(step),
+            launch,
         )
     assert steps == [0, 1, 2, 3]
     assert 2.4 < time.monotonic() - started < 30
@@ -542,7 +547,7 @@ def limit_memory(monkeypatch: pytest.MonkeyPatch, num_tokens: int, message: str)
         sizes.append(len(targets))
         return answer_loss(logits, targets, weights)
 
-    monkeypatch.setattr("selfstudy_engine.train.fitting.answer_loss", limited)
+    monkeypatch.setattr("selfstudy_engine.train.answer_trainer.answer_loss", limited)
     return sizes
 
 

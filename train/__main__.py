@@ -1,15 +1,18 @@
 """The training process: `python -m selfstudy_engine.train` with a configuration and paths.
 
 Writes JSON lines to stdout; the last is {"event": "done", ...} or {"event": "error", ...}.
+Of several processes that `accelerate launch` starts, the first writes them, and each its own error.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import SelfStudyError
 from selfstudy_engine.data.os_errors import explain
+from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.train.lines import write_line
 
 
@@ -25,15 +28,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the adapter's new folder")
     values = vars(parser.parse_args(arguments))
     try:
+        from selfstudy_engine.train.processes import launched, processes
         from selfstudy_engine.train.trainer import TrainingJob, train_adapter
 
+        if launched():
+            end_with_parent(signal.SIGKILL)  # its launcher, which may be killed
         config = load_config(values.pop("config"))
         training = train_adapter(TrainingJob(config=config, **values))
     except SelfStudyError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk
         return _fail(explain(error), 2)
-    write_line({"event": "done", **training})
+    if processes().is_main_process:
+        write_line({"event": "done", **training})
+    processes().destroy_process_group()
     return 0
 
 

@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch.utils.data import Dataset
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -27,16 +25,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from selfstudy_engine.data.config import TrainConfig
 from selfstudy_engine.data.errors import TrainingError
-from selfstudy_engine.train.attention import (
-    RowLayout,
-    attention_by_sequence,
-    row_layout_of,
-)
+from selfstudy_engine.train.answer_trainer import AnswerTrainer
+from selfstudy_engine.train.attention import attention_by_sequence
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import fast_lora
 from selfstudy_engine.train.lines import write_line
-from selfstudy_engine.train.memory import REMEDY, free_memory, is_out_of_memory
-from selfstudy_engine.train.packing import PackedRow, pack_epochs
+from selfstudy_engine.train.packing import pack_epochs
+from selfstudy_engine.train.processes import processes, weights_are_spread
+from selfstudy_engine.train.shares import share_of
 
 _SILENT_SECONDS = 10
 """After so long without a line, the next step writes one."""
@@ -55,8 +51,23 @@ class Fit:
     """Of the steps alone."""
 
 
-def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig, seed: int) -> Fit:
+def fit(
+    model: PeftModel,
+    sequences: Sequence[TokenSequence],
+    train: TrainConfig,
+    seed: int,
+    tokens_at_once: int | None = None,
+) -> Fit:
     """Train a model's adapter on sequences, packed as the configuration says.
+
+    Several processes take the same steps as one: each computes a share of every row.
+
+    Args:
+        model: with an adapter, the same in each process.
+        sequences: all that are trained on.
+        train: how.
+        seed: of the rows and their order.
+        tokens_at_once: that a process computes at most, see `share_of`.
 
     Raises:
         TrainingError: the loss isn't finite, or the memory isn't enough for one sequence.
@@ -64,7 +75,8 @@ def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig
     longest = max(map(len, sequences))
     with ExitStack() as stack:
         by_sequence = stack.enter_context(attention_by_sequence(model, longest))
-        num_fast = stack.enter_context(fast_lora(model))
+        # Spread weights are whole only inside their own layers' forward calls.
+        num_fast = 0 if weights_are_spread() else stack.enter_context(fast_lora(model))
         rows = pack_epochs(
             sequences,
             tokens_per_step=train.tokens_per_step,
@@ -77,12 +89,12 @@ def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig
         arguments = _arguments(
             model, train, len(rows), seed=seed, num_fast=num_fast, scratch=scratch
         )
-        trainer = _AnswerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=_Rows(rows),
-            data_collator=_only,
-            callbacks=[_LogLines()],
+        own = processes()
+        shares = [
+            share_of(row, own.process_index, own.num_processes, tokens_at_once) for row in rows
+        ]
+        trainer = AnswerTrainer(
+            model=model, args=arguments, train_dataset=shares, callbacks=[_LogLines()]
         )
         trainer.by_sequence = by_sequence
         trainer.remove_callback(PrinterCallback)
@@ -95,127 +107,6 @@ def fit(model: PeftModel, sequences: Sequence[TokenSequence], train: TrainConfig
             f"({train.learning_rate:g}) or train in another --dtype"
         )
     return Fit(loss, sum(row.num_tokens for row in rows), len(rows), seconds)
-
-
-class _AnswerTrainer(Trainer):  # type: ignore[misc]
-    """Computes the output head for answer positions only: prompts carry no loss.
-
-    The head is a fifth of the embedded model's work, and its logits most of the memory.
-    """
-
-    by_sequence = False
-    """Whether the model attends by the row's layout, not by a mask that it makes of positions."""
-    num_parts = 1
-    """A row is computed in so many parts; doubled when memory runs out."""
-
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, PackedRow],
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Compute the gradients of one row; returns its loss.
-
-        Raises:
-            TrainingError: the memory isn't enough for one sequence.
-        """
-        del num_items_in_batch
-        model.train()
-        row = inputs["row"]
-        while True:
-            try:
-                return self._add_gradients(model, row)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Out here, as the error holds on to all that was being computed.
-            model.zero_grad()
-            free_memory()
-            if self.num_parts >= len(row.sequences):
-                raise TrainingError(
-                    f"memory ran out with one sequence of {row.longest} tokens at a time; {REMEDY}"
-                )
-            self.num_parts *= 2
-            write_line({"event": "memory", "step": self.state.global_step, "parts": self.num_parts})
-
-    def _add_gradients(self, model: torch.nn.Module, row: PackedRow) -> torch.Tensor:
-        """Each part counts by its targets, so that the sum is the whole row's mean."""
-        loss = torch.zeros((), device=self.args.device)
-        for part in row.split(self.num_parts) if self.num_parts > 1 else [row]:
-            inputs = self._prepare_inputs(_to_tensors(part))
-            share = len(part.targets) / len(row.targets)
-            with self.compute_loss_context_manager():
-                of_part = self.compute_loss(model, inputs) * share
-            self.accelerator.backward(of_part)
-            loss += of_part.detach()
-        return loss
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        """Compute the mean loss of a row's answers."""
-        del num_items_in_batch
-        layout = RowLayout(inputs["to_lines"], inputs["to_row"])
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            logits_to_keep=inputs["predicting"],
-            use_cache=False,
-            **({"row_layout": layout} if self.by_sequence else {}),
-        )
-        loss = answer_loss(outputs.logits[0], inputs["targets"], inputs["weights"])
-        return (loss, outputs) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: dict[str, PackedRow]) -> int:
-        """Count nothing: it is shown nowhere."""
-        del inputs
-        return 0
-
-
-def answer_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return the weighted cross-entropy of a row's answers.
-
-    The sum is divided by the number of targets: by the sum of the weights, a row of light ones
-    would move the model as much as any other.
-
-    Args:
-        logits: shape (targets, vocabulary).
-        targets: token ids, shape (targets,).
-        weights: shape (targets,).
-    """
-    losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    return (losses * weights).mean()
-
-
-class _Rows(Dataset[PackedRow]):
-    def __init__(self, rows: list[PackedRow]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> PackedRow:
-        return self._rows[index]
-
-
-def _only(rows: list[PackedRow]) -> dict[str, PackedRow]:
-    [row] = rows
-    return {"row": row}
-
-
-def _to_tensors(row: PackedRow) -> dict[str, torch.Tensor]:
-    return {
-        "input_ids": torch.tensor([row.input_ids]),
-        "position_ids": torch.tensor([row.position_ids]),
-        "predicting": torch.tensor(row.predicting),
-        "targets": torch.tensor(row.targets),
-        "weights": torch.tensor(row.weights),
-        **row_layout_of(row)._asdict(),
-    }
 
 
 def _arguments(
@@ -239,6 +130,7 @@ def _arguments(
         bf16=model.dtype == torch.bfloat16 and num_fast < layers,
         fp16=model.dtype == torch.float16,  # which needs its loss scaled
         use_cpu=not torch.cuda.is_available(),
+        ddp_broadcast_buffers=False,  # the same everywhere, and processes needn't keep in step
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,
@@ -255,7 +147,7 @@ class _LogLines(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if time.monotonic() - self._written > _SILENT_SECONDS:
-            self._write({"event": "step", "step": state.global_step, "max_steps": state.max_steps})
+            self._write(state, "step")
 
     def on_log(
         self,
@@ -265,9 +157,10 @@ class _LogLines(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        line: dict[str, Any] = {"event": "log", "step": state.global_step}
-        self._write(line | {"max_steps": state.max_steps, **(logs or {})})
+        self._write(state, "log", **(logs or {}))
 
-    def _write(self, line: dict[str, Any]) -> None:
-        write_line(line)
+    def _write(self, state: TrainerState, event: str, **figures: float) -> None:
+        if state.is_world_process_zero:
+            place = {"step": state.global_step, "max_steps": state.max_steps}
+            write_line({"event": event, **place, **figures})
         self._written = time.monotonic()

@@ -5,7 +5,6 @@ the exemplars that all prompts show) stands in it once, and is computed once. Lo
 only.
 """
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,12 +56,28 @@ class PackedRow:
         return max(map(len, self.sequences))
 
     def split(self, num_parts: int) -> "list[PackedRow]":
-        """Return its sequences in up to `num_parts` rows of about as many each."""
-        size = math.ceil(len(self.sequences) / num_parts)
-        return [
-            pack_row(self.sequences[start : start + size], shared=self.shared)
-            for start in range(0, len(self.sequences), size)
-        ]
+        """Return its sequences in up to `num_parts` rows of about as many tokens each."""
+        parts = divide(self.sequences, num_parts)
+        return [pack_row(part, shared=self.shared) for part in parts if part]
+
+
+def divide(sequences: Sequence[TokenSequence], num_parts: int) -> list[list[TokenSequence]]:
+    """Divide sequences into parts of about as many tokens each; neighbours stay together.
+
+    Where there are few of them, or some are long, parts may be empty.
+
+    Example:
+        >>> [[len(one) for one in part] for part in divide(
+        ...     [TokenSequence([7] * length, 1) for length in (40, 30, 30, 40)], 2)]
+        [[40, 30], [30, 40]]
+    """
+    parts: list[list[TokenSequence]] = [[] for _ in range(num_parts)]
+    total, before = sum(map(len, sequences)), 0
+    for sequence in sequences:
+        middle = before + len(sequence) / 2
+        parts[int(num_parts * middle / total)].append(sequence)
+        before += len(sequence)
+    return parts
 
 
 def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> PackedRow:

@@ -38,7 +38,8 @@ from selfstudy_engine.train.examples import (
     tokenize,
 )
 from selfstudy_engine.train.fitting import fit
-from selfstudy_engine.train.loading import load_base
+from selfstudy_engine.train.loading import load_base, load_whole_base
+from selfstudy_engine.train.processes import processes, whole_weights
 from selfstudy_engine.train.targets import lora_targets
 
 
@@ -62,7 +63,7 @@ class TrainingJob:
 
 
 def train_adapter(job: TrainingJob) -> dict[str, Any]:
-    """Train, probe and publish one adapter.
+    """Train, probe and publish one adapter; of several processes, the first publishes it.
 
     Returns:
         The figures that its manifest holds under "training".
@@ -86,35 +87,43 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
     trained_on = exchange_reasons(examples, config.train.reasons, config.seed)
     sequences = _tokenize(trained_on, tokenizer, config.server.max_model_len)
     model = load_model(config, job.model, job.previous)
-    done = fit(model, sequences, config.train, config.seed)
+    done = fit(model, sequences, config.train, config.seed, config.devices.tokens_per_device)
     training: dict[str, Any] = {
         "num_exemplars": num_exemplars,
         "num_samples": len(examples) - num_exemplars,
         "label": config.train.label,
         "reasons": config.train.reasons,
+        "quantization": config.train.quantization,
         "num_tokens": done.num_tokens,
         "steps": done.steps,
         "tokens_per_second": done.num_tokens / done.seconds,
         "loss": done.loss,
         "seconds": 0.0,
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": job.output.name,
         "base_model": job.model,
         "base_fingerprint": base_fingerprint(job.model),
-        "canary": manifest_probes(probe_adapter(model, probes_of)),
         "training": training,
     }
-    with publish_adapter(job.output, manifest) as folder:
-        _save(model, folder)
-        training["seconds"] = time.monotonic() - started
+    quantized = config.train.quantization != "none"
+    if not quantized:  # by all processes, as a model may be spread over them
+        manifest["canary"] = manifest_probes(probe_adapter(model, probes_of))
+    weights = whole_weights(model)
+    if processes().is_main_process:
+        with publish_adapter(job.output, manifest) as folder:
+            _save(model, weights, folder)
+            if quantized:
+                served = PeftModel.from_pretrained(load_whole_base(job.model, config.model), folder)
+                manifest["canary"] = manifest_probes(probe_adapter(served, probes_of))
+            training["seconds"] = time.monotonic() - started
     return training
 
 
-def _save(model: PeftModel, folder: Path) -> None:
+def _save(model: PeftModel, weights: dict[str, Any] | None, folder: Path) -> None:
     """Write PEFT's files; a full disk is an OSError, which safetensors hides in a text."""
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     except SafetensorError as error:
         found = re.search(r"os error ([0-9]+)", str(error))
         if not found:
@@ -161,7 +170,7 @@ def load_model(config: RunConfig, model: str, previous: Path | None = None) -> P
         AdapterError: that adapter is damaged, or another base model's.
     """
     train = config.train
-    base = load_base(model, config.model)
+    base = load_base(model, config.model, four_bits=train.quantization == "nf4")
     if previous is not None:
         check_base(read_adapter(previous), model)
         return PeftModel.from_pretrained(base, previous, is_trainable=True)
