@@ -18,7 +18,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos load fuzz gpu-check docs install-dev lock clean
+.PHONY: help install loop test check audit chaos load scaling fuzz gpu-check docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -55,6 +55,9 @@ chaos: install-dev ## kill a loop again and again, and hold it against its promi
 
 load: install-dev ## a loop under load, and whether memory, files and speed stay: make load ARGS="--minutes 60"
 	PYTHONPATH=tests $(BIN)/python tests/load/load.py $(ARGS)
+
+scaling: install-dev ## how many servers a loop can use, against simulated ones: make scaling ARGS="--profile cpu"
+	PYTHONPATH=tests $(BIN)/python tests/scaling/scaling.py $(ARGS)
 
 fuzz: install-dev ## mutated input of every kind, and how many cases of each: make fuzz CASES=100000 SEED=1
 	FUZZ_CASES=$(CASES) PYTHONPATH=tests/fuzz $(BIN)/pytest -p fuzzing --hypothesis-seed=$(SEED) $(ARGS) tests/fuzz

@@ -62,6 +62,8 @@ path = "TABLE"
 test_size = 20
 [generation]
 batch = 512
+# Fixed, so that what is in flight, and with it connections and used cache, is the same throughout.
+concurrency = 128
 [server]
 kv_cache_gib = 1
 [train]

@@ -1,0 +1,168 @@
+"""How many servers one loop can use: the real loop, store and checks, against simulated servers.
+
+    make scaling ARGS="--profile h200-7b --replicas 1,2,4,8,16,32,64"
+
+Each number of servers has a loop of its own, whose one round asks so many completions of each
+server; its training is played. Loop and servers have a core each.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import psutil
+from safetensors.numpy import save_file
+from simulated_servers import PROFILES
+
+from selfstudy_engine.data.adapters import (
+    PEFT_CONFIG,
+    WEIGHTS,
+    Probe,
+    base_fingerprint,
+    manifest_probes,
+    publish_adapter,
+)
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.embedded import embedded_model
+from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.rounds import RoundRecord
+
+_SERVERS = Path(__file__).with_name("simulated_servers.py")
+_PER_MOLECULE = 8
+
+
+class Watch:
+    """A loop's reporter that notes what generating took of this process and of the servers'."""
+
+    def __init__(self, servers: psutil.Process) -> None:
+        self._servers = servers
+        self.started: tuple[float, ...] = ()
+        self.ended: tuple[float, ...] = ()
+        self.record: RoundRecord
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        if "generate" in name:
+            self.started = self._clocks()
+
+    def advance(self, done: int, detail: str = "") -> None:
+        self.ended = self._clocks() if done % 97 == 0 or not self.ended else self.ended
+
+    def finish_round(self, record: RoundRecord) -> None:
+        if record.round == 0:
+            self.record = record
+
+    def _clocks(self) -> tuple[float, ...]:
+        times = self._servers.cpu_times()
+        return time.monotonic(), time.process_time(), times.user + times.system
+
+
+@contextmanager
+def played_training(arguments: dict[str, object], *rest: object) -> Iterator[Any]:
+    """Publish a made-up adapter at once."""
+    output = Path(str(arguments["output"]))
+    ids = list(range(1, 65))
+    probe = Probe(ids, [-2.0] * 63, [-4.0] * 63, -1.0)
+    manifest = {
+        "name": output.name,
+        "base_model": "embedded",
+        "base_fingerprint": base_fingerprint(str(arguments["model"])),
+        "canary": manifest_probes([probe]),
+        "training": {"num_samples": 0, "loss": 1.0},
+    }
+    with publish_adapter(output, manifest) as folder:
+        peft = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+        (folder / PEFT_CONFIG).write_bytes(orjson.dumps(peft))
+        save_file({"weights": np.zeros(1)}, folder / WEIGHTS)
+
+    class Played:
+        def result(self) -> dict[str, Any]:
+            return {}
+
+    yield Played()
+
+
+def config_of(urls: list[str], per_replica: int) -> RunConfig:
+    batch = per_replica * len(urls)
+    values = {
+        "name": "scaling",
+        "rounds": 1,
+        "report": "off",
+        "train_evaluation_size": 0,
+        "table.test_size": 10,
+        "generation.batch": batch // _PER_MOLECULE * _PER_MOLECULE,
+        "generation.samples_per_molecule": _PER_MOLECULE,
+        "server.url": urls,
+    }
+    return load_config(None, values)
+
+
+def measure(num_replicas: int, profile: str, per_replica: int) -> dict[str, Any]:
+    """Run one loop in this process, on the first core; the servers have the last one."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[-1:])
+    command = [sys.executable, str(_SERVERS), str(num_replicas), profile]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as servers:
+        os.sched_setaffinity(0, cores[:1])
+        assert servers.stdout
+        urls = [f"http://127.0.0.1:{port}" for port in orjson.loads(servers.stdout.readline())]
+        watch = Watch(psutil.Process(servers.pid))
+        with tempfile.TemporaryDirectory(prefix="selfstudy-scaling-") as runs:
+            config = config_of(urls, per_replica)
+            embedded_model()
+            run_loop(config, Path(runs), watch, start_training=played_training)
+        assert servers.stdin
+        servers.stdin.close()
+    record = watch.record
+    wall, mine, theirs = (b - a for a, b in zip(watch.started, watch.ended, strict=True))
+    return {
+        "replicas": num_replicas,
+        "completions": record.num_completions,
+        "seconds": round(wall, 1),
+        "completions_per_second": round(record.completions_per_second, 1),
+        "accepted_per_second": round(record.num_accepted / record.timing.generate, 1),
+        "driver_cpu": round(mine / wall, 2),
+        "servers_cpu": round(theirs / wall, 2),
+        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    """Measure each number of servers in a process of its own, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", choices=PROFILES, default="h200-7b")
+    parser.add_argument("--replicas", default="1,2,4,8,16,32,64")
+    parser.add_argument("--per-replica", type=int, default=1400, help="completions of each server")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        found = measure(given.one, given.profile, given.per_replica)
+        sys.stdout.write(orjson.dumps(found).decode() + "\n")
+        return
+    sys.stdout.write(f"{given.profile}: {PROFILES[given.profile].source}\n\n")
+    first = None
+    for number in map(int, given.replicas.split(",")):
+        command = [sys.executable, __file__, "--one", str(number), "--profile", given.profile]
+        command += ["--per-replica", str(given.per_replica)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        row = orjson.loads(output.splitlines()[-1])
+        if first is None:
+            first = row["completions_per_second"] / number
+            sys.stdout.write("| " + " | ".join([*row, "efficiency"]) + " |\n")
+            sys.stdout.write("|" + "---|" * (len(row) + 1) + "\n")
+        row["efficiency"] = round(row["completions_per_second"] / number / first, 2)
+        sys.stdout.write("| " + " | ".join(map(str, row.values())) + " |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
