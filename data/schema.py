@@ -3,7 +3,7 @@
 One dataclass for each word of the vocabulary; `SAMPLE_SCHEMA` is what a store's shard holds.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import pyarrow as pa
@@ -119,7 +119,8 @@ class Sample:
     def to_row(self) -> dict[str, Any]:
         """Return the row that `SAMPLE_SCHEMA` describes."""
         lists = {"rejections": list(self.rejections), "findings": list(self.findings)}
-        return asdict(self) | lists
+        # Not `asdict`, which copies every text: a third of what storing takes.
+        return {name: getattr(self, name) for name in SAMPLE_SCHEMA.names} | lists
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:

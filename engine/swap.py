@@ -45,6 +45,7 @@ class AdminApi:
             headers=endpoint.headers,
             timeout=_RPC_SECONDS,
             trust_env=endpoint.may_use_proxy,
+            verify=endpoint.verify,
         )
 
     async def close(self) -> None:
