@@ -274,8 +274,8 @@ class ServerConfig(_Section):
     """Completions in one batch [default: a fixed --concurrency; 256 on a CPU, vLLM's on a GPU]."""
     api_server_count: int = Field(default=1, ge=1, le=64)
     """Processes that take requests in; with runtime adapters always one."""
-    kv_cache_gib: float = Field(default=2.0, gt=0)
-    """KV cache on a CPU host, in GiB."""
+    kv_cache_gib: int = Field(default=2, ge=1)
+    """KV cache on a CPU host, in whole GiB, as vLLM takes it there."""
     compilation: Literal["auto", "on", "off"] = "auto"
     """Compile the model at each start; auto does so on a GPU only."""
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)

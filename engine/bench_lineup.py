@@ -135,7 +135,7 @@ class Lineup:
         same |= {"max_num_seqs": limit} if limit else {}
         memory: dict[str, Any] = dict(self._gpu_memory)
         if not memory:
-            base_environment["VLLM_CPU_KVCACHE_SPACE"] = f"{self._config.server.kv_cache_gib:g}"
+            base_environment["VLLM_CPU_KVCACHE_SPACE"] = str(self._config.server.kv_cache_gib)
         self._start_reference("1", "original", base_environment, folder, {})
         self._start_reference("2", "transformers", base_environment, folder, {})
         self._start_reference("3", "offline", ours, None, same | memory)

@@ -154,7 +154,7 @@ def server_environment(
         environment["TORCHDYNAMO_DISABLE"] = "1"
         environment[FAST_NORMS_VARIABLE] = "0" if gpus else "1"  # compiled ones are fused anyway
     if not gpus:
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", f"{config.server.kv_cache_gib:g}")
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.server.kv_cache_gib))
         cores, num_ranks = sorted(os.sched_getaffinity(0)), placement.parallel.num_ranks
         if len(cores) <= 2 or num_ranks > 1:
             environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", _cores_of_ranks(cores, num_ranks))

@@ -225,6 +225,24 @@ def test_what_would_open_a_server_or_show_a_secret_is_refused(
     assert "p-secret" not in str(error.value)
 
 
+def test_a_part_of_a_gib_is_refused_as_vllm_would_die_of_it() -> None:
+    with pytest.raises(UsageError, match=r"server\.kv_cache_gib: .*integer.* \(got 0\.5\)"):
+        load_config(None, {"server.kv_cache_gib": 0.5})
+    assert load_config(None, {"server.kv_cache_gib": 2.0}).server.kv_cache_gib == 2
+
+
+def test_servers_are_taken_by_one_url_or_several(tmp_path: Path) -> None:
+    one = load_config(None, {"server.url": "http://127.0.0.1:8000/v1/"})
+    assert one.server.url == ["http://127.0.0.1:8000"]
+    assert (
+        load_config(None, {"server.url": ["http://a", "http://b/v1"]}).server.url[1] == "http://b"
+    )
+    with pytest.raises(UsageError, match="names a server twice"):
+        load_config(None, {"server.url": ["http://a", "http://a/v1"]})
+    with pytest.raises(UsageError, match=r"server\.url"):
+        load_config(None, {"server.url": 8000})
+
+
 def test_arguments_that_only_look_alike_are_passed_on() -> None:
     arguments = ["--hf-overrides", "{}", "--middleware-x", "1", "--", "-h", "host"]
     assert load_config(None, {"server.extra_args": arguments}).server.extra_args == arguments

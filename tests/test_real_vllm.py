@@ -91,8 +91,7 @@ def server(
 
 
 async def answer(client: ServerClient, served: Served) -> str:
-    requests = [GenerationRequest(0, QUESTION, GREEDY)]
-    [generated] = [g async for g in client.generate(served.model, requests)]
+    generated = await client.ask(served.model, GenerationRequest(0, QUESTION, GREEDY))
     return generated.completions[0].text
 
 

@@ -251,10 +251,10 @@ def test_the_cache_of_a_cpu_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     """A share of the memory would be one of the whole machine's RAM."""
     assert "--gpu-memory-utilization" not in server_command(config(), "tiny", 8000)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    values = config(server__kv_cache_gib=1.5)
-    assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "1.5"
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")  # the user's own
+    values = config(server__kv_cache_gib=3)
     assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "5")  # the user's own
+    assert server_environment(values, "tiny", KEY)["VLLM_CPU_KVCACHE_SPACE"] == "5"
 
 
 @pytest.mark.parametrize("mode", ["merged", "runtime"])
