@@ -112,7 +112,15 @@ class Connection:
 
     def _disconnect(self) -> None:
         self._connected = False
-        self._runner.run(self._replicas.close())
+        self._runner.run(self._end())
+
+    async def _end(self) -> None:
+        # What a signal left unfinished: it has nobody any more to tell of its failure.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._replicas.close()
 
     def connect(self) -> None:
         """Wait until the servers answer, and warm them up; does nothing the second time.

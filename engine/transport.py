@@ -85,9 +85,12 @@ class Transport:
         self._closed = True
         for limit in self._limits:
             limit.reschedule(0)  # that is long past
-        await asyncio.sleep(0)
+        while self._limits:
+            await asyncio.sleep(0)
         if self._http:
             await self._http.close()
+            # aiohttp has the event loop close the sockets, which may be over before it gets to it.
+            await asyncio.sleep(0)
 
     async def post(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None

@@ -23,7 +23,7 @@ from selfstudy_engine.engine.concurrency import (
     parse_load,
 )
 from selfstudy_engine.engine.server import Endpoint, served_model
-from selfstudy_engine.engine.swap import AdminApi, MergedSwapper
+from selfstudy_engine.engine.swap import AdminApi, make_swapper
 from selfstudy_engine.engine.transport import Answer, retry_after_seconds
 
 CHOICES = [
@@ -222,7 +222,7 @@ def test_admin_routes_and_models_are_right_or_refused(
     async def swap() -> Served:
         admin = AdminApi(endpoint)
         try:
-            return await MergedSwapper(admin, "tiny").swap(ADAPTER)
+            return await make_swapper("merged", admin, "tiny").swap(ADAPTER)
         finally:
             await admin.close()
 
