@@ -94,8 +94,9 @@ class Replicas:
         self._flip()
 
     async def close(self) -> None:
-        """Close all sessions."""
+        """Close all sessions; who was quarantined is as the others when they are opened again."""
         await self._stop_returning()
+        self._quarantined.clear()
         await asyncio.gather(*(replica.close() for replica in self._replicas))
 
     async def _on_each(

@@ -189,6 +189,18 @@ def test_no_server_is_asked_after_a_swap_that_fails_on_all(
     ask(connected)
 
 
+def test_servers_that_are_connected_anew_have_no_quarantine_behind_them(
+    fakes: list[FakeVllm], connected: Connection, make_adapter: MakeAdapter
+) -> None:
+    fakes[1].keeps_old_adapter = True
+    connected.swap_to(make_adapter("a"))
+    connected._disconnect()  # as `restart` does, which needs servers of our own
+    fakes[1].keeps_old_adapter = False
+    connected.connect()
+    connected.swap_to(make_adapter("b", logprob=-3.0))
+    assert len(connected.client.servers) == 3
+
+
 def test_one_that_takes_too_long_to_swap_doesnt_hold_up_the_others(
     fakes: list[FakeVllm],
     connected: Connection,
