@@ -61,7 +61,8 @@ class AdminApi:
         try:
             response = await self._http.post(path, json=json, params=params)
         except httpx.HTTPError as error:
-            raise SwapError(f"no answer from {self._http.base_url}{path}: {error!r}") from error
+            why = str(error) or type(error).__name__
+            raise SwapError(f"no answer from {self._http.base_url}{path} ({why})") from error
         if response.status_code == 404:
             raise SwapError(
                 f"the server at {self._http.base_url} has no {path}; start it with "

@@ -164,7 +164,11 @@ class Transport:
                 process = response.headers.get(PROCESS_HEADER, "")
                 return Answer(response.status, body, pause, process)
         except (aiohttp.ClientError, OSError) as error:  # OSError: also the attempt's TimeoutError
-            raise ServerError(f"the server at {self.url} doesn't answer: {error!r}") from error
+            why = str(error) or type(error).__name__
+            raise ServerError(
+                f"the server at {self.url} doesn't answer ({why}); once it does, run the same "
+                "command again"
+            ) from error
 
     def _open(self) -> aiohttp.ClientSession:
         _allow_open_files(self._max_connections + _OTHER_FILES)

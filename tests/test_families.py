@@ -83,12 +83,13 @@ def layers_of(adapter: Adapter) -> set[str]:
         return {key.split(".")[-3] for key in file.keys()}  # noqa: SIM118 - it isn't a dict
 
 
-LIKE_THE_EMBEDDED = {"llama", "mistral", "qwen2"}
-"""Families whose layers test_real_vllm.py swaps already, in the embedded model."""
+LIKE_OTHERS = {"llama", "mistral", "qwen2", "gemma2"}
+"""Families whose layers are those of the embedded model, which test_real_vllm.py swaps, or of
+Gemma 3."""
 
 
 def _by_length(family: str) -> Any:
-    marks = [pytest.mark.long] if family in LIKE_THE_EMBEDDED else []
+    marks = [pytest.mark.long] if family in LIKE_OTHERS else []
     return pytest.param(family, marks=marks)
 
 
