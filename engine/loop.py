@@ -22,7 +22,8 @@ from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
 from selfstudy_engine.engine.rationalize import warn_if_idle
 from selfstudy_engine.engine.report_refresh import ReportRefresher
-from selfstudy_engine.engine.round_steps import Reporter, RoundSteps
+from selfstudy_engine.engine.reporter import Reporter
+from selfstudy_engine.engine.round_steps import RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
 from selfstudy_engine.engine.teacher_client import Teacher

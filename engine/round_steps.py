@@ -11,24 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import ServerDiedError
-from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
+from selfstudy_engine.data.evaluations import save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
-from selfstudy_engine.data.store import SampleStore, SampleWriter
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.connection import Connection
-from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests, to_evaluated
+from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.launching import launch_of
-from selfstudy_engine.engine.rationalize import choose_hinted, rationalize
+from selfstudy_engine.engine.question_queue import QuestionQueue, Sampling
+from selfstudy_engine.engine.rationalize import choose_hinted
+from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
     Timing,
@@ -37,25 +38,12 @@ from selfstudy_engine.engine.rounds import (
     save_record,
 )
 from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
-from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests, to_samples
+from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests
 from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining, TimeLimits
 from selfstudy_engine.engine.verify import HasFalseClaim, Rules
 
 logger = logging.getLogger(__name__)
-
-
-class Reporter(Protocol):
-    """Where a loop says what it does."""
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        """A phase begins, with so many things to do."""
-
-    def advance(self, done: int, detail: str = "") -> None:
-        """So many of them are done."""
-
-    def finish_round(self, record: RoundRecord) -> None:
-        """A round is done."""
 
 
 class RoundSteps:
@@ -212,8 +200,8 @@ class RoundSteps:
             sampling = None
             if writer:
                 rules = self._rules(samples_of)
-                sampling = _Sampling(samples_of, writer, rules, self._accepted_texts())
-            queue = _Queue(self._config, self._connection, self._reporter, sampling)
+                sampling = Sampling(samples_of, writer, rules, self._accepted_texts())
+            queue = QuestionQueue(self._config, self._connection, self._reporter, sampling)
             try:
                 self._connection.run(
                     queue.run(
@@ -344,7 +332,7 @@ class RoundSteps:
             ("train", molecule) for molecule in trained
         ]
 
-    def _account(self, adapter: int, samples_of: int, queue: "_Queue", seconds: float) -> None:
+    def _account(self, adapter: int, samples_of: int, queue: QuestionQueue, seconds: float) -> None:
         """Share a queue's time between evaluating and generating, by output tokens."""
         num_tokens = queue.num_evaluation_tokens + queue.num_sample_tokens
         share = queue.num_sample_tokens / num_tokens if num_tokens else 0.0
@@ -372,84 +360,3 @@ class _Plan:
     def num_molecules(self) -> int:
         """All of them."""
         return len(self.ordinary) + len(self.hinted)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sampling:
-    """Where a round's answers go, and how they are judged."""
-
-    round_index: int
-    writer: SampleWriter
-    rules: Rules
-    accepted: AcceptedTexts
-
-
-class _Queue:
-    """One pass of questions through the server, and what came of it."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        connection: Connection,
-        reporter: Reporter,
-        sampling: _Sampling | None,
-    ) -> None:
-        self._config = config
-        self._connection = connection
-        self._reporter = reporter
-        self._sampling = sampling
-        self._answers: dict[int, Evaluated] = {}
-        self.num_evaluation_tokens = 0
-        self.num_sample_tokens = 0
-        self.num_samples = 0
-
-    async def run(
-        self,
-        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]],
-        num_evaluated: int,
-        on_evaluated: Callable[[list[Evaluated]], None],
-    ) -> None:
-        """Ask everything; samples are stored as they arrive, an evaluation when it is complete."""
-        served = self._connection.served
-        async for generated in self._connection.client.generate(served.model, requests):
-            question, completions = generated.item, generated.completions
-            if isinstance(question, EvaluationQuestion):
-                answer = to_evaluated(question, completions[0], self._config)
-                self._answers[question.index] = answer
-                self.num_evaluation_tokens += completions[0].num_output_tokens
-                if len(self._answers) == num_evaluated:
-                    on_evaluated([self._answers[index] for index in range(num_evaluated)])
-            else:
-                self._store(question, completions)
-            stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
-            self._reporter.advance(
-                len(self._answers) + self.num_samples, f"{stored} accepted and stored"
-            )
-
-    async def run_hinted(self, molecules: list[Molecule], exemplars: list[Exemplar]) -> None:
-        """Show molecules their value, and store what comes of it as it arrives."""
-        num_before = self.num_samples
-        found = rationalize(
-            self._connection.client,
-            self._connection.served.model,
-            molecules,
-            self._config,
-            exemplars,
-        )
-        async for question, completions in found:
-            self._store(question, completions)
-            self._reporter.advance(self.num_samples - num_before)
-
-    def _store(self, question: SampleQuestion, completions: list[Completion]) -> None:
-        assert self._sampling, "samples come with a place to go to"
-        samples = to_samples(
-            question,
-            completions,
-            self._sampling.rules,
-            self._sampling.accepted,
-            run=self._config.name,
-            round_index=self._sampling.round_index,
-            served=self._connection.served,
-        )
-        self.num_samples += self._sampling.writer.add(list(samples))
-        self.num_sample_tokens += sum(completion.num_output_tokens for completion in completions)

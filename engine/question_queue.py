@@ -1,0 +1,101 @@
+"""Questions in, stored samples and answered evaluations out: one pass through the servers.
+
+It knows neither which molecules are asked about nor which adapter answers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.evaluations import Evaluated
+from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
+from selfstudy_engine.data.store import SampleWriter
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.evaluate import EvaluationQuestion, to_evaluated
+from selfstudy_engine.engine.generation import GenerationRequest
+from selfstudy_engine.engine.rationalize import rationalize
+from selfstudy_engine.engine.reporter import Reporter
+from selfstudy_engine.engine.sampling import SampleQuestion, to_samples
+from selfstudy_engine.engine.verify import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Where a round's answers go, and how they are judged."""
+
+    round_index: int
+    writer: SampleWriter
+    rules: Rules
+    accepted: AcceptedTexts
+
+
+class QuestionQueue:
+    """One pass of questions through the server, and what came of it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        connection: Connection,
+        reporter: Reporter,
+        sampling: Sampling | None,
+    ) -> None:
+        self._config = config
+        self._connection = connection
+        self._reporter = reporter
+        self._sampling = sampling
+        self._answers: dict[int, Evaluated] = {}
+        self.num_evaluation_tokens = 0
+        self.num_sample_tokens = 0
+        self.num_samples = 0
+
+    async def run(
+        self,
+        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]],
+        num_evaluated: int,
+        on_evaluated: Callable[[list[Evaluated]], None],
+    ) -> None:
+        """Ask everything; samples are stored as they arrive, an evaluation when it is complete."""
+        served = self._connection.served
+        async for generated in self._connection.client.generate(served.model, requests):
+            question, completions = generated.item, generated.completions
+            if isinstance(question, EvaluationQuestion):
+                answer = to_evaluated(question, completions[0], self._config)
+                self._answers[question.index] = answer
+                self.num_evaluation_tokens += completions[0].num_output_tokens
+                if len(self._answers) == num_evaluated:
+                    on_evaluated([self._answers[index] for index in range(num_evaluated)])
+            else:
+                self._store(question, completions)
+            stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
+            self._reporter.advance(
+                len(self._answers) + self.num_samples, f"{stored} accepted and stored"
+            )
+
+    async def run_hinted(self, molecules: list[Molecule], exemplars: list[Exemplar]) -> None:
+        """Show molecules their value, and store what comes of it as it arrives."""
+        num_before = self.num_samples
+        found = rationalize(
+            self._connection.client,
+            self._connection.served.model,
+            molecules,
+            self._config,
+            exemplars,
+        )
+        async for question, completions in found:
+            self._store(question, completions)
+            self._reporter.advance(self.num_samples - num_before)
+
+    def _store(self, question: SampleQuestion, completions: list[Completion]) -> None:
+        assert self._sampling, "samples come with a place to go to"
+        samples = to_samples(
+            question,
+            completions,
+            self._sampling.rules,
+            self._sampling.accepted,
+            run=self._config.name,
+            round_index=self._sampling.round_index,
+            served=self._connection.served,
+        )
+        self.num_samples += self._sampling.writer.add(list(samples))
+        self.num_sample_tokens += sum(completion.num_output_tokens for completion in completions)
