@@ -12,7 +12,7 @@ from typing import Protocol
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
-from selfstudy_engine.data.errors import ServerDiedError
+from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.canary import CanaryResult, Served, warm_up
 from selfstudy_engine.engine.public_serving import PublicServing
@@ -88,6 +88,8 @@ class Replica:
         self._endpoint = endpoint
         self._max_unanswered = MAX_RETRIES + 1 if alone else 2
         self._restarts_left = config.server.max_restarts
+        self._start: asyncio.Future[None] | None = None
+        """Of a server of ours that died, until it is connected."""
         self._sessions = AsyncExitStack()
         self._swapper: Swapper
         self.server = server
@@ -111,6 +113,7 @@ class Replica:
             ServerError: nobody answers, or it isn't vLLM.
         """
         await self.close()
+        self._start = None
         model = str((await asyncio.to_thread(served_model, self.endpoint))["id"])
         public = self.server.public if self.server else None
         publish: Publish = self.server.publish if self.server else publish_here
@@ -161,23 +164,41 @@ class Replica:
             ServerDiedError: it died more often than server.max_restarts allows.
             ServerError: it doesn't start.
         """
-        if self.server:
-            await asyncio.to_thread(self._revive, self.server)
-
-    def _revive(self, server: Server) -> None:
+        if not self.server:
+            return
+        if not self._start:
+            try:
+                await asyncio.to_thread(self.server.check_healthy)
+                return
+            except ServerDiedError as error:
+                self._start = self._start_again(self.server, error)
         try:
-            server.check_healthy()
-        except ServerDiedError as error:
-            if not self._restarts_left:
-                raise
-            self._restarts_left -= 1
-            logger.warning("%s\nstarting it again, %d more times", error, self._restarts_left)
+            await asyncio.shield(self._start)
+            await asyncio.to_thread(self.server.wait_ready)
+        except SelfStudyError:
+            self._start = None
+            raise
+
+    def _start_again(self, server: Server, error: ServerDiedError) -> "asyncio.Future[None]":
+        if not self._restarts_left:
+            raise error
+        self._restarts_left -= 1
+        logger.warning("%s\nstarting it again, %d more times", error, self._restarts_left)
+
+        def stop_and_start() -> None:
             server.stop()
             server.start()
-            server.wait_ready()
+
+        return asyncio.get_running_loop().run_in_executor(None, stop_and_start)
 
     async def close(self) -> None:
-        """Close the sessions, if they are open; requests in flight fail."""
+        """Close the sessions, if they are open; requests in flight fail.
+
+        A server that is being started again is started when this returns: nobody else may start or
+        stop it meanwhile, and no thread can be cancelled.
+        """
+        if self._start:
+            await asyncio.wait([self._start])
         await self._sessions.aclose()
         self.client = None
 

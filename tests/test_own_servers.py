@@ -1,0 +1,148 @@
+"""Several servers of our own, of which one dies: each has one process at a time, and all end."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from conftest import MakeAdapter
+from fake_vllm import FakeVllm
+
+from selfstudy_engine.data.adapters import Adapter
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.errors import ServerDiedError, ServerError
+from selfstudy_engine.engine import replicas as replicas_module
+from selfstudy_engine.engine.canary import warm_up
+from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.swap import publish_here
+
+_WAIT_SECONDS = 30
+
+
+class OwnServer:
+    """A `Server` whose process is a fake's; it notes what a real one would suffer from.
+
+    Attributes:
+        num_starts: of a process.
+        running: the number of each start whose process runs.
+        overlaps: starts while a process ran.
+        stops_slowly: the next stop takes until another comes meanwhile, or else half a second.
+        comes_up: cleared, a process that was started isn't ready.
+    """
+
+    public = None
+
+    def __init__(self, fake: FakeVllm) -> None:
+        self._fake = fake
+        self._dead = threading.Event()
+        self._second_stop = threading.Event()
+        self.running: set[int] = set()
+        self.num_starts = self.overlaps = 0
+        self.stops_slowly = False
+        self.stopping = threading.Event()
+        self.comes_up = threading.Event()
+        self.comes_up.set()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._fake.endpoint
+
+    def start(self) -> None:
+        self.overlaps += bool(self.running)
+        self.num_starts += 1
+        self.running.add(self.num_starts)
+        self._dead.clear()
+        self._fake.merged, self._fake.process = None, f"start {self.num_starts}"
+
+    def wait_ready(self) -> float:
+        if not self.comes_up.wait(_WAIT_SECONDS):
+            raise ServerError("it isn't ready")
+        return 0.0
+
+    def check_healthy(self) -> None:
+        if self._dead.is_set() or not self.comes_up.is_set():
+            raise ServerDiedError("it died")
+
+    def stop(self) -> None:
+        ending = set(self.running)
+        if self.stopping.is_set():
+            self._second_stop.set()
+        if self.stops_slowly:
+            self.stops_slowly = False
+            self.stopping.set()
+            self._second_stop.wait(0.5)
+        self.running -= ending
+
+    def publish(self, adapter: Adapter) -> str:
+        return publish_here(adapter)
+
+    def die(self) -> None:
+        self._dead.set()
+        self._fake.process = "dead"
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[OwnServer]]:
+    monkeypatch.setattr(replicas_module, "RETRY_SECONDS", 0.05)
+    with ExitStack() as stack:
+        yield [OwnServer(stack.enter_context(FakeVllm())) for _ in range(2)]
+
+
+def connect(servers: list[OwnServer]) -> Connection:
+    return Connection(load_config(None, {"model.dtype": "float32"}), "owner/tiny", servers)
+
+
+def lose(connection: Connection, server: OwnServer) -> None:
+    """Have a server die, and be asked something."""
+    server.die()
+    [lost] = [r for r in connection.replicas if r.server is server]
+
+    async def ask() -> None:
+        assert lost.client
+        with pytest.raises(ServerError, match="started again") as error:
+            await warm_up(lost.client, lost.served.model)
+        connection.client.lose(lost.client, error.value)
+
+    connection.run(ask())
+
+
+@pytest.mark.parametrize("how", ["they are replaced", "they are left"])
+def test_one_that_is_being_started_again_is_started_once_and_ended(
+    servers: list[OwnServer], make_adapter: MakeAdapter, how: str
+) -> None:
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        servers[1].stops_slowly = True
+        lose(connection, servers[1])
+        connection.run(asyncio.to_thread(servers[1].stopping.wait, _WAIT_SECONDS))
+        if how == "they are replaced":
+            connection.restart()
+            connection.connect()
+            assert all(server.running for server in servers)
+    assert not servers[1].overlaps
+    assert not any(server.running for server in servers)
+
+
+def test_one_that_is_starting_when_another_adapter_comes_goes_on_starting(
+    servers: list[OwnServer], make_adapter: MakeAdapter
+) -> None:
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        servers[1].comes_up.clear()
+        lose(connection, servers[1])
+
+        async def swap_while_it_starts(adapter: Adapter) -> None:
+            while servers[1].num_starts < 2:
+                await asyncio.sleep(0.01)
+            await connection.swap(adapter)
+            await asyncio.sleep(0.3)  # for as long as it isn't ready, it could be taken for dead
+            servers[1].comes_up.set()
+            while len(connection.client.servers) < 2:
+                await asyncio.sleep(0.01)
+
+        connection.run(swap_while_it_starts(make_adapter("b", logprob=-3.0)))
+        assert [server.num_starts for server in servers] == [1, 2]
