@@ -1,5 +1,6 @@
 """Watches a server from outside: for how much of the time did nothing run in it?"""
 
+import logging
 import threading
 import time
 from typing import Self
@@ -9,9 +10,14 @@ import httpx
 from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.server import Endpoint
 
+_MANY_MISSED = 0.1
+logger = logging.getLogger(__name__)
+
 
 class IdleWatch:
     """Looks at a server's metrics again and again; use it as a context manager.
+
+    A look that gets no answer says nothing of the server, and is left out. Many such are warned of.
 
     What counts is the time from the first look that finds something running to the last.
 
@@ -24,6 +30,7 @@ class IdleWatch:
         self._endpoint = endpoint
         self._pause = seconds_between_looks
         self._looks: list[tuple[float, bool]] = []
+        self._num_missed = 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="idle", daemon=True)
 
@@ -36,10 +43,23 @@ class IdleWatch:
         """Stop looking."""
         self._closed.set()
         self._thread.join()
+        if self.missed_share > _MANY_MISSED:
+            logger.warning(
+                "the server at %s didn't answer %.0f%% of the looks at its metrics: its idle share "
+                "is that of the others",
+                self._endpoint.url,
+                100 * self.missed_share,
+            )
+
+    @property
+    def missed_share(self) -> float:
+        """Share of the looks that got no answer, 0 to 1."""
+        num_looks = len(self._looks) + self._num_missed
+        return self._num_missed / num_looks if num_looks else 0.0
 
     @property
     def idle_share(self) -> float:
-        """Share of the looks that found nothing running, 0 to 1."""
+        """Share of the answered looks that found nothing running, 0 to 1."""
         busy = self._between_first_and_last()
         return 1 - sum(busy) / len(busy) if busy else 1.0
 
@@ -60,6 +80,10 @@ class IdleWatch:
             base_url=self._endpoint.url, headers=self._endpoint.headers, trust_env=False
         ) as http:
             while not self._closed.wait(self._pause):
-                metrics = parse_metrics(http.get("/metrics").text)
-                running = sum(metrics["num_requests_running"])
+                try:
+                    page = http.get("/metrics").raise_for_status().text
+                except httpx.HTTPError:
+                    self._num_missed += 1
+                    continue
+                running = sum(parse_metrics(page)["num_requests_running"])
                 self._looks.append((time.monotonic(), running > 0))

@@ -51,7 +51,8 @@ def measure_overlap(
 
     Returns:
         idle_share (of the time from the first to the last request: nothing ran in the server),
-        seconds (that time), num_rounds, training_seconds (of each played training).
+        missed_share (of the looks at it: no answer came), seconds (that time), num_rounds,
+        training_seconds (of each played training).
     """
     per_molecule = config.generation.samples_per_molecule
     batch = max(1, batch // per_molecule) * per_molecule
@@ -90,6 +91,7 @@ def measure_overlap(
         )
     return {
         "idle_share": watch.idle_share,
+        "missed_share": watch.missed_share,
         "seconds": watch.seconds,
         "num_rounds": num_rounds,
         "training_seconds": _TRAINING_SECONDS,
