@@ -13,7 +13,7 @@ from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.privacy import child_environment
 
 _MODULE = ("-m", "selfstudy_engine.train")
-_LAUNCHER = ("-m", "accelerate.commands.launch")
+_LAUNCHER = ("-m", "selfstudy_engine.train.launcher")
 _LOOPBACK = "lo"
 
 
@@ -57,7 +57,8 @@ def _accelerate(devices: DevicesConfig, num_processes: int, on_gpus: bool) -> tu
         "num_processes": num_processes,
         "num_machines": 1,
         "machine_rank": 0,
-        "main_process_port": 0,  # a free one
+        "rdzv_backend": "loopback",  # the launcher's own
+        "main_process_port": 0,  # not used then; any other would have to be free
         "num_cpu_threads_per_process": num_threads,
         "gpu_ids": "all",  # that the process sees
         "mixed_precision": "no",  # training sees to it

@@ -67,7 +67,7 @@ def command(*pairs: tuple[str, object]) -> list[str]:
 def test_the_launchers_command_line(tmp_path: Path) -> None:
     """Replicas are several processes of torch's launcher; FSDP is asked for by the file alone."""
     several = command(("devices.num_processes", 2))
-    assert several[1:4] == ["-m", "accelerate.commands.launch", "--multi_gpu"]
+    assert several[1:4] == ["-m", "selfstudy_engine.train.launcher", "--multi_gpu"]
     assert several[several.index("--num_processes") + 1] == "2"
     assert "--config_file" not in several
     path = str(write(tmp_path, FSDP))

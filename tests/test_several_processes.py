@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,11 +76,17 @@ def test_two_processes_make_the_adapter_of_one(
     config: RunConfig, tiny_model: Path, tmp_path: Path
 ) -> None:
     steps: list[int] = []
+    listening: set[str] = set()
+
+    def on_step(step: int, max_steps: int) -> None:
+        steps.append(step)
+        listening.update(addresses_of_children())
+
     figures = run_training(
         arguments_of(config, tiny_model, tmp_path),
         tmp_path / "train.log",
         LIMITS,
-        lambda step, _: steps.append(step),
+        on_step,
         launch_of(config),
     )
     alone = train_here(config, tiny_model, tmp_path / "alone")
@@ -87,6 +94,18 @@ def test_two_processes_make_the_adapter_of_one(
     assert figures["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert (figures["steps"], figures["num_tokens"]) == (alone["steps"], alone["num_tokens"])
     assert steps == [*range(1, figures["steps"] + 1), figures["steps"]]  # the last once more
+    assert listening == {"127.0.0.1"}
+
+
+def addresses_of_children() -> set[str]:
+    """On which addresses this process's children listen, and theirs."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            for connection in child.net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add(connection.laddr.ip)
+    return found
 
 
 def train_with(script: str, config: RunConfig, model: Path, folder: Path) -> str:
@@ -215,7 +234,7 @@ def workers_of(folder: Path) -> list[int]:
     found = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if script in (process.info["cmdline"] or ()) and "accelerate" not in str(process.info)
+        if script in (process.info["cmdline"] or ()) and "launcher" not in str(process.info)
     ]
     _, alive = psutil.wait_procs(found, timeout=1)
     return [process.pid for process in alive]
