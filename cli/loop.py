@@ -140,13 +140,13 @@ def teacher_key(url: str | None) -> str:
 
 
 def _print_plan(config: RunConfig, runs: Path) -> None:
-    from selfstudy_engine.data.devices import placement_of
+    from selfstudy_engine.data.devices import placement_of, replica_devices
     from selfstudy_engine.data.hardware import resolve_dtype
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.teacher import CANDIDATES_PER_EXEMPLAR
 
-    placement = placement_of(config)
+    placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)
     task = load_task(config)
@@ -161,10 +161,15 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     click.echo(f"# run folder: {(runs / config.name).resolve()}")
     if config.remote:
         click.echo(f"# kept in: {RemoteAddress.parse(config.remote) / config.name}")
-    for what, kind, gpus in (
+    if config.server.ray != "off":
+        click.echo(f"# Ray ({config.server.ray}) places training, and servers: {num_servers}")
+    elif num_servers > 1:
+        click.echo(f"# servers: {num_servers}, on {' and '.join(replica_devices(config))}")
+    here = (
         ("serves", placement.server_kind, placement.server),
         ("trains", placement.train_kind, placement.train),
-    ):
+    )
+    for what, kind, gpus in here if config.server.ray == "off" else ():
         where = ", ".join(f"{gpu.name} ({gpu.key})" for gpu in gpus) or "cpu"
         click.echo(f"# {what} on: {where} in {resolve_dtype(config.model.dtype, kind)}")
     click.echo(

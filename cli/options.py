@@ -245,6 +245,8 @@ TABLE_OPTIONS = config_options(
     "table.test_size",
 )
 SERVER_OPTIONS = config_options(
+    "server.replicas",
+    ("server.ray", "--ray"),
     "server.adapter_mode",
     "server.fast_lora",
     "server.max_model_len",

@@ -1,10 +1,11 @@
 """`selfstudy-engine serve`."""
 
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,6 +26,7 @@ _PLAIN_HTTP = (
     "Note:   plain HTTP: who is on the way can read the key; give --ssl-certfile and --ssl-keyfile"
 )
 if TYPE_CHECKING:
+    from selfstudy_engine.data.config import RunConfig
     from selfstudy_engine.engine.server import Endpoint, VllmServer
 
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 65535),
     default=8000,
     show_default=True,
-    help="Port on 127.0.0.1, or on --host.",
+    help="Port on 127.0.0.1, or on --host; several servers take free ones.",
 )
 @click.option("--run", "run_name", help="Run whose adapter answers, chats in its template.")
 @ROUND_OPTION
@@ -83,6 +85,9 @@ def serve(
 
     With --public other machines can ask: /v1/models, /v1/completions and /v1/chat/completions
     with the key, and /health without. What answers is loaded at the start and stays.
+
+    With --replicas, or on the nodes of a Ray cluster with --ray, there are several servers with one
+    key; those that die are started again.
     """
     from selfstudy_engine.data.adapters import read_adapter
     from selfstudy_engine.data.errors import UsageError
@@ -108,6 +113,8 @@ def serve(
         adapter = folder.adapter(finished_round(folder, round_index))
     else:
         config = resolve(config_path, values)
+    if config.server.replicas > 1 or config.server.ray != "off":
+        _serve_several(config, log, adapter, key, takes_one=bool(public or folder))
     if public:
         check_key(key)
     check_port(port, public["host"] if public else HOST)
@@ -136,12 +143,54 @@ def serve(
             time.sleep(1)
 
 
+def _serve_several(
+    config: "RunConfig", log: Path, adapter: Path | None, key: str, *, takes_one: bool
+) -> NoReturn:
+    """Start servers with one key, and look after them; returns never."""
+    from selfstudy_engine.data.adapters import read_adapter
+    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.engine.base_model import choose_base_model
+    from selfstudy_engine.engine.connection import Connection
+    from selfstudy_engine.engine.places import open_places
+    from selfstudy_engine.engine.server import check_servable
+
+    if takes_one:
+        raise UsageError(
+            "--public and --run are for one server on this machine; leave out --replicas and "
+            "--ray, or name the run's adapter with --adapter"
+        )
+    loaded = read_adapter(adapter) if adapter else None
+    model, config = choose_base_model(config)
+    if loaded:
+        check_servable(loaded, config, model)
+    made_up = "" if key else secrets.token_urlsafe(24)
+    with (
+        open_places(config, model, log, api_key=key or made_up) as places,
+        Connection(places.config, model, places.servers) as connection,
+    ):
+        click.echo(f"Starting {len(places.servers)} x vLLM with {model} (a minute or two) ...")
+        connection.connect()
+        if loaded:
+            connection.swap_to(loaded)
+        for server in places.servers:
+            click.echo(f"URL:    {server.endpoint.url}/v1")
+        click.echo(_key_line(made_up))
+        click.echo(
+            f"Model:  {connection.served.model}" + (f" with adapter {adapter}" if adapter else "")
+        )
+        connection.keep_answering()
+
+
+def _key_line(made_up: str) -> str:
+    shown = f"export {SERVER_KEY_VARIABLE}={made_up}"
+    return "Key:    " + (shown if made_up else f"that of {SERVER_KEY_VARIABLE}")
+
+
 def _address(server: "VllmServer", *, made_up_key: bool) -> Iterator[str]:
     """Yield how to reach a server; a key that somebody chose isn't shown."""
     public = server.public
     yield f"URL:    {server.endpoint.url}/v1" + (f" (on {public.host})" if public else "")
-    shown = f"export {SERVER_KEY_VARIABLE}={server.endpoint.api_key}"
-    yield "Key:    " + (shown if made_up_key else f"that of {SERVER_KEY_VARIABLE}")
+    yield _key_line(server.endpoint.api_key if made_up_key else "")
     if public and not public.certificate:
         yield _PLAIN_HTTP
 

@@ -262,6 +262,11 @@ class ServerConfig(_Section):
     url: Annotated[list[str], BeforeValidator(_as_servers)] = []
     """Use a running server instead of starting one, e.g. http://127.0.0.1:8000; several share the
     prompts."""
+    replicas: int = Field(default=1, ge=1, le=1024)
+    """Servers that are started and share the prompts, each on GPUs or a node of its own."""
+    ray: str = Field(default="off", pattern=r"^(off|auto|[^\s:/]+:[0-9]+)$")
+    """Have Ray place servers and training on the nodes of a cluster: HOST:PORT of its head, or auto
+    for the one that this machine belongs to."""
     adapter_mode: Literal["merged", "runtime"] = "merged"
     """merged: adapter added into the weights, base-model speed; runtime: vLLM's own LoRA path."""
     fast_lora: bool = True

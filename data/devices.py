@@ -136,6 +136,28 @@ def _num_processes(devices: DevicesConfig) -> int | None:
     return devices.num_processes or in_file
 
 
+def replica_devices(config: RunConfig) -> list[str]:
+    """Return the --server-device of each of the servers that a run starts on this machine.
+
+    Raises:
+        UsageError: there aren't GPUs for all; on a CPU one server has all cores.
+    """
+    num, device, gpus = config.server.replicas, config.devices.server, visible_gpus()
+    if num == 1:
+        return [device]
+    numbers = [int(number) for number in device.partition(":")[2].split(",") if number]
+    numbers = numbers or list(range(num * Parallel.of(config.server.extra_args).num_ranks))
+    if device == "cpu" or len(numbers) % num or max(numbers) >= len(gpus):
+        raise UsageError(
+            f"--replicas {num} needs as many GPUs, or a multiple, in --server-device; this machine "
+            f"has {_list(gpus)}, and a server on a CPU uses all cores; use several machines with "
+            "--ray, or fewer servers"
+        )
+    size = len(numbers) // num
+    parts = [numbers[index : index + size] for index in range(0, len(numbers), size)]
+    return [f"cuda:{','.join(map(str, part))}" for part in parts]
+
+
 def device_environment(gpus: Sequence[Gpu]) -> dict[str, str]:
     """Return a child's environment with which it sees these GPUs only.
 

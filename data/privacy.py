@@ -20,8 +20,12 @@ TEACHER_KEY_VARIABLE = "OPENAI_API_KEY"
 """Environment variable: the key of a teacher."""
 
 
-_REMOTE_KEY_VARIABLES = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-"""Environment variables: what opens the S3 bucket that keeps a run."""
+SECRETS = (
+    *(SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+"""Environment variables that nothing we start gets: keys of servers, and of the S3 bucket that
+keeps a run."""
 
 
 def turn_telemetry_off() -> None:
@@ -31,6 +35,5 @@ def turn_telemetry_off() -> None:
 
 def child_environment() -> dict[str, str]:
     """Return our environment for a child: without our keys, and with telemetry off."""
-    secrets = {SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE} | _REMOTE_KEY_VARIABLES
-    kept = {name: value for name, value in os.environ.items() if name not in secrets}
+    kept = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return kept | TELEMETRY_OFF

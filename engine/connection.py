@@ -4,10 +4,10 @@ The loop, `predict` and `serve` all reach a model through this: start, connect, 
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
@@ -15,9 +15,10 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas
-from selfstudy_engine.engine.server import Endpoint, VllmServer
+from selfstudy_engine.engine.server import Endpoint
 
 Result = TypeVar("Result")
 
@@ -158,6 +159,14 @@ class Connection:
         assert self._connected, "connect() comes first"
         self.run(self._replicas.swap_to_base())
 
+    def keep_answering(self) -> NoReturn:
+        """Look after the servers, which others ask; returns never.
+
+        Raises:
+            ServerDiedError: the last one died.
+        """
+        self.run(self._replicas.keep_answering())
+
     def reset_prefix_cache(self) -> None:
         """Have the servers forget the prompts before, so that a benchmark's turns are alike.
 
@@ -196,7 +205,13 @@ class Connection:
             raise
 
 
-def open_connection(config: RunConfig, model: str, log: Path, server_key: str) -> Connection:
-    """Return a connection to config.server.url, or to a server of its own that writes to `log`."""
-    servers = [] if config.server.url else [VllmServer(config, model, log)]
-    return Connection(config, model, servers, server_key)
+@contextmanager
+def open_connection(
+    config: RunConfig, model: str, log: Path, server_key: str
+) -> Iterator[Connection]:
+    """Connect to config.server.url, or to servers of our own that write to `log`."""
+    with (
+        open_places(config, model, log) as places,
+        Connection(places.config, model, places.servers, server_key) as connection,
+    ):
+        yield connection

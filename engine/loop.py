@@ -18,8 +18,9 @@ from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine.base_model import choose_base_model
-from selfstudy_engine.engine.connection import open_connection
+from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
+from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.rationalize import warn_if_idle
 from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.reporter import Reporter
@@ -66,12 +67,16 @@ def run_loop(
     with held_run(runs / config.name, config.remote) as folder:
         task = load_task(config, _exemplars_of(config, folder, reporter, teacher_key))
         open_run(runs, config, task.fingerprint, command, folder.files)
-        with folder.locked():
+        log = folder.logs / "server.log"
+        with (
+            folder.locked(),
+            open_places(config, model, log, trains=True, start_training=start_training) as places,
+        ):
             folder.update_config(config)
             fix_exemplars(folder, task.exemplars)
             task, changes = settle_task(folder, task, config)
             # An own server gets ready while the first adapter is trained, unless they share a GPU.
-            connection = open_connection(config, model, folder.logs / "server.log", server_key)
+            connection = Connection(places.config, model, places.servers, server_key)
             reports = ReportRefresher(folder, config.report)
             trackers = Trackers(config.track, folder, config)
 
@@ -86,7 +91,7 @@ def run_loop(
                 model=model,
                 connection=connection,
                 reporter=reporter,
-                start_training=start_training,
+                start_training=places.start_training,
                 on_record=show,
             )
             if changes:

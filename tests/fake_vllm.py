@@ -82,7 +82,13 @@ class FakeVllm:
         cache_reset_lies: it answers true and keeps the cache, so next tokens stay the old ones.
     """
 
-    def __init__(self, model: str = "tiny", api_key: str = "secret", port: int = 0) -> None:
+    def __init__(
+        self,
+        model: str = "tiny",
+        api_key: str = "secret",
+        port: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.model = model
         self.api_key = api_key
         self.requests: list[Request] = []
@@ -108,7 +114,7 @@ class FakeVllm:
         self._in_flight = 0
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._http = _Server(("127.0.0.1", port), _Handler)
+        self._http = _Server((host, port), _Handler)
         self._http.fake = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
@@ -128,7 +134,7 @@ class FakeVllm:
     @property
     def url(self) -> str:
         """Without a path."""
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return "http://{}:{}".format(*self._http.server_address)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -41,17 +42,37 @@ def wait_until_gone(group: int, seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
+def wait_until_ended(process: psutil.Process, seconds: float = 20) -> None:
+    """It stays a zombie until process 1 collects it."""
+    deadline = time.monotonic() + seconds
+    with suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, f"{process} still runs"
+            time.sleep(0.05)
+
+
+def reaper_of(group: int) -> psutil.Process:
+    [found] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [])[3:5] == ["reaper", str(group)]
+    ]
+    return found
+
+
 def test_a_child_that_loses_the_signal_doesnt_outlive_a_killed_parent() -> None:
     deaf = DEAF.format("print(flush=True)")
     command = [sys.executable, "-c", PARENT, deaf]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         group = int(parent.stdout.readline())
-        [reaper] = [p for p in psutil.Process(parent.pid).children() if "reaper" in p.cmdline()]
+        reaper = reaper_of(group)
+        for child in psutil.Process(parent.pid).children():
+            if child.pid != group:
+                child.kill()  # as Ray does before it kills a worker
         parent.kill()
     wait_until_gone(group)
-    psutil.wait_procs([reaper], timeout=10)
-    assert not reaper.is_running()
+    wait_until_ended(reaper)
 
 
 def test_without_a_reaper_it_does() -> None:
@@ -73,12 +94,13 @@ def test_a_dismissed_reaper_is_gone_and_kills_nobody(
     monkeypatch.setattr(process_groups, "GRACE_SECONDS", 1)
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
         reaper = Reaper(child.pid)
-        [shell] = [p for p in psutil.Process().children() if "reaper" in p.cmdline()]
+        shell = reaper_of(child.pid)
         reaper.dismiss()
-        time.sleep(0.5)
-        assert not shell.is_running()
-        assert child.poll() is None
-        child.kill()
+        try:
+            wait_until_ended(shell)
+            assert child.poll() is None
+        finally:
+            child.kill()
 
 
 def test_a_killed_tree_leaves_nobody_in_a_session_of_its_own() -> None:

@@ -35,7 +35,7 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lives:
     """Have servers be fakes that die after so many texts, one number for each process."""
     path = tmp_path / "lives"
 
-    def command(config: RunConfig, model: str, port: int) -> list[str]:
+    def command(config: RunConfig, model: str, port: int, **options: object) -> list[str]:
         return [sys.executable, str(FAKE), str(port), str(path)]
 
     monkeypatch.setattr(server_module, "server_command", command)

@@ -20,6 +20,7 @@ from selfstudy_engine.data.hardware import device
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
+    Endpoint,
     VllmServer,
     check_port,
     check_version,
@@ -72,6 +73,16 @@ def test_the_command_listens_on_loopback_and_holds_no_key(mode: str) -> None:
     assert after(command, "--api-server-count") == "1"
     assert after(command, "--dtype") == "float32"
     assert "--api-key" not in command
+
+
+def test_on_a_node_of_a_cluster_it_listens_on_the_nodes_address_and_asks_for_the_key() -> None:
+    command = server_command(config(), "tiny", 8123, host="10.0.0.5")
+    assert after(command, "--host") == "10.0.0.5"
+    assert after(command, "--middleware").endswith("guard.RequireKey")
+    server = VllmServer(config(), "tiny", Path("log"), host="::1", port=8123)
+    assert server.endpoint.url == "http://[::1]:8123"
+    assert not Endpoint("http://10.0.0.5:8123", "key", is_own=True).may_use_proxy
+    assert Endpoint("http://10.0.0.5:8123", "key").may_use_proxy
 
 
 @pytest.mark.parametrize("trusted", [False, True])

@@ -1,0 +1,191 @@
+"""A loop on a Ray cluster: three nodes on loopback, fakes in vLLM's place, real trainings.
+
+What a real vLLM does there is in test_real_ray.py.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from conftest import MakeConfig, QuietReporter
+from ray_nodes import ADDRESSES, HERE, RayNodes
+
+from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.exemplars import to_lines
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.task import configured_exemplars
+from selfstudy_engine.engine.loop import run_loop
+from selfstudy_engine.engine.ray_cluster import RayCluster
+from selfstudy_engine.engine.ray_training import RayTraining
+from selfstudy_engine.engine.training import TimeLimits
+
+HEAD = ADDRESSES[0]
+pytestmark = pytest.mark.long  # three Ray nodes, and trainings in processes of their own: minutes
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with RayNodes(HERE / "fake_node") as started:
+        yield started
+
+
+class Misfortunes(QuietReporter):
+    """Kills a node in the first round, and a server in the swap to the second adapter.
+
+    Args:
+        nodes: those.
+        num_answers: after which the node dies.
+        swap_seconds: after which the server dies.
+    """
+
+    def __init__(self, nodes: RayNodes, num_answers: int, swap_seconds: float) -> None:
+        super().__init__()
+        self._nodes, self._num_answers, self._swap_seconds = nodes, num_answers, swap_seconds
+        self.killed: list[str] = []
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        super().phase(name, total)
+        if name == "swap to round-0001" and len(self.killed) < 2:
+            threading.Timer(self._swap_seconds, self._kill_server).start()
+
+    def advance(self, done: int, detail: str = "") -> None:
+        if not self.killed and done >= self._num_answers:
+            [victim, *_] = sorted(self._nodes.servers().keys() - {HEAD})
+            self.killed.append(victim)
+            self._nodes.kill(victim)
+
+    def _kill_server(self) -> None:
+        host, process = sorted(self._nodes.servers().items())[-1]
+        self.killed.append(host)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def check_whole(folder: RunFolder, num_samples: int) -> None:
+    samples = list(SampleStore(folder.samples).samples())
+    assert len(samples) == len({sample.key for sample in samples}) == num_samples
+    for sample in samples:
+        adapter = read_adapter(folder.adapter(sample.round))
+        assert (sample.adapter, sample.adapter_sha256) == (adapter.name, adapter.sha256)
+
+
+def test_killed_nodes_and_servers_cost_what_they_were_asked_and_nothing_else(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reporter = Misfortunes(nodes, num_answers=8, swap_seconds=0)
+    values = {"server__ray": nodes.address, "server__replicas": 2, "generation__batch": 64}
+    values |= {"train__timeout_seconds": 600}
+    try:
+        records = run_loop(small_config(rounds=1, **values), tmp_path, reporter)
+    finally:
+        for host in reporter.killed[:1]:
+            nodes.add(host)
+    assert len(reporter.killed) == 2
+    assert [record.round for record in records] == [0, 1]
+    check_whole(RunFolder(tmp_path / "test"), 64)
+    assert "is quarantined" in caplog.text
+    assert not nodes.servers(), "no server outlives the loop"
+
+
+def test_servers_that_others_ask_are_looked_after(
+    nodes: RayNodes, tiny_model: Path, tmp_path: Path
+) -> None:
+    options = ["--ray", nodes.address, "--replicas", "2", "--model", str(tiny_model)]
+    command = [sys.executable, "-m", "selfstudy_engine.cli", "serve", *options]
+    environment = os.environ | {SERVER_KEY_VARIABLE: "a-key-that-is-long-enough"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as serving:
+        assert serving.stdout
+        assert serving.stderr
+        try:
+            lines = [serving.stdout.readline().decode() for _ in range(4)]
+            urls = [line.split()[1] for line in lines if line.startswith("URL:")]
+            assert len(urls) == 2, serving.communicate(timeout=60)[1].decode()
+            for url in urls:
+                assert httpx.get(f"{url}/models", trust_env=False).status_code == 401
+            host, process = sorted(nodes.servers().items())[0]
+            os.killpg(process.pid, signal.SIGKILL)
+            said = ""
+            while "answers again, proven" not in said:
+                said = serving.stderr.readline().decode()
+                assert said, "it ended"
+            assert host in said
+            assert nodes.servers()[host].pid != process.pid
+        finally:
+            serving.terminate()
+            left = serving.stderr.read().decode()
+    assert serving.returncode == 130, left  # a request to end is ours, not Ray's
+    assert not nodes.servers()
+
+
+@pytest.fixture
+def arguments(small_config: MakeConfig, tmp_path: Path) -> dict[str, Any]:
+    """What a loop gives to its first training."""
+    exemplars = tmp_path / "exemplars.jsonl"
+    exemplars.write_bytes(to_lines(configured_exemplars(small_config())))
+    paths = {"samples": tmp_path / "samples", "output": tmp_path / "adapters" / "round-0000"}
+    return {"exemplars": exemplars, "before_round": 0, "previous": None, **paths}
+
+
+def train(config: RunConfig, arguments: dict[str, Any], log: Path, on_step: Any) -> dict[str, Any]:
+    limits = TimeLimits(300, 300)
+    with (
+        RayCluster(config, trains=True) as cluster,
+        RayTraining(cluster, arguments, log, limits, on_step) as training,
+    ):
+        return training.result()
+
+
+def test_a_training_whose_node_is_lost_begins_anew(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill_once(step: int, num_steps: int) -> None:
+        if not killed:
+            processes = psutil.process_iter(["cmdline"])
+            lines = [(process, process.info["cmdline"] or []) for process in processes]
+            found = next(p for p, line in lines if "selfstudy_engine.train" in line)
+            killed.append(found)
+            found.parent().kill()
+
+    config = small_config(server__ray=nodes.address)
+    log = tmp_path / "train.log"
+    figures = train(config, arguments, log, kill_once)
+    psutil.wait_procs(killed, timeout=30)
+    assert not killed[0].is_running(), "no training outlives its node"
+    assert read_adapter(arguments["output"]).training == figures
+    assert log.read_text().count('"max_steps"') > figures["steps"], "both wrote here"
+
+
+def test_what_is_wrong_on_a_node_is_said_as_it_was_there(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    config = small_config(server__ray=nodes.address, model__path="/nobody/has/this")
+    with pytest.raises(UsageError, match="'/nobody/has/this' is neither a folder nor a hub id"):
+        train(config, arguments, tmp_path / "train.log", print)
+
+
+def test_more_servers_than_nodes_are_refused_with_what_there_is(
+    nodes: RayNodes, small_config: MakeConfig
+) -> None:
+    config = small_config(server__ray=nodes.address, server__replicas=4)
+    with (
+        pytest.raises(UsageError, match=r"4 servers of 1 CPU each, each on a node of its own") as e,
+        RayCluster(config, trains=True),
+    ):
+        pass
+    for host in ADDRESSES:
+        assert f"2 CPU and 0 GPU on {host}" in str(e.value)
