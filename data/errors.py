@@ -13,6 +13,7 @@
     +- BudgetError            the next call could cost more than is allowed (RuntimeError)
     +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
     +- TrainingError          a training process that failed (RuntimeError)
+    +- WorkerError            processes that judge answers keep dying (RuntimeError)
     +- BenchmarkError         a contender of a benchmark that failed (RuntimeError)
 
 Each message names the value, the limit and the remedy.
@@ -77,6 +78,10 @@ class SwapError(SelfStudyError, RuntimeError):
 
 class TrainingError(SelfStudyError, RuntimeError):
     """The training process failed or made an adapter that can't be used."""
+
+
+class WorkerError(SelfStudyError, RuntimeError):
+    """The processes that work for this one keep dying."""
 
 
 class BenchmarkError(SelfStudyError, RuntimeError):

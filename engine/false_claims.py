@@ -27,12 +27,12 @@ def claims_check(parts: Split, exemplars: Iterable[Exemplar], prop: Property) ->
 
 
 def finds_false(check: CheckReason) -> HasFalseClaim:
-    """Return whether a check finds anything false in a reason."""
+    """Return whether a check finds anything false in a reason; another process can be sent it."""
+    return partial(_has_false_claim, check)
 
-    def has_false_claim(reason: str, molecule: Molecule) -> bool:
-        return any(claim.truth == "false" for claim in check(reason, molecule))
 
-    return has_false_claim
+def _has_false_claim(check: CheckReason, reason: str, molecule: Molecule) -> bool:
+    return any(claim.truth == "false" for claim in check(reason, molecule))
 
 
 def stored_claims_check(folder: RunFolder, prop: Property) -> HasFalseClaim:

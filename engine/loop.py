@@ -20,6 +20,7 @@ from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
+from selfstudy_engine.engine.judges import Judges
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.rationalize import warn_if_idle
 from selfstudy_engine.engine.report_refresh import ReportRefresher
@@ -42,6 +43,7 @@ def run_loop(
     *,
     teacher_key: str = "",
     start_training: StartTraining = TrainingProcess,
+    num_judges: int | None = None,
     command: str = "",
 ) -> list[RoundRecord]:
     """Run a loop to its end, or continue it.
@@ -53,6 +55,7 @@ def run_loop(
         server_key: API key of the server at config.server.url.
         teacher_key: API key of the server at config.teacher.url.
         start_training: how an adapter is trained.
+        num_judges: processes that judge answers; see `Judges`.
         command: command line that began the run.
 
     Returns:
@@ -79,6 +82,7 @@ def run_loop(
             connection = Connection(places.config, model, places.servers, server_key)
             reports = ReportRefresher(folder, config.report)
             trackers = Trackers(config.track, folder, config)
+            judges = Judges(num_judges)
 
             def show(record: RoundRecord) -> None:
                 trackers.log(record)
@@ -92,6 +96,7 @@ def run_loop(
                 connection=connection,
                 reporter=reporter,
                 start_training=places.start_training,
+                judges=judges,
                 on_record=show,
             )
             if changes:
@@ -100,7 +105,7 @@ def run_loop(
             if not steps.is_finished():
                 if config.rationalize.enabled:
                     warn_if_idle(len(task.split.pool), config)
-                with trackers, reports, connection:
+                with trackers, reports, connection, judges:
                     (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
         return load_records(folder)
 

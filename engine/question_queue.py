@@ -3,20 +3,24 @@
 It knows neither which molecules are asked about nor which adapter answers.
 """
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
+from selfstudy_engine.data.schema import Exemplar, Molecule, Verdict
 from selfstudy_engine.data.store import SampleWriter
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, to_evaluated
 from selfstudy_engine.engine.generation import GenerationRequest
+from selfstudy_engine.engine.judges import Judges
+from selfstudy_engine.engine.judging import Judging
 from selfstudy_engine.engine.rationalize import rationalize
 from selfstudy_engine.engine.reporter import Reporter
-from selfstudy_engine.engine.sampling import SampleQuestion, to_samples
+from selfstudy_engine.engine.sampling import Answered, SampleQuestion, to_samples
 from selfstudy_engine.engine.verify import Rules
 
 
@@ -27,6 +31,7 @@ class Sampling:
     round_index: int
     writer: SampleWriter
     rules: Rules
+    judges: Judges
     accepted: AcceptedTexts
 
 
@@ -55,25 +60,24 @@ class QuestionQueue:
         num_evaluated: int,
         on_evaluated: Callable[[list[Evaluated]], None],
     ) -> None:
-        """Ask everything; samples are stored as they arrive, an evaluation when it is complete."""
+        """Ask everything; samples are stored once judged, an evaluation when it is complete."""
         served = self._connection.served
-        async for generated in self._connection.client.generate(served.model, requests):
-            question, completions = generated.item, generated.completions
-            if isinstance(question, EvaluationQuestion):
-                answer = to_evaluated(question, completions[0], self._config)
-                self._answers[question.index] = answer
-                self.num_evaluation_tokens += completions[0].num_output_tokens
-                if len(self._answers) == num_evaluated:
-                    on_evaluated([self._answers[index] for index in range(num_evaluated)])
-            else:
-                self._store(question, completions)
-            stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
-            self._reporter.advance(
-                len(self._answers) + self.num_samples, f"{stored} accepted and stored"
-            )
+        async with self._judging(self._advance) as judging:
+            async for generated in self._connection.client.generate(served.model, requests):
+                question, completions = generated.item, generated.completions
+                if isinstance(question, EvaluationQuestion):
+                    answer = to_evaluated(question, completions[0], self._config)
+                    self._answers[question.index] = answer
+                    self.num_evaluation_tokens += completions[0].num_output_tokens
+                    if len(self._answers) == num_evaluated:
+                        on_evaluated([self._answers[index] for index in range(num_evaluated)])
+                    self._advance()
+                else:
+                    assert judging, "samples come with a place to go to"
+                    await judging.add(Answered(question, completions, time.time()))
 
     async def run_hinted(self, molecules: list[Molecule], exemplars: list[Exemplar]) -> None:
-        """Show molecules their value, and store what comes of it as it arrives."""
+        """Show molecules their value, and store what comes of it as it is judged."""
         num_before = self.num_samples
         found = rationalize(
             self._connection.client,
@@ -82,20 +86,38 @@ class QuestionQueue:
             self._config,
             exemplars,
         )
-        async for question, completions in found:
-            self._store(question, completions)
+
+        def advance() -> None:
             self._reporter.advance(self.num_samples - num_before)
 
-    def _store(self, question: SampleQuestion, completions: list[Completion]) -> None:
-        assert self._sampling, "samples come with a place to go to"
-        samples = to_samples(
-            question,
-            completions,
-            self._sampling.rules,
-            self._sampling.accepted,
-            run=self._config.name,
-            round_index=self._sampling.round_index,
-            served=self._connection.served,
-        )
-        self.num_samples += self._sampling.writer.add(list(samples))
-        self.num_sample_tokens += sum(completion.num_output_tokens for completion in completions)
+        async with self._judging(advance) as judging:
+            assert judging, "samples come with a place to go to"
+            async for question, completions in found:
+                await judging.add(Answered(question, completions, time.time()))
+
+    def _advance(self) -> None:
+        stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
+        done = len(self._answers) + self.num_samples
+        self._reporter.advance(done, f"{stored} accepted and stored")
+
+    def _judging(self, advance: Callable[[], None]) -> AbstractAsyncContextManager[Judging | None]:
+        """Return a pass of answers that become samples, if there is a place for them to go to."""
+        sampling = self._sampling
+        if sampling is None:
+            return nullcontext()
+
+        def settle(answered: Answered, verdicts: Sequence[Verdict]) -> None:
+            samples = to_samples(
+                answered,
+                verdicts,
+                sampling.rules,
+                sampling.accepted,
+                run=self._config.name,
+                round_index=sampling.round_index,
+                served=self._connection.served,
+            )
+            self.num_samples += sampling.writer.add(list(samples))
+            self.num_sample_tokens += sum(each.num_output_tokens for each in answered.completions)
+            advance()
+
+        return Judging(sampling.judges, sampling.rules, settle)

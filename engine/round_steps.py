@@ -26,6 +26,7 @@ from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requ
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.generation import GenerationRequest
+from selfstudy_engine.engine.judges import Judges
 from selfstudy_engine.engine.launching import launch_of
 from selfstudy_engine.engine.question_queue import QuestionQueue, Sampling
 from selfstudy_engine.engine.rationalize import choose_hinted
@@ -59,6 +60,7 @@ class RoundSteps:
         connection: Connection,
         reporter: Reporter,
         start_training: StartTraining,
+        judges: Judges,
         on_record: Callable[[RoundRecord], None] = lambda record: None,
     ) -> None:
         self._config = config
@@ -68,6 +70,7 @@ class RoundSteps:
         self._connection = connection
         self._reporter = reporter
         self._start_training = start_training
+        self._judges = judges
         self._on_record = on_record
         self._store = SampleStore(folder.samples, folder.files)
         self._gate = Gate(folder, config.gate, task.median, config.property.unit)
@@ -200,7 +203,8 @@ class RoundSteps:
             sampling = None
             if writer:
                 rules = self._rules(samples_of)
-                sampling = Sampling(samples_of, writer, rules, self._accepted_texts())
+                accepted = self._accepted_texts()
+                sampling = Sampling(samples_of, writer, rules, self._judges, accepted)
             queue = QuestionQueue(self._config, self._connection, self._reporter, sampling)
             try:
                 self._connection.run(

@@ -1,16 +1,15 @@
 """Questions about molecules of the pool, and the samples that their answers become."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import STOP, render_prompt
-from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample
+from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample, Verdict
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.verify import Rules, compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,16 @@ class SampleQuestion:
     prompt: str
     hinted: bool = False
     """See `Sample.hinted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question with all its answers."""
+
+    question: SampleQuestion
+    completions: Sequence[Completion]
+    arrived_at: float
+    """Seconds since 1970 (UTC)."""
 
 
 def sampling_params(config: RunConfig) -> SamplingParams:
@@ -46,8 +55,8 @@ def sample_requests(
 
 
 def to_samples(
-    question: SampleQuestion,
-    completions: Sequence[Completion],
+    answered: Answered,
+    verdicts: Sequence[Verdict],
     rules: Rules,
     accepted: AcceptedTexts,
     *,
@@ -58,17 +67,17 @@ def to_samples(
     """Yield the samples of one molecule's answers, each with its verdict and its adapter.
 
     Args:
-        question: that was asked.
-        completions: all answers to it.
-        rules: to judge by.
+        answered: what was asked, and all answers to it.
+        verdicts: on each answer alone.
+        rules: by which they are held against what was accepted.
         accepted: what the run has accepted so far; takes in what is accepted here.
         run: name of the run.
         round_index: round that the samples belong to.
         served: the adapter that answered.
     """
-    molecule = question.molecule
-    for index, completion in enumerate(completions):
-        verdict = verify(completion, molecule, rules, accepted, hinted=question.hinted)
+    question, molecule = answered.question, answered.question.molecule
+    for index, (completion, alone) in enumerate(zip(answered.completions, verdicts, strict=True)):
+        verdict = compare(alone, molecule, rules, accepted)
         if verdict.accepted:
             accepted.add(molecule.molecule_id, verdict.reason)
         yield Sample(
@@ -91,7 +100,7 @@ def to_samples(
             error=verdict.error,
             accepted=verdict.accepted,
             rejections=verdict.rejections,
-            created_at=time.time(),
+            created_at=answered.arrived_at,
             findings=verdict.findings,
             tolerance=verdict.tolerance,
             hinted=question.hinted,

@@ -1,10 +1,11 @@
 """Completion -> verdict: pure, on the CPU, and repeatable over a whole store.
 
 Everything that is wrong with a completion is found; which findings reject it is configuration.
-What needs a state is asked only of completions that would be accepted otherwise.
+What needs a state, what was accepted before, is asked only of completions that would be accepted
+otherwise: `compare` alone knows it, so that all else can be done anywhere, in any order.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -124,11 +125,8 @@ def judge(
     is_complete = bool(answer.reason) and answer.value is not None
     if rules.has_false_claim and is_complete and rules.has_false_claim(answer.reason, molecule):
         found.add("false claim")
-    if accepted is not None and not found & rules.reject:
-        found |= _compare(answer.reason, molecule.molecule_id, accepted, rules)
-    findings = tuple(name for name in FINDINGS if name in found)
-    rejections = tuple(name for name in findings if name in rules.reject)
-    return Verdict(
+    findings, rejections = _in_order(found, rules)
+    verdict = Verdict(
         reason=answer.reason,
         predicted=answer.value,
         error=error,
@@ -137,6 +135,31 @@ def judge(
         findings=findings,
         tolerance=rules.tolerance,
     )
+    return verdict if accepted is None else compare(verdict, molecule, rules, accepted)
+
+
+def compare(verdict: Verdict, molecule: Molecule, rules: Rules, accepted: AcceptedTexts) -> Verdict:
+    """Hold what would be accepted against what was accepted before.
+
+    Args:
+        verdict: on the completion alone.
+        molecule: that was asked about.
+        rules: to judge by.
+        accepted: only asked, never changed.
+    """
+    if not verdict.accepted:
+        return verdict
+    more = _compare(verdict.reason, molecule.molecule_id, accepted, rules)
+    if not more:
+        return verdict
+    findings, rejections = _in_order(more.union(verdict.findings), rules)
+    return verdict._replace(accepted=not rejections, rejections=rejections, findings=findings)
+
+
+def _in_order(found: Set[str], rules: Rules) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Return findings, and those of them that reject, in the order of `FINDINGS`."""
+    findings = tuple(name for name in FINDINGS if name in found)
+    return findings, tuple(name for name in findings if name in rules.reject)
 
 
 def _find(answer: Answer, error: float | None, is_cut_off: bool, rules: Rules) -> set[Finding]:

@@ -266,14 +266,25 @@ def train_beside(arguments: dict[str, object], *rest: object) -> Iterator[Traine
 
 
 def loop(
-    config: RunConfig, runs: Path, fake: FakeVllm, start_training: Any = train_here
+    config: RunConfig,
+    runs: Path,
+    fake: FakeVllm,
+    start_training: Any = train_here,
+    num_judges: int | None = None,
 ) -> tuple[list[RoundRecord], QuietReporter]:
     """Run a loop on the fake server; it trains in this process, which saves a process's imports."""
     reporter = QuietReporter()
     config = config.model_copy(
         update={"server": config.server.model_copy(update={"url": [fake.url]})}
     )
-    records = run_loop(config, runs, reporter, fake.api_key, start_training=start_training)
+    records = run_loop(
+        config,
+        runs,
+        reporter,
+        fake.api_key,
+        start_training=start_training,
+        num_judges=num_judges,
+    )
     return records, reporter
 
 

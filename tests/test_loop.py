@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,16 @@ def test_runtime_mode_goes_the_same_way(
     asked = {request.body["model"] for request in fake.generations}
     hashes = [read_adapter(finished.adapter(i)).sha256[:12] for i in (1, 2)]
     assert asked == {f"round-000{i}-{sha}" for i, sha in zip((1, 2), hashes, strict=True)}
+
+
+def test_processes_that_judge_store_the_same_samples(
+    before_generating: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    loop(small_config(), before_generating.path.parent, fake, num_judges=2)
+    again, before = stored(before_generating), stored(finished)
+    assert again.keys() == before.keys()
+    for key, sample in again.items():
+        assert sample == replace(before[key], created_at=sample.created_at)
 
 
 class Command:

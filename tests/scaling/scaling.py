@@ -3,11 +3,13 @@
     make scaling ARGS="--profile h200-7b --replicas 1,2,4,8,16,32,64"
 
 Each number of servers has a loop of its own, whose one round asks so many completions of each
-server; its training is played. Loop and servers have a core each.
+server; its training is played. `--slower 8` has servers compute in slow motion, so that two cores
+do for them what sixteen would do at full speed; all columns but the last are in terms of that full
+speed. What counts then is how much of a core the loop's own process takes: beyond 1 it would be
+what limits the rest, and the efficiency is divided by it.
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -39,6 +41,8 @@ from selfstudy_engine.engine.rounds import RoundRecord
 
 _SERVERS = Path(__file__).with_name("simulated_servers.py")
 _PER_MOLECULE = 8
+_JUDGES = 4
+"""In slow motion, where the loop itself would see no need for any."""
 
 
 class Watch:
@@ -62,8 +66,14 @@ class Watch:
             self.record = record
 
     def _clocks(self) -> tuple[float, ...]:
-        times = self._servers.cpu_times()
-        return time.monotonic(), time.process_time(), times.user + times.system
+        workers = [one for one in psutil.Process().children() if one != self._servers]
+        judged = sum(map(_cpu_seconds, workers))
+        return time.monotonic(), time.process_time(), judged, _cpu_seconds(self._servers)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -106,33 +116,39 @@ def config_of(urls: list[str], per_replica: int) -> RunConfig:
     return load_config(None, values)
 
 
-def measure(num_replicas: int, profile: str, per_replica: int) -> dict[str, Any]:
-    """Run one loop in this process, on the first core; the servers have the last one."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[-1:])
-    command = [sys.executable, str(_SERVERS), str(num_replicas), profile]
+def measure(
+    num_replicas: int, profile: str, per_replica: int, slower: float, num_judges: int | None
+) -> dict[str, Any]:
+    """Run one loop in this process; the servers have one of their own."""
+    command = [sys.executable, str(_SERVERS), str(num_replicas), profile, str(slower)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as servers:
-        os.sched_setaffinity(0, cores[:1])
         assert servers.stdout
         urls = [f"http://127.0.0.1:{port}" for port in orjson.loads(servers.stdout.readline())]
         watch = Watch(psutil.Process(servers.pid))
         with tempfile.TemporaryDirectory(prefix="selfstudy-scaling-") as runs:
             config = config_of(urls, per_replica)
             embedded_model()
-            run_loop(config, Path(runs), watch, start_training=played_training)
+            run_loop(
+                config,
+                Path(runs),
+                watch,
+                start_training=played_training,
+                num_judges=num_judges,
+            )
         assert servers.stdin
         servers.stdin.close()
     record = watch.record
-    wall, mine, theirs = (b - a for a, b in zip(watch.started, watch.ended, strict=True))
+    wall, loop, judges, theirs = (b - a for a, b in zip(watch.started, watch.ended, strict=True))
     return {
         "replicas": num_replicas,
         "completions": record.num_completions,
-        "seconds": round(wall, 1),
-        "completions_per_second": round(record.completions_per_second, 1),
-        "accepted_per_second": round(record.num_accepted / record.timing.generate, 1),
-        "driver_cpu": round(mine / wall, 2),
-        "servers_cpu": round(theirs / wall, 2),
-        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "seconds": round(wall / slower, 1),
+        "completions per second": round(record.completions_per_second * slower, 1),
+        "accepted per second": round(record.num_accepted / record.timing.generate * slower, 1),
+        "loop cores": round(loop / wall * slower, 2),
+        "judges cores": round(judges / wall * slower, 2),
+        "servers cores": round(theirs / wall * slower, 2),
+        "loop peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
@@ -142,24 +158,29 @@ def main() -> None:
     parser.add_argument("--profile", choices=PROFILES, default="h200-7b")
     parser.add_argument("--replicas", default="1,2,4,8,16,32,64")
     parser.add_argument("--per-replica", type=int, default=1400, help="completions of each server")
+    parser.add_argument("--slower", type=float, default=1, help="slow motion, so many times")
+    parser.add_argument("--judges", type=int, help="processes that judge [default: by the load]")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.judges is None and given.slower > 1:
+        given.judges = _JUDGES
     if given.one:
-        found = measure(given.one, given.profile, given.per_replica)
+        found = measure(given.one, given.profile, given.per_replica, given.slower, given.judges)
         sys.stdout.write(orjson.dumps(found).decode() + "\n")
         return
     sys.stdout.write(f"{given.profile}: {PROFILES[given.profile].source}\n\n")
     first = None
     for number in map(int, given.replicas.split(",")):
-        command = [sys.executable, __file__, "--one", str(number), "--profile", given.profile]
-        command += ["--per-replica", str(given.per_replica)]
+        command = [sys.executable, __file__, "--one", str(number), *sys.argv[1:]]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
         row = orjson.loads(output.splitlines()[-1])
         if first is None:
-            first = row["completions_per_second"] / number
+            first = row["completions per second"] / number
             sys.stdout.write("| " + " | ".join([*row, "efficiency"]) + " |\n")
             sys.stdout.write("|" + "---|" * (len(row) + 1) + "\n")
-        row["efficiency"] = round(row["completions_per_second"] / number / first, 2)
+        efficiency = row["completions per second"] / number / first / max(1, row["loop cores"])
+        note = " (the loop's core is full)" if row["loop cores"] > 1 else ""
+        row["efficiency"] = f"{efficiency:.2f}{note}"
         sys.stdout.write("| " + " | ".join(map(str, row.values())) + " |\n")
         sys.stdout.flush()
 

@@ -1,11 +1,11 @@
 """Many vLLM servers in one process that compute nothing, and take the time that computing takes.
 
-    python simulated_servers.py NUM_SERVERS PROFILE
+    python simulated_servers.py NUM_SERVERS PROFILE SLOWER
 
-prints their ports as JSON, and serves until its standard input closes. Each batches continuously:
-sequences that run share a decoding step, whose time grows with their number; a prompt that comes in
-holds all of them up while it is computed; what has no room waits. Swaps and canaries are answered
-as vLLM answers them, from the adapter's own manifest.
+prints their ports as JSON, and serves until its standard input closes, SLOWER times as slowly as
+the profile has it. Each batches continuously: sequences that run share a decoding step, whose time
+grows with their number; a prompt that comes in holds all of them up while it is computed; what has
+no room waits. Swaps and canaries are answered as vLLM answers them, from the adapter's manifest.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import random
 import resource
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,23 @@ _LENGTH = b"content-length:"
 MODEL = "simulated"
 _NOTHING = 1e-6
 """Of a token; less is lost in rounding."""
+
+
+_EFFECTS = (
+    *("holds the molecule flat", "pairs up in the crystal", "packs densely", "adds polarity"),
+    *("forms strong bonds between molecules", "leaves it flexible", "raises the lattice energy"),
+    *("lowers it by about 20", "keeps neighbours apart", "adds weight", "stacks face to face"),
+    *("makes turning harder", "weakens the packing", "compares with that of benzoic acid"),
+)
+
+
+def make_answer(generator: random.Random, prompt: str) -> str:
+    """Return an answer as models give them: the prompt's facts as claims, and a value."""
+    facts = prompt.rpartition("Facts: ")[2].partition("\n")[0].replace(";", ",").split(", ")
+    chosen = generator.sample(facts, min(3, len(facts)))
+    effects = generator.sample(_EFFECTS, len(chosen))
+    reason = ", ".join(f"{fact} {effect}" for fact, effect in zip(chosen, effects, strict=True))
+    return f" {reason}.\nMelting point (°C): {generator.randrange(250)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,15 @@ class Profile:
     max_num_seqs: int
     source: str
     """Where the figures are from."""
+
+    def slower(self, factor: float) -> "Profile":
+        """Return the same server in slow motion."""
+        return replace(
+            self,
+            step=self.step * factor,
+            step_per_sequence=self.step_per_sequence * factor,
+            prefill_per_token=self.prefill_per_token * factor,
+        )
 
     def tokens_per_second(self, batch: int) -> float:
         """Return the output tokens per second of so many sequences, prompts apart."""
@@ -161,8 +187,7 @@ class Engine:
         lengths = await self.generate(num_prompt_tokens, n)
         choices = []
         for index in range(n):
-            number = self._random.getrandbits(30)
-            text = f" Reason {number:x} of {number % 977}.\nMelting point (°C): {number % 250}"
+            text = make_answer(self._random, body["prompt"])
             choices.append({"index": index, "text": text, "finish_reason": "stop"})
         usage = {"prompt_tokens": num_prompt_tokens, "completion_tokens": sum(lengths)}
         return orjson.dumps({"model": body["model"], "choices": choices, "usage": usage})
@@ -245,4 +270,5 @@ async def serve(num_servers: int, profile: Profile) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), PROFILES[sys.argv[2]]))
+    number, name, factor = sys.argv[1:]
+    asyncio.run(serve(int(number), PROFILES[name].slower(float(factor))))

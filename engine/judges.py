@@ -1,0 +1,103 @@
+"""Texts in, verdicts on each alone out: here, or in processes once one core isn't enough.
+
+What was accepted before isn't known here (`verify.compare`), so that any process can judge any
+text. Workers import this module: it reaches nothing that speaks to servers.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, Self
+
+from selfstudy_engine.data.schema import Molecule, Verdict
+from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.engine.worker_pool import WorkerPool
+
+BUSY = 0.5
+"""Share of its time that this thread may work before processes judge instead of it."""
+WATCH_SECONDS = 5.0
+"""How long it must have done so: a busy moment isn't worth a second of imports each."""
+MOST_PROCESSES = 8
+logger = logging.getLogger(__name__)
+
+
+class Unjudged(NamedTuple):
+    """The answers to one question, as far as their verdicts depend on them."""
+
+    molecule: Molecule
+    hinted: bool
+    texts: Sequence[tuple[str, str]]
+    """Text and reason of its end, of each completion."""
+
+
+class Chunk(NamedTuple):
+    """What is judged at once."""
+
+    tolerance: float
+    """Of the round."""
+    answers: Sequence[Unjudged]
+
+
+def judge_chunk(rules: Rules, chunk: Chunk) -> list[list[Verdict]]:
+    """Return the verdicts on each answer's texts, each text taken alone."""
+    rules = replace(rules, tolerance=chunk.tolerance)
+    return [
+        [
+            judge(text, finish_reason, answer.molecule, rules, hinted=answer.hinted)
+            for text, finish_reason in answer.texts
+        ]
+        for answer in chunk.answers
+    ]
+
+
+class Judges:
+    """Who judges a run's answers; use it as a context manager.
+
+    Args:
+        num_processes: that judge from the first answer on; None has this process judge until that
+            keeps it busy, and then as many as there is work and cores for.
+    """
+
+    def __init__(self, num_processes: int | None = None) -> None:
+        self._num_processes = num_processes
+        self._pool: WorkerPool[Chunk, list[list[Verdict]]] | None = None
+        self._first: Future[list[list[Verdict]]] | None = None
+        """Done when a process has imported what it needs."""
+        self._looked_at: tuple[float, float] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.close()
+
+    def pool(self, rules: Rules) -> WorkerPool[Chunk, list[list[Verdict]]] | None:
+        """Return the processes that judge by a run's rules, once they are wanted and ready.
+
+        To be called by the thread that judges otherwise.
+        """
+        if self._pool is None and (size := self._wanted()):
+            logger.info("answers are judged in up to %d processes from now on", size)
+            self._pool = WorkerPool(partial(judge_chunk, rules), size)
+            self._first = self._pool.submit(Chunk(0.0, []))
+        is_ready = self._num_processes or (self._first and self._first.done())
+        return self._pool if is_ready else None
+
+    def _wanted(self) -> int:
+        if self._num_processes is not None:
+            return self._num_processes
+        now = (time.monotonic(), time.thread_time())
+        if self._looked_at is None:
+            self._looked_at = now
+        seconds, worked = (new - old for new, old in zip(now, self._looked_at, strict=True))
+        if seconds < WATCH_SECONDS:
+            return 0
+        self._looked_at = now
+        if worked < BUSY * seconds:
+            return 0
+        return min(len(os.sched_getaffinity(0)) - 1, MOST_PROCESSES)
