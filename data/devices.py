@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfstudy_engine.data.accelerate_config import read_accelerate_config
-from selfstudy_engine.data.config import DevicesConfig, RunConfig
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_machines import DevicesConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Device, Gpu, visible_gpus
 from selfstudy_engine.data.parallel import Parallel

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.molecules import Table, canonicalize

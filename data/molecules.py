@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdMolHash
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import TableError, shown, shown_text
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import TableError, shown
 from selfstudy_engine.data.properties import Property, convert
 from selfstudy_engine.data.table_blocks import is_sdf, read_blocks

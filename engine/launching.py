@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfstudy_engine.data.accelerate_config import read_accelerate_config
-from selfstudy_engine.data.config import DevicesConfig, RunConfig
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_machines import DevicesConfig
 from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.privacy import child_environment

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from selfstudy_engine.data.config import TeacherConfig
+from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import BudgetError
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import openai
 from pydantic import BaseModel, Field
 
-from selfstudy_engine.data.config import TeacherConfig
+from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, UsageError
 from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.teacher_budget import Budget

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from selfstudy_engine.data.config import RunConfig, flatten
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_keys import flatten
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import RoundRecord

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import orjson
 
-from selfstudy_engine.data.config import TrainConfig
+from selfstudy_engine.data.config_training import TrainConfig
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.engine.launching import Launch, launch_here

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.molecules import canonicalize
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.table_files import read_rows

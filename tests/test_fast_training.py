@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from selfstudy_engine.data.config import TrainConfig
+from selfstudy_engine.data.config_training import TrainConfig
 from selfstudy_engine.train.answer_trainer import answer_loss
 from selfstudy_engine.train.attention import (
     SUPPORTED,

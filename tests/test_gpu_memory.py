@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from test_fast_training import loss_of_row, make_model, with_lora
 
-from selfstudy_engine.data.config import ModelConfig, RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config_sources import ModelConfig
 from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import (

@@ -20,7 +20,8 @@ from samples import make_sample, write_adapter
 from selfstudy_engine.data.adapter_manifest import seal_manifest
 from selfstudy_engine.data.adapters import Adapter, Probe, read_adapter
 from selfstudy_engine.data.arithmetic import read_arithmetic
-from selfstudy_engine.data.config import TableConfig, load_config
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import (
     AdapterError,
     DamagedShardError,

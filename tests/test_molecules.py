@@ -10,7 +10,7 @@ import pytest
 from rdkit import Chem
 from samples import make_pool
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import TableError, UsageError
 from selfstudy_engine.data.molecules import (
     Table,

@@ -11,7 +11,8 @@ from test_training import adapter_logprobs, first_loss, train_here
 from tiny_model import make_quantized
 
 from selfstudy_engine.data.adapters import read_adapter
-from selfstudy_engine.data.config import ModelConfig, RunConfig
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_sources import ModelConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.train.loading import load_base

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from selfstudy_engine.data.base_model import ATTENTION_LAYERS, LINEAR_LAYERS
-from selfstudy_engine.data.config import ModelConfig
+from selfstudy_engine.data.config_sources import ModelConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.loading import load_base

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_teacher import KEY, FakeTeacher, Reply, num_prompt_tokens
 
-from selfstudy_engine.data.config import TeacherConfig
+from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import BudgetError, ServerError, UsageError
 from selfstudy_engine.engine.teacher_budget import Budget, most_prompt_tokens
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer

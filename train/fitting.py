@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from selfstudy_engine.data.config import TrainConfig
+from selfstudy_engine.data.config_training import TrainConfig
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.train.answer_trainer import AnswerTrainer
 from selfstudy_engine.train.attention import attention_by_sequence

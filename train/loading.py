@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-from selfstudy_engine.data.config import ModelConfig
+from selfstudy_engine.data.config_sources import ModelConfig
 from selfstudy_engine.data.errors import UsageError, shown_text
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.train.processes import processes, weights_are_spread

@@ -10,7 +10,8 @@ import tomli_w
 from fuzzing import NASTY_TEXTS, fuzz, may_refuse, mutated, written_texts
 from hypothesis import strategies as st
 
-from selfstudy_engine.data.config import RunConfig, flatten, load_config
+from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config_keys import flatten
 from selfstudy_engine.data.errors import UsageError
 
 KEYS = sorted(flatten(RunConfig().model_dump()))

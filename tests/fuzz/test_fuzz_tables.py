@@ -13,7 +13,7 @@ from fuzzing import NASTY_TEXTS, fuzz, may_refuse, mutated, written_texts
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from selfstudy_engine.data.config import TableConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.molecules import canonicalize
 from selfstudy_engine.data.properties import find_property
