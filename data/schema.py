@@ -3,7 +3,9 @@
 One dataclass for each word of the vocabulary; `SAMPLE_SCHEMA` is what a store's shard holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -119,12 +121,6 @@ class Sample:
         """What makes this sample one and the same, whatever its text."""
         return (self.run, self.round, self.molecule_id, self.sample_index)
 
-    def to_row(self) -> dict[str, Any]:
-        """Return the row that `SAMPLE_SCHEMA` describes."""
-        lists = {"rejections": list(self.rejections), "findings": list(self.findings)}
-        # Not `asdict`, which copies every text: a third of what storing takes.
-        return {name: getattr(self, name) for name in SAMPLE_SCHEMA.names} | lists
-
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
         """Rebuild a sample from a row; columns of later versions are left out."""
@@ -167,6 +163,18 @@ SAMPLE_SCHEMA = pa.schema(
     ],
     metadata={"selfstudy_engine.format": "1"},
 )
+
+
+def to_table(samples: Sequence[Sample]) -> pa.Table:
+    """Return samples as a table of `SAMPLE_SCHEMA`.
+
+    Column by column: rows, as dictionaries, take three times as long.
+    """
+    columns = [
+        pa.array(list(map(attrgetter(field.name), samples)), field.type) for field in SAMPLE_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=SAMPLE_SCHEMA)
+
 
 ADDED_COLUMNS: dict[str, str | bool | None] = {
     "findings": "rejections",

@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
 from selfstudy_engine.data.files import ON_DISK, Files
-from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample, to_table
 from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
@@ -269,9 +269,8 @@ class SampleWriter:
 
 
 def _to_parquet(samples: Sequence[Sample]) -> bytes:
-    table = pa.Table.from_pylist([sample.to_row() for sample in samples], schema=SAMPLE_SCHEMA)
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pa.parquet.write_table(to_table(samples), sink, compression="zstd", write_page_checksum=True)
     return seal(sink.getvalue().to_pybytes())
 
 

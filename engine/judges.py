@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple, Self
 
 from selfstudy_engine.data.schema import Molecule, Verdict
@@ -35,23 +34,22 @@ class Unjudged(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What is judged at once."""
+    """Answers that are judged at once."""
 
     tolerance: float
     """Of the round."""
     answers: Sequence[Unjudged]
 
-
-def judge_chunk(rules: Rules, chunk: Chunk) -> list[list[Verdict]]:
-    """Return the verdicts on each answer's texts, each text taken alone."""
-    rules = replace(rules, tolerance=chunk.tolerance)
-    return [
-        [
-            judge(text, finish_reason, answer.molecule, rules, hinted=answer.hinted)
-            for text, finish_reason in answer.texts
+    def judge(self, rules: Rules) -> list[list[Verdict]]:
+        """Return the verdicts on each answer's texts, each text taken alone."""
+        rules = replace(rules, tolerance=self.tolerance)
+        return [
+            [
+                judge(text, finish_reason, answer.molecule, rules, hinted=answer.hinted)
+                for text, finish_reason in answer.texts
+            ]
+            for answer in self.answers
         ]
-        for answer in chunk.answers
-    ]
 
 
 class Judges:
@@ -64,7 +62,7 @@ class Judges:
 
     def __init__(self, num_processes: int | None = None) -> None:
         self._num_processes = num_processes
-        self._pool: WorkerPool[Chunk, list[list[Verdict]]] | None = None
+        self._pool: WorkerPool[Rules] | None = None
         self._first: Future[list[list[Verdict]]] | None = None
         """Done when a process has imported what it needs."""
         self._looked_at: tuple[float, float] | None = None
@@ -76,15 +74,15 @@ class Judges:
         if self._pool:
             self._pool.close()
 
-    def pool(self, rules: Rules) -> WorkerPool[Chunk, list[list[Verdict]]] | None:
+    def pool(self, rules: Rules) -> WorkerPool[Rules] | None:
         """Return the processes that judge by a run's rules, once they are wanted and ready.
 
         To be called by the thread that judges otherwise.
         """
         if self._pool is None and (size := self._wanted()):
             logger.info("answers are judged in up to %d processes from now on", size)
-            self._pool = WorkerPool(partial(judge_chunk, rules), size)
-            self._first = self._pool.submit(Chunk(0.0, []))
+            self._pool = WorkerPool(rules, size)
+            self._first = self._pool.submit(Chunk(0.0, []).judge)
         is_ready = self._num_processes or (self._first and self._first.done())
         return self._pool if is_ready else None
 

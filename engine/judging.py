@@ -11,7 +11,7 @@ from typing import Self
 
 from selfstudy_engine.data.errors import SelfStudyError
 from selfstudy_engine.data.schema import Verdict
-from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged, judge_chunk
+from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
 from selfstudy_engine.engine.sampling import Answered
 from selfstudy_engine.engine.verify import Rules
 
@@ -74,7 +74,7 @@ class Judging:
         """
         pool = self._judges.pool(self._rules)
         if pool is None:
-            [verdicts] = judge_chunk(self._rules, self._to_chunk([answered]))
+            [verdicts] = self._to_chunk([answered]).judge(self._rules)
             self._settle(answered, verdicts)
             return
         self._chunk.append(answered)
@@ -103,7 +103,9 @@ class Judging:
     async def _judge(self, answers: Sequence[Answered]) -> None:
         pool = self._judges.pool(self._rules)
         assert pool, "a chunk is only sent to processes"
-        for answered, verdicts in zip(answers, await pool.do(self._to_chunk(answers)), strict=True):
+        for answered, verdicts in zip(
+            answers, await pool.do(self._to_chunk(answers).judge), strict=True
+        ):
             self._settle(answered, verdicts)
 
     def _finish(self, task: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
@@ -194,15 +195,16 @@ class RoundSteps:
         num_asked = len(molecules) + len(pending) * (last + 1)
         of_round = samples_of if pending else adapter
         self._reporter.phase(f"round {of_round}: {work}", num_asked)
-        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]] = chain(
-            evaluation_requests(molecules, self._config, self._shown),
-            sample_requests(pending, self._config, self._shown),
-        )
+        requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]]
+        requests = evaluation_requests(molecules, self._config, self._shown)
         started = time.monotonic()
         with self._store.writer(samples_of) if pending or hinted else nullcontext() as writer:
             sampling = None
             if writer:
                 rules = self._rules(samples_of)
+                find_pool = partial(self._judges.pool, rules)
+                asked = sample_requests(pending, self._config, self._shown, find_pool)
+                requests = chain(requests, asked)
                 accepted = self._accepted_texts()
                 sampling = Sampling(samples_of, writer, rules, self._judges, accepted)
             queue = QuestionQueue(self._config, self._connection, self._reporter, sampling)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import STOP, render_prompt
@@ -9,6 +10,7 @@ from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample,
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
+from selfstudy_engine.engine.prompts_ahead import FindPool, render_ahead
 from selfstudy_engine.engine.verify import Rules, compare
 
 
@@ -45,12 +47,17 @@ def sampling_params(config: RunConfig) -> SamplingParams:
 
 
 def sample_requests(
-    molecules: Iterable[Molecule], config: RunConfig, shown: Sequence[Exemplar]
+    molecules: Iterable[Molecule],
+    config: RunConfig,
+    shown: Sequence[Exemplar],
+    find_pool: FindPool,
 ) -> Iterator[GenerationRequest[SampleQuestion]]:
-    """Yield a request for n completions about each molecule."""
+    """Yield a request for n completions about each molecule; prompts are rendered ahead."""
     params, generation = sampling_params(config), config.generation
-    for molecule in molecules:
-        prompt = render_prompt(molecule, config.property, shown, generation.template)
+    render = partial(
+        render_prompt, prop=config.property, exemplars=shown, template=generation.template
+    )
+    for molecule, prompt in render_ahead(molecules, render, find_pool):
         yield GenerationRequest(SampleQuestion(molecule, prompt), prompt, params)
 
 

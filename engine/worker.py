@@ -1,10 +1,9 @@
-"""A process of ours that does one work on whatever it is sent, until the one that started it ends.
+"""A process of ours that does task after task, until the one that started it ends.
 
     python -m selfstudy_engine.engine.worker
 
-reads pickles from standard input: first the work, a function, then what to do it on, one after
-the other; it writes what came of each to standard output. It gets none of our keys, and no signal
-of a terminal.
+reads pickles from standard input: first what all tasks need, then the tasks, functions of it; it
+writes what came of each to standard output. It gets none of our keys, and no signal of a terminal.
 """
 
 import os
@@ -13,26 +12,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from selfstudy_engine.data.privacy import child_environment
 
 _GRACE_SECONDS = 5.0
+Context = TypeVar("Context")
+Result = TypeVar("Result")
 
 
 class WorkerDiedError(Exception):
     """A worker ended before it answered; what it was sent can be sent to another."""
 
 
-class Worker:
+class Worker(Generic[Context]):
     """One such process; it is used by one thread at a time.
 
     Args:
-        work: importable by its name, as pickles have it.
+        context: what all tasks need; sent once.
     """
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self._unsent: Callable[[Any], Any] | None = work
+    def __init__(self, context: Context) -> None:
+        self._unsent = [context]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -41,17 +42,18 @@ class Worker:
             start_new_session=True,  # a Ctrl-C isn't for it: its input ends with our process
         )
 
-    def do(self, task: Any) -> Any:
-        """Return what the work makes of a task.
+    def do(self, task: Callable[[Context], Result]) -> Result:
+        """Return what comes of a task.
 
         Raises:
             WorkerDiedError: the process ended before.
-            Exception: whatever the work raised.
+            Exception: whatever the task raised.
         """
+        result: Result
+        failure: Exception | None
         try:
-            if self._unsent:
-                self._send(self._unsent)
-                self._unsent = None
+            while self._unsent:
+                self._send(self._unsent.pop())
             self._send(task)
             assert self._process.stdout
             result, failure = pickle.load(self._process.stdout)
@@ -86,12 +88,12 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints isn't a result
     # Its parent may be gone at any moment, also while this process starts.
     with suppress(EOFError, BrokenPipeError):
-        work = pickle.load(sys.stdin.buffer)
+        context = pickle.load(sys.stdin.buffer)
         while True:
             task = pickle.load(sys.stdin.buffer)
             result = failure = None
             try:
-                result = work(task)
+                result = task(context)
             except Exception as error:  # noqa: BLE001 - the caller's
                 failure = error
             pickle.dump((result, failure), results, pickle.HIGHEST_PROTOCOL)

@@ -1,57 +1,56 @@
-"""Several workers that do the same work; one that dies is replaced, and its task is done again.
+"""Several workers that share tasks; one that dies is replaced, and its task is done again.
 
-Workers are started as tasks ask for them, and kept. The work must be a pure function.
+Workers are started as tasks ask for them, and kept. A task is a pure function, so that it may be
+done twice.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic
 
 from selfstudy_engine.data.errors import WorkerError
-from selfstudy_engine.engine.worker import Worker, WorkerDiedError
+from selfstudy_engine.engine.worker import Context, Result, Worker, WorkerDiedError
 
 MOST_DEATHS = 3
 """Workers that one task may outlive; then it counts as the one to blame."""
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-class WorkerPool(Generic[Task, Result]):
+class WorkerPool(Generic[Context]):
     """Has up to `size` tasks done at once; `close` it.
 
     Args:
-        work: importable by its name.
+        context: what all tasks need.
         size: workers at most.
     """
 
-    def __init__(self, work: Callable[[Task], Result], size: int) -> None:
-        self._work = work
+    def __init__(self, context: Context, size: int) -> None:
+        self._context = context
         self._threads = ThreadPoolExecutor(size, "worker")
-        self._workers: set[Worker] = set()
-        self._idle: list[Worker] = []
+        self._workers: set[Worker[Context]] = set()
+        self._idle: list[Worker[Context]] = []
         self._closed = False
         self.size = size
 
-    def submit(self, task: Task) -> "Future[Result]":
-        """Have a task done; a result may be a `WorkerError`: several workers died of it."""
+    def submit(self, task: Callable[[Context], Result]) -> "Future[Result]":
+        """Have a task done; what comes of it may be a `WorkerError`: several workers died of it."""
         return self._threads.submit(self._do, task)
 
-    async def do(self, task: Task) -> Result:
-        """Return what the work makes of a task.
+    async def do(self, task: Callable[[Context], Result]) -> Result:
+        """Return what comes of a task.
 
         Raises:
             WorkerError: several workers died of it.
         """
         return await asyncio.wrap_future(self.submit(task))
 
-    def _do(self, task: Task) -> Result:
+    def _do(self, task: Callable[[Context], Result]) -> Result:
         for _ in range(MOST_DEATHS):
             worker = self._take()
             try:
-                result: Result = worker.do(task)
+                result = worker.do(task)
             except WorkerDiedError as death:
                 self._workers.discard(worker)
                 if self._closed:
@@ -66,11 +65,11 @@ class WorkerPool(Generic[Task, Result]):
             "memory? Run the same command again: what is stored isn't done again"
         ) from last
 
-    def _take(self) -> Worker:
+    def _take(self) -> Worker[Context]:
         try:
             return self._idle.pop()
         except IndexError:
-            worker = Worker(self._work)
+            worker = Worker(self._context)
             self._workers.add(worker)
             return worker
 

@@ -21,7 +21,7 @@ from selfstudy_engine.data.schema import Completion, Molecule, Verdict
 from selfstudy_engine.engine import judges as judges_module
 from selfstudy_engine.engine.claims import check_claims
 from selfstudy_engine.engine.false_claims import finds_false
-from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged, judge_chunk
+from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
 from selfstudy_engine.engine.judging import CHUNK_COMPLETIONS, CHUNKS_PER_PROCESS, Judging
 from selfstudy_engine.engine.sampling import Answered, SampleQuestion
 from selfstudy_engine.engine.verify import Rules, verify
@@ -160,20 +160,20 @@ def test_this_process_judges_until_that_keeps_it_busy(monkeypatch: pytest.Monkey
 
 
 def test_a_workers_error_is_the_callers() -> None:
-    worker = Worker(partial(judge_chunk, RULES))
+    worker = Worker(RULES)
     try:
         molecule = Molecule("K", "", "no SMILES", 10.0)
         text = " A reason of some words.\nMelting point (°C): 10"
         with pytest.raises(ValueError, match="no SMILES"):
-            worker.do(Chunk(30.0, [Unjudged(molecule, False, [(text, "stop")])]))
-        assert worker.do(Chunk(30.0, [])) == []
+            worker.do(Chunk(30.0, [Unjudged(molecule, False, [(text, "stop")])]).judge)
+        assert worker.do(Chunk(30.0, []).judge) == []
     finally:
         worker.end()
 
 
 def test_what_a_library_prints_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
-    worker = Worker(print)
-    assert worker.do("hello") is None
+    worker = Worker("hello")
+    assert worker.do(print) is None
     worker.end()
     assert capfd.readouterr() == ("", "hello\n")
 
@@ -182,12 +182,12 @@ def test_a_worker_knows_no_key_and_nothing_that_speaks_to_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SELFSTUDY_SERVER_KEY", "nobody-may-see")
-    worker = Worker(eval)
+    worker: Worker[dict[str, object]] = Worker({})
     try:
-        worker.do("__import__('selfstudy_engine.engine.judges') and None")
-        worker.do("__import__('selfstudy_engine.engine.false_claims') and None")
-        modules = worker.do("set(__import__('sys').modules)")
-        environment = worker.do("dict(__import__('os').environ)")
+        for module in ("judges", "false_claims"):
+            worker.do(partial(exec, f"import selfstudy_engine.engine.{module}"))
+        modules = worker.do(partial(eval, "set(__import__('sys').modules)"))
+        environment = worker.do(partial(eval, "dict(__import__('os').environ)"))
     finally:
         worker.end()
     assert "rdkit" in modules
@@ -196,16 +196,16 @@ def test_a_worker_knows_no_key_and_nothing_that_speaks_to_servers(
 
 
 def test_work_that_kills_its_workers_is_given_up() -> None:
-    pool = WorkerPool(signal.raise_signal, 1)
+    pool = WorkerPool(signal.SIGKILL, 1)
     with pytest.raises(WorkerError, match=f"{MOST_DEATHS} workers.*-9.*Run the same command"):
-        asyncio.run(pool.do(signal.SIGKILL))
+        asyncio.run(pool.do(signal.raise_signal))
     pool.close()
 
 
 def test_a_dead_worker_says_so() -> None:
-    worker = Worker(signal.raise_signal)
+    worker = Worker(signal.SIGTERM)
     with pytest.raises(WorkerDiedError, match="-15"):
-        worker.do(signal.SIGTERM)
+        worker.do(signal.raise_signal)
 
 
 BUSY = """

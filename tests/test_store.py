@@ -20,7 +20,7 @@ import pytest
 from samples import make_rejected, make_sample
 
 from selfstudy_engine.data.errors import StoreError
-from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample, to_table
 from selfstudy_engine.data.store import FLUSH_SECONDS, SampleStore, SampleWriter
 
 
@@ -74,7 +74,8 @@ def test_rows_read_back_as_they_were(store: SampleStore) -> None:
     ]
     fill(store, samples)
     assert list(store.samples()) == samples
-    assert Sample.from_row(samples[1].to_row() | {"later": 3}) == samples[1]
+    [row] = to_table(samples[1:2]).to_pylist()
+    assert Sample.from_row(row | {"later": 3}) == samples[1]
     assert samples[2].key == ("default", 0, "C", 7)
 
 

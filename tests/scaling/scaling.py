@@ -26,6 +26,7 @@ import psutil
 from safetensors.numpy import save_file
 from simulated_servers import PROFILES
 
+from selfstudy_engine.data import store
 from selfstudy_engine.data.adapters import (
     PEFT_CONFIG,
     WEIGHTS,
@@ -36,8 +37,10 @@ from selfstudy_engine.data.adapters import (
 )
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_model
+from selfstudy_engine.engine import judging
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
+from selfstudy_engine.engine.server_client import ServerClient
 
 _SERVERS = Path(__file__).with_name("simulated_servers.py")
 _PER_MOLECULE = 8
@@ -116,10 +119,18 @@ def config_of(urls: list[str], per_replica: int) -> RunConfig:
     return load_config(None, values)
 
 
+def slow_down(factor: float) -> None:
+    """Have the loop do in slow motion, too, what it does by the clock: each costs it the same."""
+    ServerClient.__init__.__kwdefaults__["look_seconds"] *= factor
+    store.FLUSH_SECONDS *= factor
+    judging.CHUNK_SECONDS *= factor
+
+
 def measure(
     num_replicas: int, profile: str, per_replica: int, slower: float, num_judges: int | None
 ) -> dict[str, Any]:
     """Run one loop in this process; the servers have one of their own."""
+    slow_down(slower)
     command = [sys.executable, str(_SERVERS), str(num_replicas), profile, str(slower)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as servers:
         assert servers.stdout
