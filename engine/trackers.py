@@ -6,7 +6,6 @@ What a tracker's package sends is its own affair: nothing is tracked but by name
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Self
 
 from selfstudy_engine.data.config import RunConfig
@@ -40,12 +39,7 @@ class Trackers:
             self._trackers.append(self._start(name))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Let the trackers write what they hold."""
         for tracker in self._trackers:
             tracker.finish()
