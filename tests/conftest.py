@@ -27,6 +27,7 @@ from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
 
@@ -302,3 +303,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfig)
 def copied(finished: RunFolder, tmp_path: Path) -> RunFolder:
     """A copy of the finished run."""
     return RunFolder(Path(shutil.copytree(finished.path, tmp_path / "runs" / "test")))
+
+
+@pytest.fixture
+def before_generating(copied: RunFolder) -> RunFolder:
+    """The run as it was when round 1 began to generate; its last adapter is there already."""
+    shutil.rmtree(SampleStore(copied.samples).round_folder(1))
+    copied.evaluation(2).unlink()
+    lines = copied.metrics.read_bytes().splitlines(keepends=True)
+    copied.metrics.write_bytes(lines[0])
+    return copied

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
+from stored_samples import stored
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.audit import audit
@@ -48,10 +49,7 @@ def leave(disk: Path, num_bytes: int) -> None:
 
 
 def content_of(folder: RunFolder) -> dict[Any, tuple[str, bool, str]]:
-    samples = list(SampleStore(folder.samples).samples())
-    content = {s.key: (s.completion, s.accepted, s.adapter_sha256) for s in samples}
-    assert len(content) == len(samples)
-    return content
+    return {key: (s.completion, s.accepted, s.adapter_sha256) for key, s in stored(folder).items()}
 
 
 def try_until_done(config: RunConfig, disk: Path, fake: FakeVllm) -> list[str]:

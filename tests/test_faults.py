@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import MakeConfig, loop
 from fake_vllm import Body, FakeVllm
+from stored_samples import stored
 
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, SwapError
 from selfstudy_engine.data.run_folder import RunFolder
@@ -24,10 +25,7 @@ Content = dict[Any, tuple[str, bool, tuple[str, ...]]]
 
 
 def content_of(folder: RunFolder) -> Content:
-    samples = list(SampleStore(folder.samples).samples())
-    content = {s.key: (s.completion, s.accepted, s.rejections) for s in samples}
-    assert len(content) == len(samples), "a sample is there twice"
-    return content
+    return {key: (s.completion, s.accepted, s.rejections) for key, s in stored(folder).items()}
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from test_training import adapter_logprobs, first_loss, train_here
 from tiny_model import make_quantized
+from tiny_training import adapter_logprobs, first_loss, train_here
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig

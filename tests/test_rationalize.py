@@ -16,13 +16,14 @@ import pytest
 from conftest import MakeConfig, loop
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 from samples import SHIPPED, make_pool, make_sample
+from stored_samples import stored
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.prompts import Template, render_hinted_prompt, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Completion, Molecule, Sample
+from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.rationalize import choose_hinted, rationalize, warn_if_idle
@@ -268,13 +269,6 @@ def hinted_run(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfi
     with FakeVllm() as fake:
         loop(small_config(**HINTED), runs, fake)
     return RunFolder(runs / "test")
-
-
-def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
-    samples = list(SampleStore(folder.samples).samples())
-    by_key = {sample.key: sample for sample in samples}
-    assert len(by_key) == len(samples)
-    return by_key
 
 
 def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, bool, bool]]:

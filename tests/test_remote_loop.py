@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conftest import MakeConfig, QuietReporter, loop, train_here
 from fake_vllm import FakeVllm
 from s3_server import BUCKET, S3Server, answer, go_on, kill
+from stored_samples import stored
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
@@ -22,7 +23,6 @@ from selfstudy_engine.data.lease import Owner
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
 
@@ -53,10 +53,7 @@ def live(config: RunConfig, runs: Path, fake: FakeVllm, train: Any = train_here)
 
 
 def content_of(folder: RunFolder) -> Content:
-    samples = list(SampleStore(folder.samples).samples())
-    by_key = {s.key: (s.completion, s.accepted, s.adapter_sha256) for s in samples}
-    assert len(by_key) == len(samples), "a sample twice"
-    return by_key
+    return {key: (s.completion, s.accepted, s.adapter_sha256) for key, s in stored(folder).items()}
 
 
 def in_s3(objects: Objects, scratch: Path) -> tuple[Content, dict[str, bytes]]:

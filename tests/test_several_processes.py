@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import train_here
+from tiny_training import train_here
 
 from selfstudy_engine.data.adapters import WEIGHTS, read_adapter
 from selfstudy_engine.data.config import RunConfig, override

@@ -1,56 +1,22 @@
 """Swaps against the fake: the order of the calls, and that no wrong adapter passes."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import MakeAdapter
 from fake_vllm import FakeVllm
+from swapping import swap, swap_to_base
 
-from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import AdapterError, SelfStudyError, ServerError, SwapError
-from selfstudy_engine.engine.canary import CanaryResult, Served, distance
+from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.server_client import ServerClient
-from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
+from selfstudy_engine.engine.swap import AdminApi, make_swapper
 
 ROUTE = "/v1/completions"
 BASE = "owner/tiny"
-
-
-def swap(
-    fake: FakeVllm, *adapters: Adapter, mode: Any = "merged", dtype: str = "float32"
-) -> list[tuple[Served, CanaryResult]]:
-    """Swap to one adapter after the other, with one swapper, and prove each."""
-
-    async def run() -> list[tuple[Served, CanaryResult]]:
-        admin = AdminApi(fake.endpoint)
-        found = []
-        try:
-            async with ServerClient(fake.endpoint, 4, 10) as client:
-                swapper = make_swapper(mode, admin, fake.model)
-                for adapter in adapters:
-                    served, result, seconds = await swap_and_prove(swapper, client, adapter, dtype)
-                    assert seconds > 0
-                    found.append((served, result))
-        finally:
-            await admin.close()
-        return found
-
-    return asyncio.run(run())
-
-
-def swap_to_base(fake: FakeVllm, mode: Any = "merged") -> Served:
-    async def run() -> Served:
-        admin = AdminApi(fake.endpoint)
-        try:
-            return await make_swapper(mode, admin, fake.model).swap(None)
-        finally:
-            await admin.close()
-
-    return asyncio.run(run())
 
 
 def test_a_merged_swap_drains_swaps_resets_resumes_and_then_proves(
@@ -99,16 +65,6 @@ def test_a_server_without_metrics_has_one_engine_and_one_that_stumbles_is_not_be
     fake.fail_next("/metrics", status=503)
     with pytest.raises(ServerError, match=r"answered 503.* how many copies"):
         swap(fake, make_adapter("b"))
-
-
-def test_the_canary_asks_for_the_next_token_before_whole_texts(
-    fake: FakeVllm, make_adapter: MakeAdapter
-) -> None:
-    """The other order would fill the prefix cache with right values."""
-    swap(fake, make_adapter("a"))
-    kinds = [request.kind for request in fake.requests if request.path == ROUTE]
-    assert kinds == ["next", "next", "score", "score"]
-    assert all(request.body["max_tokens"] == 1 for request in fake.requests[-4:])
 
 
 def test_a_swap_waits_for_completions_in_flight(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
@@ -193,43 +149,6 @@ def test_the_base_model_needs_no_call_in_runtime_mode(fake: FakeVllm) -> None:
     assert fake.requests == []
 
 
-def test_a_swap_that_changed_nothing_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
-    """The server answers 200 and stays with the base model."""
-    fake.keeps_old_adapter = True
-    with pytest.raises(SwapError, match=r"from adapter a.* 2 nats .*float32: 0\.02.* 0 from the b"):
-        swap(fake, make_adapter("a"))
-
-
-def test_the_adapter_before_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
-    first, second = make_adapter("first", -2.0), make_adapter("second", -2.5)
-    swap(fake, first)
-    fake.keeps_old_adapter = True
-    with pytest.raises(SwapError, match=r"adapter second.*0\.5 nats from the trainer's"):
-        swap(fake, second)
-
-
-def test_an_adapter_near_the_base_model_still_differs_from_it(
-    fake: FakeVllm, make_adapter: MakeAdapter
-) -> None:
-    """Within the tolerance of the number format, but nearer to the base model."""
-    near = make_adapter("near", logprob=-4.0 + 0.01)
-    assert swap(fake, near)[0][1].distance_to_base == pytest.approx(0.01)
-    swap_to_base(fake)
-    fake.keeps_old_adapter = True
-    with pytest.raises(SwapError, match="doesn't answer from adapter near"):
-        swap(fake, near)
-
-
-def test_a_stale_prefix_cache_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
-    """Whole texts are right, the next token comes from the adapter before."""
-    first = make_adapter("first", -2.0, next_logprob=-1.0)
-    second = make_adapter("second", -2.5, next_logprob=-1.5)
-    swap(fake, first)
-    fake.cache_reset_lies = True
-    with pytest.raises(SwapError, match=r"adapter second are 0\.5 nats.*prefix cache is stale"):
-        swap(fake, second)
-
-
 def test_a_cache_that_cant_be_reset_ends_the_swap(
     fake: FakeVllm, make_adapter: MakeAdapter
 ) -> None:
@@ -302,97 +221,6 @@ def test_workers_that_merged_something_else(
     assert "/resume" not in fake.paths
 
 
-def _scores(change: Callable[[list[Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def edit(answer: dict[str, Any]) -> dict[str, Any]:
-        choice = answer["choices"][0]
-        choice["prompt_logprobs"] = change(choice["prompt_logprobs"])
-        return answer
-
-    return edit
-
-
-def _with_nan(entries: list[Any]) -> list[Any]:
-    for entry in entries[1:]:
-        for value in entry.values():
-            value["logprob"] = float("nan")
-    return entries
-
-
-def _is_score(body: dict[str, Any]) -> bool:
-    return "prompt_logprobs" in body
-
-
-def _is_next(body: dict[str, Any]) -> bool:
-    return "logprobs" in body
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (_scores(lambda entries: None), "no log-probabilities for the canary"),
-        (_scores(lambda entries: entries[:-1]), "no log-probabilities for the canary"),
-        (_scores(lambda entries: [None, *({"999": {"logprob": 0}} for _ in entries[1:])]), "canar"),
-        (lambda a: a | {"model": "other"}, "canary.*other"),
-        (lambda a: a | {"choices": []}, "canary"),
-    ],
-    ids=["null", "too few", "other tokens", "model", "no choices"],
-)
-def test_a_canary_that_cant_be_read_is_no_proof(
-    fake: FakeVllm, make_adapter: MakeAdapter, edit: Any, message: str
-) -> None:
-    fake.fail_next(ROUTE, times=2, edit=edit, matching=_is_score)
-    with pytest.raises(SwapError, match=message):
-        swap(fake, make_adapter("a"))
-
-
-def _next_value(value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def edit(answer: dict[str, Any]) -> dict[str, Any]:
-        answer["choices"][0]["logprobs"] = value
-        return answer
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (_next_value(None), "no log-probability for the canary"),
-        (_next_value({"token_logprobs": []}), "no log-probability for the canary"),
-        (lambda a: a | {"model": "other"}, "canary.*other"),
-        (lambda a: a | {"choices": []}, "canary"),
-    ],
-    ids=["null", "empty", "model", "no choices"],
-)
-def test_a_next_token_that_cant_be_read_is_no_proof(
-    fake: FakeVllm, make_adapter: MakeAdapter, edit: Any, message: str
-) -> None:
-    fake.fail_next(ROUTE, times=2, edit=edit, matching=_is_next)
-    with pytest.raises(SwapError, match=message):
-        swap(fake, make_adapter("a"))
-
-
-@pytest.mark.parametrize(
-    ("edit", "matching"),
-    [
-        (_scores(_with_nan), _is_score),
-        (_next_value({"token_logprobs": [float("nan")]}), _is_next),
-    ],
-    ids=["score", "next"],
-)
-def test_a_canary_that_isnt_a_number_is_no_proof(
-    fake: FakeVllm, make_adapter: MakeAdapter, edit: Any, matching: Any
-) -> None:
-    """Python's server writes NaN; JSON has none, and a comparison with it is always false."""
-    fake.fail_next(ROUTE, times=2, edit=edit, matching=matching)
-    with pytest.raises(ServerError, match="isn't JSON"):
-        swap(fake, make_adapter("a"))
-
-
-def test_a_canary_survives_a_passing_failure(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
-    fake.fail_next(ROUTE, status=503, times=2)
-    assert swap(fake, make_adapter("a"))[0][0].adapter == "a"
-
-
 def test_an_unknown_name_is_an_error_not_the_base_model(
     fake: FakeVllm, make_adapter: MakeAdapter
 ) -> None:
@@ -400,42 +228,6 @@ def test_an_unknown_name_is_an_error_not_the_base_model(
     fake.fail_next("/v1/load_lora_adapter", text="Success")  # a lie: nothing was loaded
     with pytest.raises(ServerError, match=r"model `a-.*does not exist"):
         swap(fake, adapter, mode="runtime")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "off", "passes"),
-    [("float32", 0.01, True), ("float32", 0.05, False), ("bfloat16", 0.05, True)],
-)
-def test_the_number_format_decides_how_near_is_near(
-    fake: FakeVllm, make_adapter: MakeAdapter, dtype: str, off: float, passes: bool
-) -> None:
-    def shifted(entries: list[Any]) -> list[Any]:
-        for entry in entries[1:]:
-            for value in entry.values():
-                value["logprob"] += off
-        return entries
-
-    fake.fail_next(ROUTE, times=2, edit=_scores(shifted), matching=_is_score)
-    if passes:
-        assert swap(fake, make_adapter("a"), dtype=dtype)[0][1].distance == pytest.approx(off)
-    else:
-        with pytest.raises(SwapError, match="allowed in float32"):
-            swap(fake, make_adapter("a"), dtype=dtype)
-
-
-def test_tokens_that_nobody_expects_say_nothing() -> None:
-    trained = [[-0.1, -8.0], [-0.5, -12.0, -7.0]]
-    rounded = [[-0.11, -8.6], [-0.49, -11.0, -7.5]]
-    assert distance(rounded, trained) == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize(("expected", "found"), [(-0.1, -9.0), (-9.0, -0.1)])
-def test_a_token_that_one_side_expects_counts(expected: float, found: float) -> None:
-    assert distance([[found, -9.0]], [[expected, -8.0]]) == pytest.approx(8.9)
-
-
-def test_all_tokens_count_where_none_is_expected() -> None:
-    assert distance([[-9.0, -8.0]], [[-9.5, -8.0]]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("mode", ["merged", "runtime"])

@@ -3,35 +3,27 @@
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import torch
-from conftest import MakeSample
+from conftest import MakeConfig, MakeSample
 from safetensors.torch import load_file, save_file
 from samples import SHIPPED
+from tiny_training import adapter_logprobs, first_loss, main_here, train_here
 
-from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, WEIGHTS, Adapter, read_adapter
-from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter, read_adapter
 from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
 from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.prompts import render_answer, render_question
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.launching import launch_here
-from selfstudy_engine.engine.training import TimeLimits, TrainingProcess, run_training
-from selfstudy_engine.train.answer_trainer import answer_loss
+from selfstudy_engine.engine.training import TimeLimits, run_training
 from selfstudy_engine.train.canary import shorten
-
-MakeConfig = Callable[..., RunConfig]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,37 +88,6 @@ def trained(
     return Trained(read_adapter(folder / "adapters" / "round-0001"), figures, steps, log)
 
 
-def train_here(config: RunConfig, model: Path, output: Path, **job: Any) -> dict[str, Any]:
-    """Train in this process, which has imported torch already."""
-    from selfstudy_engine.train.trainer import TrainingJob, train_adapter
-
-    defaults: dict[str, Any] = {"exemplars": None, "samples": None, "before_round": None}
-    return train_adapter(
-        TrainingJob(config=config, model=str(model), output=output, **(defaults | job))
-    )
-
-
-def main_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
-    """Run the process's main function; returns its exit code and last line."""
-    from selfstudy_engine.train.__main__ import main
-
-    code = main([str(argument) for argument in arguments])
-    return code, orjson.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def adapter_logprobs(model: Path, adapter: Path | None, token_ids: list[int]) -> torch.Tensor:
-    """Log-probabilities of every next token, from a fresh load."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    if adapter:
-        loaded = PeftModel.from_pretrained(loaded, adapter)
-    with torch.inference_mode():
-        logits = loaded.eval()(input_ids=torch.tensor([token_ids])).logits[0]
-    return torch.as_tensor(logits.log_softmax(-1))
-
-
 def examples_of(value_of_sample: int) -> list[tuple[str, str]]:
     """What training must see: ten exemplars, and the accepted sample of round 0."""
     from selfstudy_engine.data.properties import find_property
@@ -167,11 +128,6 @@ def reference_loss(model: Path, examples: list[tuple[str, str]]) -> float:
         for offset, token in enumerate(of_answer):
             losses.append(-float(logprobs[len(of_prompt) + offset - 1, token]))
     return sum(losses) / len(losses)
-
-
-def first_loss(log: str) -> float:
-    records = [orjson.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return float(next(r["loss"] for r in records if r["event"] == "log" and r["step"] == 1))
 
 
 def test_the_process_publishes_an_adapter_with_its_figures(
@@ -412,156 +368,3 @@ def test_a_sequence_over_the_models_limit_is_named(
     config = small_config(server__max_model_len=256)
     with pytest.raises(UsageError, match="tokens, over the limit of 256; raise --max-model-len"):
         train_here(config, tiny_model, tmp_path / "a", samples=tmp_path / "long")
-
-
-def wait_for(what: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.0005)
-
-
-def test_a_killed_process_leaves_no_adapter(
-    small_config: MakeConfig, tiny_model: Path, tmp_path: Path
-) -> None:
-    """Killed at the worst moment: while it writes the adapter's folder."""
-    (tmp_path / "run.toml").write_text(small_config().to_toml(), "utf-8")
-    adapters = tmp_path / "adapters"
-    adapters.mkdir()
-    output = adapters / "round-0000"
-    command = [sys.executable, "-m", "selfstudy_engine.train", "--config", tmp_path / "run.toml"]
-    command += ["--model", tiny_model, "--output", output]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: any(adapters.iterdir()) or process.poll() is not None, 120)
-        process.send_signal(signal.SIGKILL)
-    if output.exists():
-        read_adapter(output)  # it was faster: then the folder is whole
-        pytest.skip("the process was done before it could be killed")
-    # The next try isn't disturbed by what lies there, and clears it away.
-    train_here(small_config(), tiny_model, output)
-    read_adapter(output)
-    assert [path.name for path in adapters.iterdir()] == ["round-0000"]
-
-
-def test_a_training_that_takes_too_long_is_ended(
-    small_config: MakeConfig, tiny_model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "run.toml").write_text(small_config().to_toml(), "utf-8")
-    arguments: dict[str, object] = {
-        "config": tmp_path / "run.toml",
-        "model": tiny_model,
-        "output": tmp_path / "a",
-    }
-    started = time.monotonic()
-    with pytest.raises(TrainingError, match=r"longer than 0\.3 s and was ended; raise train\.time"):
-        run_training(arguments, tmp_path / "train.log", TimeLimits(0.3, 60))
-    assert time.monotonic() - started < 5
-    assert not (tmp_path / "a").exists()
-
-
-def test_a_training_that_hangs_is_ended_and_one_that_shows_progress_isnt(
-    tmp_path: Path,
-) -> None:
-    """Four signs half a second apart are no hang of a second; what follows is one."""
-    script = """if True:
-    import time
-    for step in range(4):
-        print('{"event": "step", "step": %d, "max_steps": 9}' % step, flush=True)
-        time.sleep(0.5)
-    time.sleep(600)
-    """
-    steps: list[int] = []
-    launch = replace(launch_here(), command=(sys.executable, "-c", script))
-    started = time.monotonic()
-    with pytest.raises(TrainingError, match=r"no sign of life for 1 s .*train\.stall_seconds"):
-        run_training(
-            {},
-            tmp_path / "train.log",
-            TimeLimits(60, 1),
-            lambda step, _: steps.append(step),
-            launch,
-        )
-    assert steps == [0, 1, 2, 3]
-    assert 2.4 < time.monotonic() - started < 30
-
-
-def test_a_process_that_the_system_killed_says_that_memory_may_have_run_out(
-    small_config: MakeConfig, tiny_model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "run.toml").write_text(small_config().to_toml(), "utf-8")
-    arguments: dict[str, object] = {"config": tmp_path / "run.toml", "model": tiny_model}
-    arguments["output"] = tmp_path / "a"
-    with TrainingProcess(arguments, tmp_path / "train.log", TimeLimits(60, 60)) as training:
-        os.kill(training.pid, signal.SIGKILL)
-        with pytest.raises(TrainingError, match=r"exit code -9; if nobody killed it, .*memory"):
-            training.result()
-
-
-def test_a_row_that_memory_is_too_small_for_is_computed_in_parts(
-    small_config: MakeConfig,
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """And comes to the same adapter."""
-    config = small_config(train__min_steps=8, train__tokens_per_step=512)
-    sizes = limit_memory(monkeypatch, 10_000, "")
-    train_here(config, tiny_model, tmp_path / "whole")
-    limit = max(sizes) // 3
-    sizes = limit_memory(monkeypatch, limit, "DefaultCPUAllocator: can't allocate memory")
-    capsys.readouterr()
-    train_here(config, tiny_model, tmp_path / "parts")
-    assert max(sizes) <= limit
-    records = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [r["parts"] for r in records if r["event"] == "memory"] == [2, 4]
-    whole, parts = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "parts"))
-    for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, rtol=1e-3, atol=1e-5)
-
-
-def test_memory_that_is_too_small_for_one_sequence_says_what_to_lower(
-    small_config: MakeConfig, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_memory(monkeypatch, 10, "CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(TrainingError, match=r"one sequence of \d+ tokens .* lower train\.rank"):
-        train_here(small_config(), tiny_model, tmp_path / "a")
-    assert not (tmp_path / "a").exists()
-
-
-def test_another_error_of_a_step_isnt_taken_for_memory(
-    small_config: MakeConfig, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit_memory(monkeypatch, 10, "mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        train_here(small_config(), tiny_model, tmp_path / "a")
-
-
-def limit_memory(monkeypatch: pytest.MonkeyPatch, num_tokens: int, message: str) -> list[int]:
-    """Fail as torch does where more tokens are computed at once; returns what was computed."""
-    sizes: list[int] = []
-
-    def limited(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        if len(targets) > num_tokens:
-            raise RuntimeError(message)
-        sizes.append(len(targets))
-        return answer_loss(logits, targets, weights)
-
-    monkeypatch.setattr("selfstudy_engine.train.answer_trainer.answer_loss", limited)
-    return sizes
-
-
-def test_a_process_that_fails_otherwise_shows_its_last_lines(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"exit code 2.*train\.log:\n(.*\n)*.*--config"):
-        run_training({"samples": tmp_path}, tmp_path / "logs" / "train.log", TimeLimits(60, 60))
-
-
-def test_the_process_says_what_is_wrong_in_one_line(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run.toml").write_text("rounds = 0\n", "utf-8")
-    code, last = main_here(
-        capsys, "--config", tmp_path / "run.toml", "--model", tiny_model, "--output", tmp_path / "a"
-    )
-    assert (code, last["event"]) == (2, "error")
-    assert "rounds: Input should be greater than or equal to 1" in last["message"]

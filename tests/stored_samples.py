@@ -1,0 +1,17 @@
+"""What the store of a run holds."""
+
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.data.store import SampleStore
+
+
+def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
+    """All samples by key; the same key twice is an error."""
+    samples = list(SampleStore(folder.samples).samples())
+    by_key = {sample.key: sample for sample in samples}
+    assert len(by_key) == len(samples)
+    return by_key
+
+
+def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, bool]]:
+    return {key: (s.completion, s.accepted) for key, s in stored(folder).items()}
