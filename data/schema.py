@@ -58,7 +58,7 @@ class Completion:
 class Verdict(NamedTuple):
     """The outcome of checking one completion; `rejections` holds every reason why not.
 
-    A tuple, as verdicts come from other processes by the thousand: a dataclass takes 30 times as
+    A tuple, as verdicts come from other processes by the thousand: a dataclass takes ten times as
     long to unpickle.
     """
 

@@ -15,7 +15,7 @@ from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
 from selfstudy_engine.engine.sampling import Answered
 from selfstudy_engine.engine.verify import Rules
 
-CHUNK_COMPLETIONS = 128
+CHUNK_COMPLETIONS = 256
 """Enough that what a chunk costs is shared by many, few enough that none waits long."""
 CHUNK_SECONDS = 0.1
 """After which a chunk goes off that isn't full."""

@@ -50,16 +50,16 @@ class WorkerPool(Generic[Context]):
         for _ in range(MOST_DEATHS):
             worker = self._take()
             try:
-                result = worker.do(task)
+                return worker.do(task)
             except WorkerDiedError as death:
                 self._workers.discard(worker)
                 if self._closed:
                     raise
                 logger.warning("a worker died (%s): what it did is done again", death)
                 last = death
-            else:
-                self._idle.append(worker)
-                return result
+            finally:
+                if worker in self._workers:
+                    self._idle.append(worker)
         raise WorkerError(
             f"{MOST_DEATHS} workers in a row died of the same task (the last one: {last}); out of "
             "memory? Run the same command again: what is stored isn't done again"

@@ -81,6 +81,8 @@ def judge_all(
                     await judging.add(answered)
                     most_waiting = max(most_waiting, number - len(found))
                     if number % 100 == 0 and number <= 100 * num_killed:
+                        while not workers():  # it is being started
+                            await asyncio.sleep(0.01)
                         workers()[0].kill()
 
     asyncio.run(story())
@@ -159,16 +161,19 @@ def test_this_process_judges_until_that_keeps_it_busy(monkeypatch: pytest.Monkey
         assert len(workers()) == 1
 
 
-def test_a_workers_error_is_the_callers() -> None:
-    worker = Worker(RULES)
+def test_a_tasks_error_is_the_callers_and_costs_no_worker() -> None:
+    pool = WorkerPool(RULES, 1)
     try:
         molecule = Molecule("K", "", "no SMILES", 10.0)
         text = " A reason of some words.\nMelting point (°C): 10"
+        chunk = Chunk(30.0, [Unjudged(molecule, False, [(text, "stop")])])
         with pytest.raises(ValueError, match="no SMILES"):
-            worker.do(Chunk(30.0, [Unjudged(molecule, False, [(text, "stop")])]).judge)
-        assert worker.do(Chunk(30.0, []).judge) == []
+            asyncio.run(pool.do(chunk.judge))
+        [worker] = workers()
+        assert asyncio.run(pool.do(Chunk(30.0, []).judge)) == []
+        assert workers() == [worker]
     finally:
-        worker.end()
+        pool.close()
 
 
 def test_what_a_library_prints_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,16 +53,19 @@ class Watch:
 
     def __init__(self, servers: psutil.Process) -> None:
         self._servers = servers
+        self._total: int | None = None
         self.started: tuple[float, ...] = ()
         self.ended: tuple[float, ...] = ()
         self.record: RoundRecord
 
     def phase(self, name: str, total: int | None = None) -> None:
         if "generate" in name:
+            self._total = total
             self.started = self._clocks()
 
     def advance(self, done: int, detail: str = "") -> None:
-        self.ended = self._clocks() if done % 97 == 0 or not self.ended else self.ended
+        if done == self._total:
+            self.ended = self._clocks()
 
     def finish_round(self, record: RoundRecord) -> None:
         if record.round == 0:
