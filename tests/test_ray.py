@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,30 @@ def nodes() -> Iterator[RayNodes]:
 
 
 class Misfortunes(QuietReporter):
-    """Kills a node in the first round, and a server in the swap to the second adapter.
+    """Kills a node in the first round, and a server in the first swap after it that may be hit.
 
     Args:
         nodes: those.
         num_answers: after which the node dies.
         swap_seconds: after which the server dies.
+        may_hit: whether a swap may be hit.
     """
 
-    def __init__(self, nodes: RayNodes, num_answers: int, swap_seconds: float) -> None:
+    def __init__(
+        self,
+        nodes: RayNodes,
+        num_answers: int,
+        swap_seconds: float,
+        may_hit: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__()
         self._nodes, self._num_answers, self._swap_seconds = nodes, num_answers, swap_seconds
+        self._may_hit = may_hit
         self.killed: list[str] = []
 
     def phase(self, name: str, total: int | None = None) -> None:
         super().phase(name, total)
-        if name == "swap to round-0001" and len(self.killed) < 2:
+        if name.startswith("swap to") and len(self.killed) == 1 and self._may_hit():
             threading.Timer(self._swap_seconds, self._kill_server).start()
 
     def advance(self, done: int, detail: str = "") -> None:
@@ -75,9 +83,12 @@ class Misfortunes(QuietReporter):
 def check_whole(folder: RunFolder, num_samples: int) -> None:
     samples = list(SampleStore(folder.samples).samples())
     assert len(samples) == len({sample.key for sample in samples}) == num_samples
-    for sample in samples:
-        adapter = read_adapter(folder.adapter(sample.round))
-        assert (sample.adapter, sample.adapter_sha256) == (adapter.name, adapter.sha256)
+    for index in {sample.round for sample in samples}:
+        adapter = read_adapter(folder.adapter(index))
+        names = {(s.adapter, s.adapter_sha256) for s in samples if s.round == index}
+        assert names == {(adapter.name, adapter.sha256)}
+        num_accepted = sum(sample.accepted for sample in samples if sample.round < index)
+        assert adapter.training["num_samples"] == num_accepted
 
 
 def test_killed_nodes_and_servers_cost_what_they_were_asked_and_nothing_else(
