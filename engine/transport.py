@@ -97,6 +97,8 @@ class Transport:
     ) -> Answer:
         """Send JSON to a route, again after a failure that may pass.
 
+        Where nobody listens for a server of ours any more it is dead: that doesn't pass.
+
         Returns:
             The answer, whatever its status; after all retries the last one.
 
@@ -116,9 +118,10 @@ class Transport:
                 if retry == MAX_RETRIES or not answer.is_passing:
                     return answer
                 pause = answer.retry_after_seconds
-            except ServerError:
+            except ServerError as error:
                 num_unanswered += 1
-                if retry == MAX_RETRIES or num_unanswered == self._max_unanswered:
+                last = retry == MAX_RETRIES or num_unanswered == self._max_unanswered
+                if last or (self._endpoint.is_own and _was_refused(error)):
                     raise
             await asyncio.sleep(backoff_seconds(retry) if pause is None else pause)
         raise AssertionError("the last try returns or raises")
@@ -183,6 +186,14 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._endpoint.may_use_proxy,
         )
+
+
+def _was_refused(error: ServerError) -> bool:
+    """Tell whether nobody listens there."""
+    cause = error.__cause__
+    return isinstance(cause, aiohttp.ClientConnectorError) and isinstance(
+        cause.os_error, ConnectionRefusedError
+    )
 
 
 def backoff_seconds(retry: int) -> float:

@@ -9,7 +9,8 @@ import pytest
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.errors import ServerError
-from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine import transport
+from selfstudy_engine.engine.server import Endpoint, free_port
 from selfstudy_engine.engine.transport import (
     MAX_RETRIES,
     Answer,
@@ -24,13 +25,11 @@ BODY: dict[str, Any] = {"model": "tiny", "prompt": "SMILES: C\nReason:", "n": 1}
 
 def post(endpoint: Endpoint, path: str = ROUTE, num_times: int = 1) -> list[Answer]:
     async def run() -> list[Answer]:
-        transport = Transport(endpoint, 4, timeout_seconds=5)
+        sender = Transport(endpoint, 4, timeout_seconds=5)
         try:
-            return list(
-                await asyncio.gather(*(transport.post(path, BODY) for _ in range(num_times)))
-            )
+            return list(await asyncio.gather(*(sender.post(path, BODY) for _ in range(num_times))))
         finally:
-            await transport.close()
+            await sender.close()
 
     return asyncio.run(run())
 
@@ -60,14 +59,30 @@ def test_the_last_failure_comes_back(fake: FakeVllm) -> None:
 
 def test_no_answer_at_all_names_the_server() -> None:
     async def run() -> None:
-        transport = Transport(Endpoint("http://127.0.0.1:1", ""), 4, timeout_seconds=5)
+        sender = Transport(Endpoint("http://127.0.0.1:1", ""), 4, timeout_seconds=5)
         try:
-            await transport.get("/metrics")
+            await sender.get("/metrics")
         finally:
-            await transport.close()
+            await sender.close()
 
     with pytest.raises(ServerError, match=r"1:1 doesn't answer \(Cannot connect .*\); once it"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize(("is_own", "num_retries"), [(False, MAX_RETRIES), (True, 0)])
+def test_where_nobody_listens_for_a_server_of_ours_it_is_dead_at_once(
+    monkeypatch: pytest.MonkeyPatch, is_own: bool, num_retries: int
+) -> None:
+    pauses: list[int] = []
+
+    def backoff(retry: int) -> float:
+        pauses.append(retry)
+        return 0.0
+
+    monkeypatch.setattr(transport, "backoff_seconds", backoff)
+    with pytest.raises(ServerError, match="Cannot connect"):
+        post(Endpoint(f"http://127.0.0.1:{free_port()}", "", is_own=is_own))
+    assert pauses == list(range(num_retries))
 
 
 def test_more_requests_than_connections_wait_for_one(fake: FakeVllm) -> None:
