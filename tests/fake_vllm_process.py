@@ -7,9 +7,13 @@ LIVES is a file: a line for each process to come, the number of texts after whic
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 from fake_vllm import FakeVllm
+
+_GRACE_SECONDS = 0.3
+"""So that the texts before the last reach who asked."""
 
 
 def main(port: int, lives: Path) -> None:
@@ -19,13 +23,16 @@ def main(port: int, lives: Path) -> None:
     if first == "never":
         raise SystemExit("no memory is left")
     left = int(first) if first else None
+    one_by_one = threading.Lock()
 
     def answer(prompt: str, adapter: str, index: int) -> str:
         nonlocal left
-        if left is not None:
+        with one_by_one:
             if left == 0:
+                time.sleep(_GRACE_SECONDS)
                 os.kill(os.getpid(), 9)
-            left -= 1
+            if left is not None:
+                left -= 1
         number = hash((prompt, adapter, index)) % 10**6
         return f" The reason of number {number}.\nMelting point (°C): {number % 100}"
 

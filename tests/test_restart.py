@@ -102,7 +102,7 @@ def test_each_new_server_proves_the_adapter_before_it_answers(
 def test_restarts_are_bounded_and_the_same_command_goes_on(
     small_config: MakeConfig, tmp_path: Path, lives: Lives
 ) -> None:
-    lives(12, 0, 0)  # 6 test answers; of 6 samples, 3 may be lost on their way
+    lives(13, 0, 0)  # of the four questions with two answers each, three are answered
     config = small_config(server__max_restarts=2)
     with pytest.raises(ServerDiedError, match="ended with exit code -9"):
         run(config, tmp_path)
