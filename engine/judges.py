@@ -19,7 +19,7 @@ from selfstudy_engine.engine.worker_pool import WorkerPool
 BUSY = 0.5
 """Share of its time that this thread may work before processes judge instead of it."""
 WATCH_SECONDS = 5.0
-"""How long it must have done so: a busy moment isn't worth a second of imports each."""
+"""How long it must have done so: a busy moment isn't worth the imports and the memory of each."""
 MOST_PROCESSES = 8
 logger = logging.getLogger(__name__)
 
@@ -98,4 +98,5 @@ class Judges:
         self._looked_at = now
         if worked < BUSY * seconds:
             return 0
-        return min(len(os.sched_getaffinity(0)) - 1, MOST_PROCESSES)
+        num_cores = len(os.sched_getaffinity(0))
+        return min(num_cores, MOST_PROCESSES) if num_cores > 1 else 0
