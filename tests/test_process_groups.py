@@ -51,13 +51,15 @@ def wait_until_ended(process: psutil.Process, seconds: float = 20) -> None:
             time.sleep(0.05)
 
 
-def reaper_of(group: int) -> psutil.Process:
-    [found] = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [])[3:5] == ["reaper", str(group)]
-    ]
-    return found
+def reaper_of(group: int, seconds: float = 20) -> psutil.Process:
+    """Its launcher ends before it is what it will be."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [])[3:5] == ["reaper", str(group)]:
+                return process
+        time.sleep(0.05)
+    raise AssertionError(f"no reaper of {group}")
 
 
 def test_a_child_that_loses_the_signal_doesnt_outlive_a_killed_parent() -> None:
@@ -93,10 +95,10 @@ def test_a_dismissed_reaper_is_gone_and_kills_nobody(
 ) -> None:
     monkeypatch.setattr(process_groups, "GRACE_SECONDS", 1)
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as child:
-        reaper = Reaper(child.pid)
-        shell = reaper_of(child.pid)
-        reaper.dismiss()
         try:
+            reaper = Reaper(child.pid)
+            shell = reaper_of(child.pid)
+            reaper.dismiss()
             wait_until_ended(shell)
             assert child.poll() is None
         finally:
