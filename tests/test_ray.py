@@ -69,7 +69,7 @@ class Misfortunes(QuietReporter):
             threading.Timer(self._swap_seconds, self._kill_server).start()
 
     def advance(self, done: int, detail: str = "") -> None:
-        if not self.killed and done >= self._num_answers:
+        if "generate" in self.phases[-1] and not self.killed and done >= self._num_answers:
             [victim, *_] = sorted(self._nodes.servers().keys() - {HEAD})
             self.killed.append(victim)
             self._nodes.kill(victim)

@@ -19,7 +19,7 @@ from selfstudy_engine.engine.loop import run_loop
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(3600)]
 NUM_ROUNDS = 4
-SAMPLES_PER_ROUND = 64
+SAMPLES_PER_ROUND = 32
 PROVEN = "answers again, proven"
 
 

@@ -6,6 +6,7 @@ real vLLM server runs for that long, swapping all the while.
 
 import argparse
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import psutil
 from fake_vllm import FakeVllm
+from made_answers import make_answer
 from tiny_model import make_tiny_model
 
 from selfstudy_engine.data.embedded import embedded_table
@@ -89,11 +91,17 @@ def thirds(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def look(loop: psutil.Process, parts: dict[str, Watched]) -> None:
-    """Add one look at the loop and at its server; trainings come and go."""
+    """Add one look at the loop, its judges and its server; trainings come and go."""
     with suppress(psutil.Error):
-        processes: dict[str, list[psutil.Process]] = {"loop": [loop], "server": []}
+        processes: dict[str, list[psutil.Process]] = {"loop": [loop], "judges": [], "server": []}
         for child in loop.children(recursive=True):
-            if os.getsid(child.pid) != os.getsid(loop.pid) and not _trains(child):
+            command = child.cmdline()
+            if "selfstudy_engine.engine.worker" in command:
+                processes["judges"].append(child)
+            elif (
+                os.getsid(child.pid) != os.getsid(loop.pid)
+                and "selfstudy_engine.train" not in command
+            ):
                 processes["server"].append(child)
         for name, those in processes.items():
             if those:
@@ -101,10 +109,6 @@ def look(loop: psutil.Process, parts: dict[str, Watched]) -> None:
                 files = sum(one.num_fds() for one in those)
                 parts.setdefault(name, Watched()).mib.append(mib)
                 parts[name].files.append(files)
-
-
-def _trains(process: psutil.Process) -> bool:
-    return "selfstudy_engine.train" in process.cmdline()
 
 
 def run(config: Path, runs: Path, minutes: float | None, server: FakeVllm | None) -> list[str]:
@@ -140,6 +144,8 @@ def judge(parts: dict[str, Watched], records: list[RoundRecord], seconds: float)
     completions = sum(record.num_completions for record in records)
     _say(f"{len(records)} rounds, {completions} completions, {seconds / 60:.1f} min")
     for name, watched in parts.items():
+        if len(watched.mib) < 3:
+            continue  # judges that came at the end
         mib, files = thirds(watched.mib), thirds(watched.files)
         shown = [" ".join(f"{value:.0f}" for value in values) for values in (mib, files)]
         _say(f"{name}: MiB by thirds {shown[0]}, files {shown[1]}")
@@ -178,6 +184,8 @@ def main() -> int:
             config.write_text(_REAL.replace("TABLE", str(table)))
         else:
             server = stack.enter_context(FakeVllm())
+            generator = random.Random(0)
+            server.script = lambda prompt, *which: make_answer(generator, prompt)
             config.write_text(_FAKE.replace("MODEL", str(make_tiny_model(place / "model"))))
         wrong = run(config, place, minutes, server)
     _say("\n".join(wrong) or "flat")
