@@ -83,8 +83,11 @@ class Judges:
             logger.info("answers are judged in up to %d processes from now on", size)
             self._pool = WorkerPool(rules, size)
             self._first = self._pool.submit(Chunk(0.0, []).judge)
-        is_ready = self._num_processes or (self._first and self._first.done())
-        return self._pool if is_ready else None
+        return self._pool if self._num_processes or self._has_begun() else None
+
+    def _has_begun(self) -> bool:
+        """Tell whether a process is ready; where none can be started this one goes on judging."""
+        return bool(self._first and self._first.done() and not self._first.exception())
 
     def _wanted(self) -> int:
         if self._num_processes is not None:

@@ -19,6 +19,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import StoreError, WorkerError
 from selfstudy_engine.data.schema import Completion, Molecule, Verdict
 from selfstudy_engine.engine import judges as judges_module
+from selfstudy_engine.engine import worker_pool
 from selfstudy_engine.engine.claims import check_claims
 from selfstudy_engine.engine.false_claims import finds_false
 from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
@@ -159,6 +160,22 @@ def test_this_process_judges_until_that_keeps_it_busy(monkeypatch: pytest.Monkey
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert len(workers()) == 1
+
+
+def test_where_no_process_can_be_started_this_one_goes_on_judging(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judges_module, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(judges_module, "BUSY", 0.0)
+
+    def refuse(*_: object) -> None:
+        raise OSError("out of memory")
+
+    monkeypatch.setattr(worker_pool, "Worker", refuse)
+    with Judges() as judges:
+        for _ in range(100):
+            assert judges.pool(RULES) is None
+            time.sleep(0.001)
 
 
 def test_a_tasks_error_is_the_callers_and_costs_no_worker() -> None:
