@@ -1,6 +1,7 @@
 """The simulated servers keep the time that they say, and a loop scales over a few of them."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def test_the_table_says_what_a_loop_reached() -> None:
     program = Path(__file__).with_name("scaling.py")
     command = [sys.executable, str(program), "--replicas", "2", "--per-replica", "64"]
     command += ["--slower", "2", "--judges", "1"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = os.environ | {"PYTHONPATH": str(program.parents[1])}  # as the Makefile has it
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    output = result.stdout
     header, _, row = (line for line in output.splitlines() if line.startswith("|"))
     found = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert found["completions"] == "128"
