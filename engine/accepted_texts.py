@@ -10,7 +10,7 @@ import re
 import zlib
 from array import array
 from collections import defaultdict
-from functools import lru_cache
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -24,25 +24,28 @@ _FACTORS = _generator.integers(0, 2**64, _NUM_BANDS * _ROWS, dtype=np.uint64) | 
 _OFFSETS = _generator.integers(0, 2**64, _NUM_BANDS * _ROWS, dtype=np.uint64)
 
 
-@lru_cache(maxsize=1024)  # a text is asked for, and then added
-def _sequences(text: str) -> "array[int]":
-    words = _WORD.findall(text.lower())
-    last = max(len(words) - _WORDS_IN_SEQUENCE, 0) + 1
-    parts = (" ".join(words[start : start + _WORDS_IN_SEQUENCE]) for start in range(last))
-    return array("I", sorted({zlib.crc32(part.encode()) for part in parts}))
+class Fingerprint(NamedTuple):
+    """What of a text tells how much it is like others.
 
+    A tuple, which comes from other processes in less time than an object.
+    """
 
-def _similarity(one: "array[int]", other: "array[int]") -> float:
-    shared = len(set(one).intersection(other))
-    return shared / (len(one) + len(other) - shared)
+    sequences: "array[int]"
+    """Hashes (CRC-32) of its four-word sequences, ascending."""
+    bands: tuple[bytes, ...]
+    """Of its MinHash: texts that share one are compared."""
 
-
-@lru_cache(maxsize=1024)
-def _bands(text: str) -> list[bytes]:
-    values = np.frombuffer(_sequences(text), dtype=np.uint32).astype(np.uint64)
-    hashed = (values[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
-    smallest = hashed.min(axis=0).astype(np.uint32).reshape(_NUM_BANDS, _ROWS)
-    return [band.tobytes() for band in smallest]
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Take a text's fingerprint; case and punctuation don't count."""
+        words = _WORD.findall(text.lower())
+        last = max(len(words) - _WORDS_IN_SEQUENCE, 0) + 1
+        parts = (" ".join(words[start : start + _WORDS_IN_SEQUENCE]) for start in range(last))
+        sequences = array("I", sorted({zlib.crc32(part.encode()) for part in parts}))
+        values = np.frombuffer(sequences, dtype=np.uint32).astype(np.uint64)
+        hashed = (values[:, None] * _FACTORS + _OFFSETS) >> np.uint64(32)
+        smallest = hashed.min(axis=0).astype(np.uint32).reshape(_NUM_BANDS, _ROWS)
+        return cls(sequences, tuple(band.tobytes() for band in smallest))
 
 
 class AcceptedTexts:
@@ -62,37 +65,42 @@ class AcceptedTexts:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def add(self, molecule_id: str, reason: str) -> None:
+    def add(self, molecule_id: str, reason: Fingerprint) -> None:
         """Take in an accepted reason."""
         number = len(self._texts)
-        sequences = _sequences(reason)
-        self._texts.append(sequences)
+        self._texts.append(reason.sequences)
         self._molecules.append(molecule_id)
         self._of_molecule[molecule_id].append(number)
-        for bucket, band in zip(self._buckets, _bands(reason), strict=True):
+        for bucket, band in zip(self._buckets, reason.bands, strict=True):
             bucket.setdefault(band, []).append(number)
 
     def num_accepted(self, molecule_id: str) -> int:
         """Return how many texts are accepted for a molecule."""
         return len(self._of_molecule.get(molecule_id, ()))
 
-    def has_repeat(self, molecule_id: str, reason: str) -> bool:
+    def has_repeat(self, molecule_id: str, reason: Fingerprint) -> bool:
         """Tell whether a reason is nearly one accepted for the same molecule."""
-        sequences = _sequences(reason)
-        return any(
-            _similarity(sequences, self._texts[number]) >= self._similarity
-            for number in self._of_molecule.get(molecule_id, ())
-        )
+        sequences = frozenset(reason.sequences)
+        numbers = self._of_molecule.get(molecule_id, ())
+        return any(self._is_near(sequences, number) for number in numbers)
 
-    def has_near_duplicate(self, molecule_id: str, reason: str) -> bool:
+    def has_near_duplicate(self, molecule_id: str, reason: Fingerprint) -> bool:
         """Tell whether a reason is nearly one accepted for another molecule."""
-        sequences = _sequences(reason)
+        sequences = frozenset(reason.sequences)
         compared: set[int] = set()
-        for bucket, band in zip(self._buckets, _bands(reason), strict=True):
+        for bucket, band in zip(self._buckets, reason.bands, strict=True):
             for number in bucket.get(band, ()):
                 if number in compared or self._molecules[number] == molecule_id:
                     continue
                 compared.add(number)
-                if _similarity(sequences, self._texts[number]) >= self._similarity:
+                if self._is_near(sequences, number):
                     return True
         return False
+
+    def _is_near(self, sequences: frozenset[int], number: int) -> bool:
+        other = self._texts[number]
+        fewer, more = sorted((len(sequences), len(other)))
+        if fewer / more < self._similarity:  # even if all were shared
+            return False
+        shared = len(sequences.intersection(other))
+        return shared / (len(sequences) + len(other) - shared) >= self._similarity

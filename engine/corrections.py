@@ -22,8 +22,8 @@ from selfstudy_engine.data.split_record import (
 from selfstudy_engine.data.splits import check_leaks
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
+from selfstudy_engine.engine.verify import Rules, compare, judge
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def judge_again(
     accepted = AcceptedTexts(config.verdict.similarity)
     for sample in store.accepted():
         if sample.molecule_id not in values:
-            accepted.add(sample.molecule_id, sample.reason)
+            accepted.add(sample.molecule_id, Fingerprint.of(sample.reason))
     num_changed = num_judged = 0
     for path in store.shards():
         samples = store.read_shard(path)
@@ -115,11 +115,10 @@ def _judge(
     molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
     tolerance = config.property.tolerance if sample.tolerance is None else sample.tolerance
     rules = Rules.of(config).for_stored(tolerance, sample.findings, sample.reason)
-    verdict = judge(
-        sample.completion, sample.finish_reason, molecule, rules, accepted, hinted=sample.hinted
-    )
-    if verdict.accepted:
-        accepted.add(sample.molecule_id, verdict.reason)
+    judged = judge(sample.completion, sample.finish_reason, molecule, rules, hinted=sample.hinted)
+    verdict = compare(judged, molecule, rules, accepted)
+    if verdict.accepted and judged.fingerprint:
+        accepted.add(sample.molecule_id, judged.fingerprint)
     return replace(
         sample,
         measured=value,

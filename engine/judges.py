@@ -12,8 +12,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple, Self
 
-from selfstudy_engine.data.schema import Molecule, Verdict
-from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.verify import Judged, Rules, judge
 from selfstudy_engine.engine.worker_pool import WorkerPool
 
 BUSY = 0.5
@@ -40,8 +40,8 @@ class Chunk(NamedTuple):
     """Of the round."""
     answers: Sequence[Unjudged]
 
-    def judge(self, rules: Rules) -> list[list[Verdict]]:
-        """Return the verdicts on each answer's texts, each text taken alone."""
+    def judge(self, rules: Rules) -> list[list[Judged]]:
+        """Return what comes of each answer's texts, each text taken alone."""
         rules = replace(rules, tolerance=self.tolerance)
         return [
             [
@@ -63,7 +63,7 @@ class Judges:
     def __init__(self, num_processes: int | None = None) -> None:
         self._num_processes = num_processes
         self._pool: WorkerPool[Rules] | None = None
-        self._first: Future[list[list[Verdict]]] | None = None
+        self._first: Future[list[list[Judged]]] | None = None
         """Done when a process has imported what it needs."""
         self._looked_at: tuple[float, float] | None = None
 

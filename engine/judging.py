@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from selfstudy_engine.data.errors import SelfStudyError
-from selfstudy_engine.data.schema import Verdict
 from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
 from selfstudy_engine.engine.sampling import Answered
-from selfstudy_engine.engine.verify import Rules
+from selfstudy_engine.engine.verify import Judged, Rules
 
 CHUNK_COMPLETIONS = 256
 """Enough that what a chunk costs is shared by many, few enough that none waits long."""
@@ -29,14 +28,14 @@ class Judging:
     Args:
         judges: who judges.
         rules: of the round.
-        settle: takes an answer and its verdicts, each on a completion alone.
+        settle: takes an answer and what came of each of its completions alone.
     """
 
     def __init__(
         self,
         judges: Judges,
         rules: Rules,
-        settle: Callable[[Answered, Sequence[Verdict]], None],
+        settle: Callable[[Answered, Sequence[Judged]], None],
     ) -> None:
         self._judges = judges
         self._rules = rules
@@ -74,8 +73,8 @@ class Judging:
         """
         pool = self._judges.pool(self._rules)
         if pool is None:
-            [verdicts] = self._to_chunk([answered]).judge(self._rules)
-            self._settle(answered, verdicts)
+            [judged] = self._to_chunk([answered]).judge(self._rules)
+            self._settle(answered, judged)
             return
         self._chunk.append(answered)
         if sum(len(each.completions) for each in self._chunk) >= CHUNK_COMPLETIONS:
@@ -103,10 +102,10 @@ class Judging:
     async def _judge(self, answers: Sequence[Answered]) -> None:
         pool = self._judges.pool(self._rules)
         assert pool, "a chunk is only sent to processes"
-        for answered, verdicts in zip(
+        for answered, judged in zip(
             answers, await pool.do(self._to_chunk(answers).judge), strict=True
         ):
-            self._settle(answered, verdicts)
+            self._settle(answered, judged)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._sent.discard(task)

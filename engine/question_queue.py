@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.schema import Exemplar, Molecule, Verdict
+from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.store import SampleWriter
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.connection import Connection
@@ -21,7 +21,7 @@ from selfstudy_engine.engine.judging import Judging
 from selfstudy_engine.engine.rationalize import rationalize
 from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.sampling import Answered, SampleQuestion, to_samples
-from selfstudy_engine.engine.verify import Rules
+from selfstudy_engine.engine.verify import Judged, Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class QuestionQueue:
         if sampling is None:
             return nullcontext()
 
-        def settle(answered: Answered, verdicts: Sequence[Verdict]) -> None:
+        def settle(answered: Answered, judged: Sequence[Judged]) -> None:
             samples = to_samples(
                 answered,
-                verdicts,
+                judged,
                 sampling.rules,
                 sampling.accepted,
                 run=self._config.name,

@@ -12,7 +12,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.verify import HasFalseClaim, Rules, judge
+from selfstudy_engine.engine.verify import HasFalseClaim, Rules, compare, judge
 
 _COLUMNS = (
     *("completion", "finish_reason", "molecule_id", "name", "smiles", "measured"),
@@ -83,12 +83,12 @@ def rescore(
         if claims_again:
             applied = replace(rules, tolerance=limit)
         molecule = Molecule(molecule_id, name, smiles, measured)
-        verdict = judge(text, finish_reason, molecule, applied, seen, hinted=hinted)
-        now = verdict.rejections
+        judged = judge(text, finish_reason, molecule, applied, hinted=hinted)
+        now: tuple[str, ...] = compare(judged, molecule, applied, seen).rejections
         if "withdrawn" in findings:
             now = (*now, "withdrawn")
-        if not now:
-            seen.add(molecule_id, verdict.reason)
+        if not now and judged.fingerprint:
+            seen.add(molecule_id, judged.fingerprint)
         ways[accepted, tuple(rejections), now] += 1
     return _count(ways)
 

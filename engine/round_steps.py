@@ -21,7 +21,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
@@ -265,7 +265,7 @@ class RoundSteps:
         if self._accepted is None:
             self._accepted = AcceptedTexts(self._config.verdict.similarity)
             for sample in self._store.accepted():
-                self._accepted.add(sample.molecule_id, sample.reason)
+                self._accepted.add(sample.molecule_id, Fingerprint.of(sample.reason))
         return self._accepted
 
     def _serve(self, adapter_round: int) -> None:

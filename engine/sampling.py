@@ -6,12 +6,12 @@ from functools import partial
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import STOP, render_prompt
-from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample, Verdict
+from selfstudy_engine.data.schema import Completion, Exemplar, Molecule, Sample
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.prompts_ahead import FindPool, render_ahead
-from selfstudy_engine.engine.verify import Rules, compare
+from selfstudy_engine.engine.verify import Judged, Rules, compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def sample_requests(
 
 def to_samples(
     answered: Answered,
-    verdicts: Sequence[Verdict],
+    judged: Sequence[Judged],
     rules: Rules,
     accepted: AcceptedTexts,
     *,
@@ -75,7 +75,7 @@ def to_samples(
 
     Args:
         answered: what was asked, and all answers to it.
-        verdicts: on each answer alone.
+        judged: what came of each answer alone.
         rules: by which they are held against what was accepted.
         accepted: what the run has accepted so far; takes in what is accepted here.
         run: name of the run.
@@ -83,10 +83,10 @@ def to_samples(
         served: the adapter that answered.
     """
     question, molecule = answered.question, answered.question.molecule
-    for index, (completion, alone) in enumerate(zip(answered.completions, verdicts, strict=True)):
+    for index, (completion, alone) in enumerate(zip(answered.completions, judged, strict=True)):
         verdict = compare(alone, molecule, rules, accepted)
-        if verdict.accepted:
-            accepted.add(molecule.molecule_id, verdict.reason)
+        if verdict.accepted and alone.fingerprint:
+            accepted.add(molecule.molecule_id, alone.fingerprint)
         yield Sample(
             run=run,
             round=round_index,

@@ -7,7 +7,7 @@ otherwise: `compare` alone knows it, so that all else can be done anywhere, in a
 
 from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from selfstudy_engine.data.arithmetic import read_arithmetic
 from selfstudy_engine.data.config import RunConfig
@@ -15,7 +15,7 @@ from selfstudy_engine.data.findings import FINDINGS, Finding
 from selfstudy_engine.data.prompts import Answer, Template, parse_completion
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Completion, Molecule, Verdict
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
 from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
 from selfstudy_engine.engine.told_values import tells_value
 
@@ -83,39 +83,34 @@ class Rules:
         return replace(self, tolerance=tolerance, has_false_claim=has_false_claim)
 
 
-def verify(
-    completion: Completion,
-    molecule: Molecule,
-    rules: Rules,
-    accepted: AcceptedTexts | None = None,
-    *,
-    hinted: bool = False,
-) -> Verdict:
-    """Check one completion against the measured value and what was accepted before.
+class Judged(NamedTuple):
+    """What comes of a completion alone."""
 
-    Args:
-        completion: as the model gave it.
-        molecule: that was asked about.
-        rules: to judge by.
-        accepted: what the run has accepted so far; only asked, never changed. None skips the
-            checks that need it.
-        hinted: the reason was given in sight of the measured value, and mustn't tell it.
-    """
-    return judge(
-        completion.text, completion.finish_reason, molecule, rules, accepted, hinted=hinted
-    )
+    verdict: Verdict
+    fingerprint: Fingerprint | None
+    """Of its reason, for `compare`; None where it is rejected already."""
+
+
+def verify(
+    completion: Completion, molecule: Molecule, rules: Rules, *, hinted: bool = False
+) -> Verdict:
+    """Return the verdict on a completion alone; see `judge`."""
+    text, finish_reason = completion.text, completion.finish_reason
+    return judge(text, finish_reason, molecule, rules, hinted=hinted).verdict
 
 
 def judge(
-    text: str,
-    finish_reason: str,
-    molecule: Molecule,
-    rules: Rules,
-    accepted: AcceptedTexts | None = None,
-    *,
-    hinted: bool = False,
-) -> Verdict:
-    """Do what `verify` does, from the columns of a store that a verdict depends on."""
+    text: str, finish_reason: str, molecule: Molecule, rules: Rules, *, hinted: bool = False
+) -> Judged:
+    """Check a completion against the measured value; what was accepted before isn't asked.
+
+    Args:
+        text: as the model gave it.
+        finish_reason: why it ended there; see `Completion`.
+        molecule: that was asked about.
+        rules: to judge by.
+        hinted: the reason was given in sight of the measured value, and mustn't tell it.
+    """
     answer = parse_completion(text, rules.prop, rules.template)
     error = None if answer.value is None else answer.value - molecule.value
     found = _find(answer, error, finish_reason == "length", rules)
@@ -135,21 +130,22 @@ def judge(
         findings=findings,
         tolerance=rules.tolerance,
     )
-    return verdict if accepted is None else compare(verdict, molecule, rules, accepted)
+    return Judged(verdict, Fingerprint.of(verdict.reason) if verdict.accepted else None)
 
 
-def compare(verdict: Verdict, molecule: Molecule, rules: Rules, accepted: AcceptedTexts) -> Verdict:
+def compare(judged: Judged, molecule: Molecule, rules: Rules, accepted: AcceptedTexts) -> Verdict:
     """Hold what would be accepted against what was accepted before.
 
     Args:
-        verdict: on the completion alone.
+        judged: what came of the completion alone.
         molecule: that was asked about.
         rules: to judge by.
         accepted: only asked, never changed.
     """
-    if not verdict.accepted:
+    verdict = judged.verdict
+    if not judged.fingerprint:
         return verdict
-    more = _compare(verdict.reason, molecule.molecule_id, accepted, rules)
+    more = _compare(judged.fingerprint, molecule.molecule_id, accepted, rules)
     if not more:
         return verdict
     findings, rejections = _in_order(more.union(verdict.findings), rules)
@@ -181,7 +177,9 @@ def _find(answer: Answer, error: float | None, is_cut_off: bool, rules: Rules) -
     return {name for name, is_so in checks.items() if is_so}
 
 
-def _compare(reason: str, molecule_id: str, accepted: AcceptedTexts, rules: Rules) -> set[Finding]:
+def _compare(
+    reason: Fingerprint, molecule_id: str, accepted: AcceptedTexts, rules: Rules
+) -> set[Finding]:
     checks: dict[Finding, bool] = {
         "repeated for molecule": accepted.has_repeat(molecule_id, reason),
         "near-duplicate": accepted.has_near_duplicate(molecule_id, reason),

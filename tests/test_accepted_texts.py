@@ -5,8 +5,9 @@ from functools import cache
 
 import pytest
 
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
 
+of = Fingerprint.of
 WORDS = [f"word{number}" for number in range(400)]
 
 
@@ -31,22 +32,22 @@ def jaccard(one: str, other: str) -> float:
 def test_texts_are_compared_by_molecule_and_among_molecules() -> None:
     seen = AcceptedTexts(0.8)
     text = "One benzene ring with an ethyl ester, and no donor."
-    seen.add("A", text)
-    assert seen.has_repeat("A", "one benzene ring; with an ethyl ester and NO donor")
-    assert not seen.has_repeat("B", text)
-    assert seen.has_near_duplicate("B", text)
-    assert not seen.has_near_duplicate("A", text)
-    assert not seen.has_near_duplicate("B", "Two rings without any ester and a donor.")
+    seen.add("A", of(text))
+    assert seen.has_repeat("A", of("one benzene ring; with an ethyl ester and NO donor"))
+    assert not seen.has_repeat("B", of(text))
+    assert seen.has_near_duplicate("B", of(text))
+    assert not seen.has_near_duplicate("A", of(text))
+    assert not seen.has_near_duplicate("B", of("Two rings without any ester and a donor."))
     assert (seen.num_accepted("A"), seen.num_accepted("B"), len(seen)) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("text", ["", "One", "One ring", "!?"])
 def test_short_texts_match_themselves_only(text: str) -> None:
     seen = AcceptedTexts(0.8)
-    seen.add("A", text)
-    assert seen.has_repeat("A", text)
-    assert seen.has_near_duplicate("B", text)
-    assert not seen.has_repeat("A", "something else entirely, and long")
+    seen.add("A", of(text))
+    assert seen.has_repeat("A", of(text))
+    assert seen.has_near_duplicate("B", of(text))
+    assert not seen.has_repeat("A", of("something else entirely, and long"))
 
 
 @pytest.mark.parametrize("limit", [0.8, 0.9])
@@ -60,19 +61,20 @@ def test_it_agrees_with_a_comparison_of_all_pairs(limit: float) -> None:
             words = generator.choice(texts).split()
         text = changed(words, generator, generator.choice((0, 1, 1, 2, 3)))
         expected = any(jaccard(text, other) >= limit for other in texts)
-        found = seen.has_near_duplicate("new", text)
+        found = seen.has_near_duplicate("new", of(text))
         assert expected or not found
         near += expected
         missed += expected and not found
         texts.append(text)
-        seen.add(f"molecule {number}", text)
+        seen.add(f"molecule {number}", of(text))
     assert near > 90
     assert missed <= 0.02 * near
 
 
 def test_a_text_that_comes_often_is_found_at_once() -> None:
     seen = AcceptedTexts(0.8)
+    text = of("The very same text is accepted every single time.")
     for number in range(20_000):
-        seen.add(f"molecule {number}", "The very same text is accepted every single time.")
+        seen.add(f"molecule {number}", text)
     for _ in range(2_000):
-        assert seen.has_near_duplicate("new", "The very same text is accepted every single time.")
+        assert seen.has_near_duplicate("new", text)

@@ -17,7 +17,7 @@ from samples import SHIPPED
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import StoreError, WorkerError
-from selfstudy_engine.data.schema import Completion, Molecule, Verdict
+from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.engine import judges as judges_module
 from selfstudy_engine.engine import worker_pool
 from selfstudy_engine.engine.claims import check_claims
@@ -25,7 +25,7 @@ from selfstudy_engine.engine.false_claims import finds_false
 from selfstudy_engine.engine.judges import Chunk, Judges, Unjudged
 from selfstudy_engine.engine.judging import CHUNK_COMPLETIONS, CHUNKS_PER_PROCESS, Judging
 from selfstudy_engine.engine.sampling import Answered, SampleQuestion
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.verify import Judged, Rules, judge
 from selfstudy_engine.engine.worker import Worker, WorkerDiedError
 from selfstudy_engine.engine.worker_pool import MOST_DEATHS, WorkerPool
 
@@ -49,10 +49,10 @@ def make_answers(number: int, seed: int = 1) -> Iterator[Answered]:
         yield Answered(SampleQuestion(molecule, "", hinted=index % 3 == 0), completions, 1.0)
 
 
-def judged_alone(answered: Answered) -> list[Verdict]:
+def judged_here(answered: Answered) -> list[Judged]:
     question = answered.question
     return [
-        verify(each, question.molecule, RULES, hinted=question.hinted)
+        judge(each.text, each.finish_reason, question.molecule, RULES, hinted=question.hinted)
         for each in answered.completions
     ]
 
@@ -69,9 +69,9 @@ def workers() -> list[psutil.Process]:
 
 def judge_all(
     answers: Sequence[Answered], num_processes: int, num_killed: int
-) -> tuple[list[tuple[Answered, Sequence[Verdict]]], int]:
+) -> tuple[list[tuple[Answered, Sequence[Judged]]], int]:
     """Return what comes of answers, and how many waited at most; some workers die on the way."""
-    found: list[tuple[Answered, Sequence[Verdict]]] = []
+    found: list[tuple[Answered, Sequence[Judged]]] = []
     most_waiting = 0
 
     async def story() -> None:
@@ -99,8 +99,8 @@ def test_verdicts_are_the_same_wherever_they_are_found(
     answers = list(make_answers(300))
     found, most_waiting = judge_all(answers, num_processes, num_killed)
     assert sorted(answers.index(answered) for answered, _ in found) == list(range(len(answers)))
-    assert all(list(verdicts) == judged_alone(answered) for answered, verdicts in found)
-    assert {name for _, verdicts in found for v in verdicts for name in v.findings} >= {
+    assert all(list(judged) == judged_here(answered) for answered, judged in found)
+    assert {name for _, judged in found for each in judged for name in each.verdict.findings} >= {
         *("truncated", "no value", "other unit", "out of tolerance", "answer leaked"),
         "false claim",
     }
@@ -111,7 +111,7 @@ def test_verdicts_are_the_same_wherever_they_are_found(
 
 @pytest.mark.parametrize("num_processes", [0, 1])
 def test_a_verdict_that_cant_be_stored_ends_the_pass(num_processes: int) -> None:
-    def settle(answered: Answered, verdicts: Sequence[Verdict]) -> None:
+    def settle(answered: Answered, verdicts: Sequence[Judged]) -> None:
         raise StoreError("the disk is full")
 
     async def story() -> None:

@@ -84,7 +84,7 @@ def test_columns_are_judged_as_completions_are() -> None:
     text = " Small, flat and polar.\nMelting point (°C): 120"
     molecule = Molecule("K", "", "C", 80.0)
     rules = Rules.of(RunConfig())
-    verdict = judge(text, "stop", molecule, rules)
+    verdict = judge(text, "stop", molecule, rules).verdict
     assert verdict == verify(Completion(text, "stop", 1, 1), molecule, rules)
     assert verdict.rejections == ("out of tolerance",)
 

@@ -6,8 +6,8 @@ from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.findings import FINDINGS
 from selfstudy_engine.data.schema import Completion, Molecule, Verdict
-from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
+from selfstudy_engine.engine.verify import Rules, compare, judge, verify
 
 RULES = Rules.of(RunConfig())
 VANILLIN = Molecule("K", "vanillin", "COc1cc(C=O)ccc1O", 80.0)
@@ -18,7 +18,9 @@ FAR = "out of tolerance"
 def judged(
     text: str, finish: str = "stop", rules: Rules = RULES, seen: AcceptedTexts | None = None
 ) -> Verdict:
-    return verify(Completion(text, finish, 10, 10), VANILLIN, rules, seen)
+    if seen is None:
+        return verify(Completion(text, finish, 10, 10), VANILLIN, rules)
+    return compare(judge(text, finish, VANILLIN, rules), VANILLIN, rules, seen)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +133,14 @@ def test_what_was_accepted_before_counts() -> None:
     text = f" {REASON} beside an ether.\nMelting point (°C): 80"
     assert judged(text, seen=seen).accepted
     assert len(seen) == 0
-    seen.add("OTHER", f"{REASON} beside an ether.")
+    seen.add("OTHER", Fingerprint.of(f"{REASON} beside an ether."))
     again = judged(text, seen=seen)
     assert again.accepted
     assert again.findings == ("near-duplicate",)
-    seen.add("K", f"{REASON} beside an ether.")
+    seen.add("K", Fingerprint.of(f"{REASON} beside an ether."))
     assert judged(text, seen=seen).rejections == ("repeated for molecule",)
     for other in ("alpha", "beta", "gamma"):
-        seen.add("K", other)
+        seen.add("K", Fingerprint.of(other))
     other_text = " Hydrogen bonds tie the rings together.\nMelting point (°C): 80"
     assert judged(other_text, seen=seen).rejections == ("molecule has enough",)
     unlimited = Rules.of(load_config(None, {"verdict.max_accepted_per_molecule": 0}))

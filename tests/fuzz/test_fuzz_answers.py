@@ -18,7 +18,7 @@ from selfstudy_engine.engine.claims import check_claims, summarize_claims
 from selfstudy_engine.engine.known_values import KnownValues
 from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.told_values import VALUE, mask_value, tells_value
-from selfstudy_engine.engine.verify import Rules, judge
+from selfstudy_engine.engine.verify import Rules, compare, judge
 
 MELTING_POINT = find_property("melting_point")
 VANILLIN = Molecule("K", "vanillin", "COc1cc(C=O)ccc1O", 80.0)
@@ -224,7 +224,8 @@ def test_a_verdict_follows_from_its_findings(
     text: str, end: str, finish: str, hinted: bool
 ) -> None:
     seen = AcceptedTexts(0.8)
-    verdict = judge(text + end, finish, VANILLIN, RULES, seen, hinted=hinted)
+    judged = judge(text + end, finish, VANILLIN, RULES, hinted=hinted)
+    verdict = compare(judged, VANILLIN, RULES, seen)
     assert verdict.accepted is (not verdict.rejections)
     assert set(verdict.rejections) == set(verdict.findings) & RULES.reject
     assert ("no value" in verdict.findings) is (verdict.predicted is None)
@@ -236,8 +237,10 @@ def test_a_verdict_follows_from_its_findings(
         assert ("out of tolerance" in verdict.findings) is (abs(verdict.error) > 30)
     if finish == "length":
         assert "truncated" in verdict.findings
-    if verdict.accepted:
-        seen.add("K", verdict.reason)
+    assert (judged.fingerprint is not None) is verdict.accepted
+    if judged.fingerprint:
+        seen.add("K", judged.fingerprint)
+        assert "repeated for molecule" in compare(judged, VANILLIN, RULES, seen).findings
 
 
 @fuzz(
