@@ -20,6 +20,7 @@ from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
+from selfstudy_engine.engine.garbage import collected_rarely
 from selfstudy_engine.engine.judges import Judges
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.rationalize import warn_if_idle
@@ -105,7 +106,7 @@ def run_loop(
             if not steps.is_finished():
                 if config.rationalize.enabled:
                     warn_if_idle(len(task.split.pool), config)
-                with trackers, reports, connection, judges:
+                with trackers, reports, connection, judges, collected_rarely():
                     (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
         return load_records(folder)
 
