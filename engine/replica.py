@@ -88,6 +88,8 @@ class Replica:
         self._endpoint = endpoint
         self._max_unanswered = MAX_RETRIES + 1 if alone else 2
         self._restarts_left = config.server.max_restarts
+        self.given_up = False
+        """Whether it died more often than it may be started again."""
         self._start: asyncio.Future[None] | None = None
         """Of a server of ours that died, until it is connected."""
         self._sessions = AsyncExitStack()
@@ -181,6 +183,7 @@ class Replica:
 
     def _start_again(self, server: Server, error: ServerDiedError) -> "asyncio.Future[None]":
         if not self._restarts_left:
+            self.given_up = True
             raise error
         self._restarts_left -= 1
         logger.warning("%s\nstarting it again, %d more times", error, self._restarts_left)

@@ -171,10 +171,10 @@ class Replicas:
                 if self._adapter:
                     await replica.swap(self._adapter)
                 break
-            except ServerDiedError as error:
-                logger.warning("the server at %s stays away: %s", url, error)
-                return
             except SelfStudyError as error:
+                if replica.given_up:
+                    logger.warning("the server at %s stays away: %s", url, error)
+                    return
                 logger.info("the server at %s isn't back: %s", url, error)
         assert replica.client, "it is connected"
         logger.warning("the server at %s answers again, proven", replica.endpoint.url)

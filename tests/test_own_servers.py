@@ -30,6 +30,7 @@ class OwnServer:
         overlaps: starts while a process ran.
         stops_slowly: the next stop takes until another comes meanwhile, or else half a second.
         comes_up: cleared, a process that was started isn't ready.
+        dies_starting: so many of the next starts end before they are ready.
     """
 
     public = None
@@ -41,6 +42,7 @@ class OwnServer:
         self.running: set[int] = set()
         self.num_starts = self.overlaps = 0
         self.stops_slowly = False
+        self.dies_starting = 0
         self.stopping = threading.Event()
         self.comes_up = threading.Event()
         self.comes_up.set()
@@ -57,6 +59,10 @@ class OwnServer:
         self._fake.merged, self._fake.process = None, f"start {self.num_starts}"
 
     def wait_ready(self) -> float:
+        if self.dies_starting:
+            self.dies_starting -= 1
+            self.die()
+            raise ServerDiedError("it died as it started")
         if not self.comes_up.wait(_WAIT_SECONDS):
             raise ServerError("it isn't ready")
         return 0.0
@@ -146,3 +152,30 @@ def test_one_that_is_starting_when_another_adapter_comes_goes_on_starting(
 
         connection.run(swap_while_it_starts(make_adapter("b", logprob=-3.0)))
         assert [server.num_starts for server in servers] == [1, 2]
+
+
+@pytest.mark.parametrize("num_deaths", [1, 5])
+def test_one_that_dies_as_it_starts_is_started_again_as_often_as_allowed(
+    servers: list[OwnServer],
+    make_adapter: MakeAdapter,
+    num_deaths: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    allowed = load_config(None, {}).server.max_restarts
+    assert 1 < allowed < 5
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        servers[1].dies_starting = num_deaths
+        lose(connection, servers[1])
+
+        async def wait() -> None:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while len(connection.client.servers) < 2 and "stays away" not in caplog.text:
+                    await asyncio.sleep(0.01)
+
+        connection.run(wait())
+        comes_back = num_deaths < allowed
+        assert servers[1].num_starts == 1 + (num_deaths + 1 if comes_back else allowed)
+        assert len(connection.client.servers) == 1 + comes_back
+    assert not any(server.running for server in servers)
