@@ -294,8 +294,7 @@ class FakeVllm:
         self, prompt: str, served: Path | None, index: int, stop: tuple[str, ...]
     ) -> Body:
         name = _manifest(served)["name"] if served else ""
-        seed = f"{prompt}|{name}|{index}"
-        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
+        number = made_up_number(prompt, name, index)
         text = f" {self.reason.format(number)}\nMelting point (°C): {number % 100}"
         if (number >> 8) % 1000 < 1000 * self.malformed:
             text = " I can't say.\nMelting point (°C): about 80-82"
@@ -309,7 +308,8 @@ class FakeVllm:
 
     def _canary_choice(self, body: Body, served: Path | None) -> Body:
         ids = body["prompt"]
-        probes = {folder: _probe(folder, ids) for folder in self._known}
+        # A node of a cluster deletes its oldest adapters.
+        probes = {folder: _probe(folder, ids) for folder in self._known if folder.exists()}
         of_base = next(iter(probes.values()), None) or {
             "base_logprobs": [-5.0] * (len(ids) - 1),
             "next_logprob": -3.0,
@@ -334,6 +334,11 @@ class FakeVllm:
                 "top_logprobs": [{"x": value}],
             }
         return choice
+
+
+def made_up_number(prompt: str, adapter: str, index: int) -> int:
+    """Return the number in a made-up text; "" for the base model."""
+    return int.from_bytes(hashlib.sha256(f"{prompt}|{adapter}|{index}".encode()).digest()[:4])
 
 
 def _manifest(folder: Path) -> Body:

@@ -106,6 +106,23 @@ class RayNodes:
                     found[command[command.index("--host") + 1]] = process
         return found
 
+    def trainings(self, adapter: str) -> set[str]:
+        """Return the hosts that train an adapter of this name."""
+        found = set()
+        for process in self.processes():
+            with suppress(psutil.Error):
+                command = process.cmdline()
+                if "selfstudy_engine.train" in command and adapter in " ".join(command):
+                    found.add(_host_of(process))
+        return found
+
+
+def _host_of(process: psutil.Process) -> str:
+    """Return the address of the node whose daemon is among a process's ancestors."""
+    words = [word for parent in process.parents() for word in parent.cmdline()]
+    [host] = {word.partition("=")[2] for word in words if word.startswith("--node_ip_address=")}
+    return host
+
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:

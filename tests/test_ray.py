@@ -4,10 +4,13 @@ What a real vLLM does there is in test_real_ray.py.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import httpx
 import psutil
 import pytest
 from conftest import MakeConfig, QuietReporter
+from fake_vllm import made_up_number
 from ray_nodes import ADDRESSES, HERE, RayNodes
 
 from selfstudy_engine.data.adapters import read_adapter
@@ -80,15 +84,15 @@ class Misfortunes(QuietReporter):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def check_whole(folder: RunFolder, num_samples: int) -> None:
+def check_whole(folder: RunFolder, num_samples: int, staleness: int = 0) -> None:
     samples = list(SampleStore(folder.samples).samples())
     assert len(samples) == len({sample.key for sample in samples}) == num_samples
     for index in {sample.round for sample in samples}:
-        adapter = read_adapter(folder.adapter(index))
+        answering = read_adapter(folder.adapter(max(index - staleness, 0)))
         names = {(s.adapter, s.adapter_sha256) for s in samples if s.round == index}
-        assert names == {(adapter.name, adapter.sha256)}
+        assert names == {(answering.name, answering.sha256)}
         num_accepted = sum(sample.accepted for sample in samples if sample.round < index)
-        assert adapter.training["num_samples"] == num_accepted
+        assert read_adapter(folder.adapter(index)).training["num_samples"] == num_accepted
 
 
 def test_killed_nodes_and_servers_cost_what_they_were_asked_and_nothing_else(
@@ -107,6 +111,59 @@ def test_killed_nodes_and_servers_cost_what_they_were_asked_and_nothing_else(
     check_whole(RunFolder(tmp_path / "test"), 64)
     assert "is quarantined" in caplog.text
     assert not nodes.servers(), "no server outlives the loop"
+
+
+class Overseer(QuietReporter):
+    """Lets a round's first answer wait until the round's adapter is being trained.
+
+    Args:
+        nodes: where it is.
+    """
+
+    def __init__(self, nodes: RayNodes) -> None:
+        super().__init__()
+        self._nodes = nodes
+        self.trainers: dict[int, set[str]] = {}
+        """Round whose adapter was trained while it was generated -> hosts that trained it."""
+        self.num_meanwhile: Counter[int] = Counter()
+        """Answers that came meanwhile, by round."""
+
+    def advance(self, done: int, detail: str = "") -> None:
+        phase = re.fullmatch(r"round ([1-9]): (evaluate and )?generate", self.phases[-1])
+        if not phase:
+            return
+        index = int(phase[1])
+        if index not in self.trainers:
+            self.trainers[index] = self._await_training(index)
+        self.num_meanwhile[index] += bool(self._nodes.trainings(f"round-{index:04d}"))
+
+    def _await_training(self, index: int) -> set[str]:
+        deadline = time.monotonic() + 120
+        while not (found := self._nodes.trainings(f"round-{index:04d}")):
+            assert time.monotonic() < deadline, "it waits for the round's end"
+            time.sleep(0.1)
+        assert not found & self._nodes.servers().keys(), "there is a node without a server"
+        return found
+
+
+def test_servers_answer_while_another_node_trains_the_next_adapter(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    num_rounds, batch, overseer = 3, 32, Overseer(nodes)
+    values = {"server__ray": nodes.address, "server__replicas": 2, "generation__batch": batch}
+    values |= {"generation__request_timeout_seconds": 300, "train__timeout_seconds": 600}
+    config = small_config(overlap=True, rounds=num_rounds, **values)
+    records = run_loop(config, tmp_path, overseer)
+    assert [record.round for record in records] == [*range(num_rounds + 1)]
+    assert overseer.trainers.keys() == overseer.num_meanwhile.keys() == {1, 2}
+    assert min(overseer.num_meanwhile.values()) > batch / 4, "not the first answers only"
+    folder = RunFolder(tmp_path / "test")
+    check_whole(folder, num_rounds * batch, staleness=1)
+    told = [s for s in SampleStore(folder.samples).samples() if "of number" in s.completion]
+    assert len({sample.adapter for sample in told}) == num_rounds - 1
+    for sample in told:
+        number = made_up_number(sample.prompt, sample.adapter, sample.sample_index)
+        assert f"of number {number}." in sample.completion, "another adapter answered"
 
 
 def test_servers_that_others_ask_are_looked_after(
