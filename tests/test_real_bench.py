@@ -1,5 +1,6 @@
 """The benchmark on real vLLM: it runs, counts right, and serves what it says; not how fast."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +13,31 @@ GPU_CHECK = Path(__file__).parent / "gpu" / "gpu_check.py"
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a small step of the GPU check writes, which is where its table comes from."""
-    out = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, GPU_CHECK, out, "bench", "--small"]
+def run_step(step: str, out: Path, not_measured: int = 0) -> dict[str, Any]:
+    """Return what a small step of the GPU check writes, which is where its table comes from.
+
+    Args:
+        step: its name.
+        out: folder of the check's results.
+        not_measured: figures of the table that a CPU doesn't give.
+    """
+    command = [sys.executable, GPU_CHECK, out, step, "--small"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "merged_over_offline" in result.stdout
     table = (out / "table.md").read_text("utf-8")
-    measured = [row for row in table.splitlines() if row.startswith("| bench |")]
-    assert len([row for row in measured if row.endswith("| small |")]) == len(measured) - 1 > 4
-    assert (out / "bench" / "bench.svg").stat().st_size > 1000
-    found: dict[str, Any] = orjson.loads((out / "bench" / "bench.json").read_bytes())
+    ends, *figures = [row for row in table.splitlines() if row.startswith(f"| {step} |")]
+    assert ends.endswith("| yes |")
+    measured = [row for row in figures if row.endswith("| small |")]
+    assert len(measured) == len(figures) - not_measured > 0, figures
+    assert (out / step / "bench.svg").stat().st_size > 1000
+    found: dict[str, Any] = orjson.loads((out / step / "bench.json").read_bytes())
     return found
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the small form of the step `bench` writes."""
+    return run_step("bench", tmp_path_factory.mktemp("gpu"))
 
 
 def test_every_contender_gives_the_tokens_that_were_asked(content: dict[str, Any]) -> None:
@@ -60,3 +72,24 @@ def test_an_overlapped_loop_is_watched(content: dict[str, Any]) -> None:
     overlap = content["extras"]["overlap"]
     assert 0 <= overlap["idle_share"] < 1
     assert overlap["seconds"] > 1
+
+
+@pytest.mark.long
+def test_a_shape_with_random_weights_is_served_by_each_engine(tmp_path: Path) -> None:
+    """What `bench-7b` does, with a shape of 2 layers; a CPU's peak isn't known."""
+    content = run_step("bench-7b", tmp_path, not_measured=1)
+    assert sorted(content["contenders"]) == ["3", "5", "6"]
+    for facts in content["contenders"].values():
+        assert facts["workloads"]["fixed"]["output_tokens"] == [4 * 8]
+        assert facts["workloads"]["long"]["output_tokens"] == [1]
+    assert content["extras"]["swap"]["num_lost"] == 0
+    assert content["config"]["train"]["rank"] == 32
+
+
+@pytest.mark.long
+def test_four_api_servers_answer_as_one(tmp_path: Path) -> None:
+    content = run_step("four-api-servers", tmp_path)
+    [facts] = content["contenders"].values()
+    assert facts["workloads"]["fixed"]["output_tokens"] == [4 * 8]
+    log = (tmp_path / "four-api-servers" / "logs" / "server-merged.log").read_text("utf-8")
+    assert set(re.findall(r"ApiServer_\d", log)) == {f"ApiServer_{i}" for i in range(4)}

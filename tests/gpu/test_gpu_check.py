@@ -1,10 +1,11 @@
 """The GPU check in small, without a GPU: every step's command runs, and its figures are read.
 
-vLLM's server is a fake here, but for the benchmark's engines, which tests/test_real_bench.py starts
-through the same program.
+vLLM's server is a fake here; tests/test_real_bench.py starts the benchmark's engines, through the
+same program.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -26,6 +27,12 @@ argument = lambda name: sys.argv[sys.argv.index(name) + 1]
 with FakeVllm(argument("--model"), os.environ["VLLM_API_KEY"], int(argument("--port"))):
     threading.Event().wait()
 """
+ENGINE = """
+import sys
+from selfstudy_engine.cli.main import cli
+cli([*sys.argv[1:], *(["--only", "training"] if sys.argv[1] == "bench" else [])])
+"""
+"""The benchmark without engines, which aren't servers only."""
 
 
 def rows(table: str) -> dict[tuple[str, str], list[str]]:
@@ -51,8 +58,11 @@ def test_the_small_form_runs_and_ends_in_one_table(
     tmp_path: Path, fake_environment: dict[str, str]
 ) -> None:
     steps = [step for step in STEPS if step not in {"bench", "four-api-servers"}]
+    engine = tmp_path / "engine.py"
+    engine.write_text(ENGINE)
+    command = [sys.executable, HERE / "gpu_check.py", tmp_path / "out", *steps, "--small"]
     result = subprocess.run(
-        [sys.executable, HERE / "gpu_check.py", tmp_path / "out", *steps, "--small"],
+        [*command, "--engine", shlex.join([sys.executable, str(engine)])],
         cwd=tmp_path,
         env=fake_environment,
         capture_output=True,
