@@ -16,6 +16,7 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.parallel import Parallel
 from selfstudy_engine.engine.ray_session import ray_session
+from selfstudy_engine.engine.ray_versions import check_versions
 
 if TYPE_CHECKING:
     import ray
@@ -50,7 +51,8 @@ class RayCluster:
         """Connect, and reserve the servers' places.
 
         Raises:
-            UsageError: Ray isn't there, or the cluster hasn't the places.
+            UsageError: Ray isn't there, the cluster hasn't the places, or a node hasn't this
+                version of the engine.
         """
         with ExitStack() as stack:
             stack.enter_context(ray_session(self._given.server.ray))
@@ -59,6 +61,7 @@ class RayCluster:
             self.server_needs = server_needs(self._given, has_gpus=has_gpus)
             self.training_needs = training_needs(self._given, has_gpus=has_gpus)
             self._check_room(nodes)
+            check_versions(self._usable(nodes))
             self._group = self._reserve(stack)
             self.config = self._with_dtype()
             self._cleanup = stack.pop_all()
@@ -96,6 +99,11 @@ class RayCluster:
         if adapter.sha256 not in self._sent:
             self._sent = {adapter.sha256: ray.put(pack_adapter(adapter.folder))}
         return self._sent[adapter.sha256]
+
+    def _usable(self, nodes: Mapping[str, Resources]) -> list[str]:
+        """Return those where Ray may place a server or a training."""
+        wanted = [self.server_needs, *([self.training_needs] if self._trains else [])]
+        return [node for node, has in nodes.items() if any(_holds(has, needs) for needs in wanted)]
 
     def _check_room(self, nodes: Mapping[str, Resources]) -> None:
         num, needs = self._given.server.replicas, self.server_needs

@@ -46,12 +46,10 @@ class RayNodes:
         self._cluster: Any = None
 
     def __enter__(self) -> Self:
-        path = os.pathsep.join(map(str, self._python_path))
-        with _environment({"PYTHONPATH": path, _MARK: self._mark}):
-            self._cluster = Cluster()
-            for host in ADDRESSES:
-                self.add(host)
-            self._cluster.wait_for_nodes(120)
+        self._cluster = Cluster()
+        for host in ADDRESSES:
+            self.add(host)
+        self.wait()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -63,19 +61,25 @@ class RayNodes:
         address: str = self._cluster.address
         return address
 
-    def add(self, host: str) -> None:
-        """Start a node, on its own cores."""
+    def wait(self) -> None:
+        """Wait until all nodes are part of the cluster."""
+        self._cluster.wait_for_nodes(120)
+
+    def add(self, host: str, *python_path: Path) -> None:
+        """Start a node, on its own cores; its processes look for modules in these folders first."""
         head = {"_system_config": _SETTINGS, "include_dashboard": False}
+        path = os.pathsep.join(map(str, (*python_path, *self._python_path)))
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, self._cores[ADDRESSES.index(host)])
         try:
-            self._nodes[host] = self._cluster.add_node(
-                wait=False,
-                num_cpus=self._num_cpus,
-                object_store_memory=80 * 2**20,
-                node_ip_address=host,
-                **({} if self._nodes else head),
-            )
+            with _environment({"PYTHONPATH": path, _MARK: self._mark}):
+                self._nodes[host] = self._cluster.add_node(
+                    wait=False,
+                    num_cpus=self._num_cpus,
+                    object_store_memory=80 * 2**20,
+                    node_ip_address=host,
+                    **({} if self._nodes else head),
+                )
         finally:
             os.sched_setaffinity(0, before)
 

@@ -257,3 +257,25 @@ def test_more_servers_than_nodes_are_refused_with_what_there_is(
         pass
     for host in ADDRESSES:
         assert f"2 CPU and 0 GPU on {host}" in str(e.value)
+
+
+def test_a_node_without_this_version_of_the_engine_is_named(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    package = tmp_path / "there" / "selfstudy_engine" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("raise ImportError('not installed')")
+    victim = ADDRESSES[-1]
+    nodes.kill(victim)
+    nodes.add(victim, tmp_path / "there")
+    try:
+        nodes.wait()
+        with (
+            pytest.raises(UsageError, match=rf"is none \(not installed\) on {victim}; install"),
+            RayCluster(small_config(server__ray=nodes.address), trains=True),
+        ):
+            pass
+    finally:
+        nodes.kill(victim)
+        nodes.add(victim)
+        nodes.wait()
