@@ -5,6 +5,7 @@ on CPUs it has a node to itself, since vLLM computes with all cores that it sees
 """
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -40,6 +41,7 @@ class RayCluster:
         self._trains = trains
         self._cleanup = ExitStack()
         self._sent: dict[str, ray.ObjectRef[Any]] = {}
+        self._sending = threading.Lock()
         self._group: PlacementGroup
         self.config: RunConfig
         """With which servers run and adapters are trained, on any node."""
@@ -96,9 +98,10 @@ class RayCluster:
         """Return an adapter's files in Ray's object store; put there once for all servers."""
         import ray
 
-        if adapter.sha256 not in self._sent:
-            self._sent = {adapter.sha256: ray.put(pack_adapter(adapter.folder))}
-        return self._sent[adapter.sha256]
+        with self._sending:  # all servers ask at once
+            if adapter.sha256 not in self._sent:
+                self._sent = {adapter.sha256: ray.put(pack_adapter(adapter.folder))}
+            return self._sent[adapter.sha256]
 
     def _usable(self, nodes: Mapping[str, Resources]) -> list[str]:
         """Return those where Ray may place a server or a training."""

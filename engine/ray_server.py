@@ -76,9 +76,9 @@ class RayServer:
         started = time.monotonic()
         limit = self._cluster.config.server.startup_timeout_seconds
         for number in range(1, _MAX_PLACES + 1):
-            actor = self._actor
+            actor, answer = self._actor, self._started
             try:
-                self._wait_for_answer(started + limit)
+                self._wait_for_answer(actor, answer, started + limit)
                 break
             except _LostError:
                 if number == _MAX_PLACES or self._actor is not actor:
@@ -86,30 +86,32 @@ class RayServer:
                 self.start()
         return time.monotonic() - started
 
-    def _wait_for_answer(self, deadline: float) -> None:
+    def _wait_for_answer(self, actor: Any, answer: Any, deadline: float) -> None:
         limit = self._cluster.config.server.startup_timeout_seconds
+        if answer is None:
+            raise ServerDiedError(f"{self._name} wasn't started")
         try:
-            self.endpoint = self._ask(self._started, max(deadline - time.monotonic(), 0))
+            self.endpoint = self._ask(answer, max(deadline - time.monotonic(), 0))
         except GetTimeoutError as error:
             raise ServerError(
                 f"{self._name} got no place within {limit:g} s; the cluster has "
                 f"{describe_nodes()}; have another machine join it"
             ) from error
         while time.monotonic() < deadline:
-            self._call("check_alive")
-            self._take_log()
+            self._call(actor, "check_alive")
+            self._take_log(actor)
             if answers_health(self.endpoint):
                 return
             time.sleep(_LOOK_SECONDS)
         raise ServerError(
             f"{self._name} isn't ready at {self.endpoint.url} after {limit:g} s; raise "
             "server.startup_timeout_seconds, open its node's ports to this machine, or look into "
-            f"{self._log}:\n{self._call('last_lines')}"
+            f"{self._log}:\n{self._call(actor, 'last_lines')}"
         )
 
     def check_healthy(self) -> None:
         """Raise ServerDiedError if the server or its node has ended."""
-        self._call("check_healthy")
+        self._call(self._actor, "check_healthy")
 
     def publish(self, adapter: Adapter) -> str:
         """Send an adapter to the server's node.
@@ -122,33 +124,34 @@ class RayServer:
             AdapterError: what came wasn't what was sent.
         """
         files = [self._cluster.send(adapter)]
-        folder: str = self._call("take_adapter", adapter.name, adapter.sha256, files)
+        folder: str = self._call(self._actor, "take_adapter", adapter.name, adapter.sha256, files)
         return folder
 
     def stop(self) -> None:
         """End the server; returns when it is gone, or its node is."""
-        if self._actor is None:
+        # Taken away first: a thread that still waits for it finds another in its place, or none.
+        actor, self._actor, self._started = self._actor, None, None
+        if actor is None:
             return
-        with suppress(SelfStudyError, RayError):
-            self._take_log()
-            self._ask(self._actor.stop.remote(), 3 * GRACE_SECONDS)
-        ray.kill(self._actor)
-        self._actor = self._started = None
+        with suppress(SelfStudyError, RayError, OSError):  # also of a log that can't be written
+            self._take_log(actor)
+            self._ask(actor.stop.remote(), 3 * GRACE_SECONDS)
+        ray.kill(actor)
 
-    def _take_log(self) -> None:
+    def _take_log(self, actor: Any) -> None:
         with self._log.open("ab") as log:
-            log.write(self._call("new_log"))
+            log.write(self._call(actor, "new_log"))
 
-    def _call(self, method: str, *arguments: object) -> Any:
-        """Call a method of the actor.
+    def _call(self, actor: Any, method: str, *arguments: object) -> Any:
+        """Call a method of an actor.
 
         Raises:
-            ServerDiedError: it doesn't answer any more.
+            ServerDiedError: it doesn't answer any more, or there is none.
         """
-        if self._actor is None:
+        if actor is None:
             raise ServerDiedError(f"{self._name} wasn't started")
         try:
-            return self._ask(getattr(self._actor, method).remote(*arguments), _ANSWER_SECONDS)
+            return self._ask(getattr(actor, method).remote(*arguments), _ANSWER_SECONDS)
         except GetTimeoutError as error:
             raise _LostError(
                 f"{self._name} at {self.endpoint.url}: its node hasn't answered for "

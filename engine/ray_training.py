@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from selfstudy_engine.data.adapter_transfer import unpack_adapter
 from selfstudy_engine.data.adapters import read_adapter
-from selfstudy_engine.data.errors import SelfStudyError, TrainingError
+from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.ray_cluster import RayCluster, describe_nodes
 from selfstudy_engine.engine.ray_session import reason_of
@@ -104,7 +104,7 @@ class RayTraining:
                 f"a training was lost with its node {_MAX_LOST + 1} times ({reason_of(error)}); "
                 "run the same command again once the cluster is well"
             )
-        except (SelfStudyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - `result` raises it
             self._failure = error
 
     def _train(self, order: TrainingOrder) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from conftest import MakeConfig, QuietReporter
+from conftest import MakeAdapter, MakeConfig, QuietReporter
 from fake_vllm import made_up_number
 from ray_nodes import ADDRESSES, HERE, RayNodes
 
@@ -32,6 +33,7 @@ from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import configured_exemplars
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.ray_cluster import RayCluster
+from selfstudy_engine.engine.ray_server import RayServer
 from selfstudy_engine.engine.ray_training import RayTraining
 from selfstudy_engine.engine.training import TimeLimits
 
@@ -244,6 +246,39 @@ def test_what_is_wrong_on_a_node_is_said_as_it_was_there(
     config = small_config(server__ray=nodes.address, model__path="/nobody/has/this")
     with pytest.raises(UsageError, match="'/nobody/has/this' is neither a folder nor a hub id"):
         train(config, arguments, tmp_path / "train.log", print)
+
+
+def test_what_fails_here_ends_the_training_there(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    def fail(step: int, num_steps: int) -> None:
+        raise LookupError("a defect")
+
+    config = small_config(server__ray=nodes.address)
+    with pytest.raises(LookupError, match="a defect"):
+        train(config, arguments, tmp_path / "train.log", fail)
+
+
+def test_an_adapter_is_sent_once_to_servers_that_swap_at_once(
+    nodes: RayNodes, small_config: MakeConfig, make_adapter: MakeAdapter
+) -> None:
+    config = small_config(server__ray=nodes.address)
+    with RayCluster(config, trains=False) as cluster, ThreadPoolExecutor(8) as servers:
+        assert len({*servers.map(cluster.send, [make_adapter("a")] * 8)}) == 1
+
+
+def test_a_server_ends_though_its_log_cant_be_written(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    with RayCluster(small_config(server__ray=nodes.address), trains=False) as cluster:
+        server = RayServer(cluster, 0, log)
+        server.start()
+        server.wait_ready()
+        log.unlink()
+        log.mkdir()
+        server.stop()
+        assert not nodes.servers()
 
 
 def test_more_servers_than_nodes_are_refused_with_what_there_is(
