@@ -48,8 +48,8 @@ _keep_to_own_cores()
 
 
 _LONGEST_FIRST = [
-    *("test_real_vllm.py", "test_real_bench.py", "test_families.py", "test_gpu_check.py"),
-    *("test_docs.py", "test_restart.py", "test_chaos.py", "test_two_runs.py"),
+    *("test_real_vllm.py", "test_real_loop.py", "test_real_bench.py", "test_families.py"),
+    *("test_gpu_check.py", "test_docs.py", "test_restart.py", "test_chaos.py", "test_two_runs.py"),
 ]
 
 

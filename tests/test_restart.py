@@ -1,5 +1,5 @@
 """A server that dies is started again, and what it had answered stays; a real one dies in
-test_real_vllm.py."""
+test_real_loop.py."""
 
 import logging
 import os
