@@ -87,12 +87,13 @@ class RoundSteps:
 
     def is_recorded(self, round_index: int) -> bool:
         """Tell whether a round is recorded with all the samples that are planned for it now."""
-        planned = self._num_planned(round_index)
         records = {record.round: record for record in load_records(self._folder)}
         recorded = records.get(round_index)
+        if recorded is None:
+            return False
+        planned = self._num_planned(round_index)
         return (
-            recorded is not None
-            and recorded.num_completions + recorded.num_hinted >= planned
+            recorded.num_completions + recorded.num_hinted >= planned
             and self._store.count(round_index) >= planned
         )
 

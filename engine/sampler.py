@@ -6,7 +6,7 @@ Deterministic by seed, and derived from the store: a killed round finds its mole
 import hashlib
 import random
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from operator import itemgetter
 
 import pyarrow.compute as pc
@@ -35,8 +35,12 @@ class Tally:
 
     def __add__(self, other: "Tally") -> "Tally":
         """Add up two parts of a run."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Tally(*(mine + theirs for mine, theirs in pairs))
+        return Tally(
+            self.num_rounds + other.num_rounds,
+            self.num_completions + other.num_completions,
+            self.num_accepted + other.num_accepted,
+            self.num_tokens + other.num_tokens,
+        )
 
 
 def tally_round(store: SampleStore, round_index: int, *, hinted: bool = False) -> dict[str, Tally]:

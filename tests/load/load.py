@@ -156,6 +156,7 @@ def judge(parts: dict[str, Watched], records: list[RoundRecord], seconds: float)
     speeds = [r.completions_per_second for r in records if r.timing.num_generated]
     if len(speeds) < 3:
         return [*wrong, f"{len(speeds)} rounds are too few to tell whether it slows down"]
+    _say(f"completions/s of the rounds: {' '.join(f'{speed:.0f}' for speed in speeds)}")
     first, second, last = thirds(speeds)
     _say(f"completions/s by thirds of the rounds: {first:.1f} {second:.1f} {last:.1f}")
     if last < MIN_SPEED * second:
