@@ -120,6 +120,8 @@ class RayTraining:
                 if word.step:
                     self._on_step(word.step, word.num_steps)
         finally:
+            # Without force the node could tidy up, but Ray 2.60 may end this process over it:
+            # "Tried to complete task that was not pending".
             ray.cancel(stream, force=True)
         return {}  # nobody waits for them: the training was ended
 
