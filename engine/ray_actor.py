@@ -6,7 +6,7 @@ come as bytes and are verified before their folder is named.
 
 import os
 import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import ray
@@ -14,6 +14,7 @@ from ray import ObjectRef
 
 from selfstudy_engine.data.adapter_transfer import AdapterFiles, unpack_adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.server import Endpoint, VllmServer
 
@@ -34,8 +35,9 @@ class ServerActor:
 
     def __init__(self) -> None:
         use_all_cores()
-        self._scratch = tempfile.TemporaryDirectory(prefix="selfstudy-")
-        self._adapters = Path(self._scratch.name) / "adapters"
+        self._cleanup = ExitStack()
+        self._scratch = self._cleanup.enter_context(scratch_folder())
+        self._adapters = self._scratch / "adapters"
         self._num_log_bytes = 0
         self._server: VllmServer
 
@@ -50,7 +52,7 @@ class ServerActor:
             UsageError: the model isn't on this node, or can't be served here.
         """
         model, config = choose_base_model(config)
-        log = Path(self._scratch.name) / "server.log"
+        log = self._scratch / "server.log"
         host = ray.util.get_node_ip_address()
         self._server = VllmServer(config, model, log, host=host, api_key=api_key)
         self._server.start()
@@ -102,7 +104,7 @@ class ServerActor:
     def stop(self) -> None:
         """End the server; returns when it is gone."""
         self._server.stop()
-        self._scratch.cleanup()
+        self._cleanup.close()
 
 
 def _last_used(folder: Path) -> int:

@@ -3,7 +3,6 @@
 The training is the same process as elsewhere (`TrainingProcess`), between temporary folders.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from selfstudy_engine.data.adapter_transfer import AdapterFiles, pack_adapter, u
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.errors import TrainingError
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import resolve_model
 from selfstudy_engine.engine.launching import launch_here, launch_of
@@ -81,8 +81,7 @@ def train_on_node(order: TrainingOrder) -> Iterator[Sign | Made]:
         nonlocal steps
         steps = (step, num_steps)
 
-    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         output, log = folder / "made" / order.name, folder / "train.log"
         arguments = {**_unpack(order, folder), "output": output}
         on_cpu = {"devices.server": "cpu", "devices.train": "cpu"}

@@ -1,11 +1,10 @@
 """Run the training process and follow what it says; the loop and training meet through files."""
 
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -15,6 +14,7 @@ import orjson
 from selfstudy_engine.data.config_training import TrainConfig
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.parent_death import end_with_parent
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.engine.launching import Launch, launch_here
 from selfstudy_engine.engine.process_groups import kill_tree
 from selfstudy_engine.engine.training_failure import explain_failure
@@ -86,6 +86,7 @@ class TrainingProcess:
         self._limits = limits
         self._on_step = on_step
         self._environment = launch.environment
+        self._cleanup = ExitStack()
         self._last: dict[str, Any] = {}
         self._over: str | None = None
         self._ended = threading.Event()
@@ -95,14 +96,14 @@ class TrainingProcess:
         """Start the process."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # What a killed process leaves behind goes with it.
-        self._scratch = tempfile.TemporaryDirectory(prefix="selfstudy-")
+        scratch = self._cleanup.enter_context(scratch_folder())
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=self._environment | {"TMPDIR": self._scratch.name},
+                env=self._environment | {"TMPDIR": str(scratch)},
                 start_new_session=True,
                 preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
@@ -120,7 +121,7 @@ class TrainingProcess:
         kill_tree(self._process)
         self._process.wait()
         self._reader.join()
-        self._scratch.cleanup()
+        self._cleanup.close()
 
     @property
     def pid(self) -> int:

@@ -1,0 +1,38 @@
+"""A temporary folder, and an end for those whose process was killed before it could remove them."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "selfstudy-"
+_LOCK = ".lock"
+_GRACE_SECONDS = 60.0
+"""For a process to lock the folder that it has just made."""
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder that is gone after the block; if the process is killed, with the next one."""
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        folder = Path(name)
+        with (folder / _LOCK).open("wb") as lock:  # the kernel unlocks it, however we end
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+
+def _sweep() -> None:
+    """Remove the folders that nobody holds any more; those of others, and links, stay."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):  # held, another's, or swept by another at this moment
+            found = lock.lstat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < _GRACE_SECONDS:
+                continue
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent)
