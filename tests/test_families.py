@@ -83,9 +83,9 @@ def layers_of(adapter: Adapter) -> set[str]:
         return {key.split(".")[-3] for key in file.keys()}  # noqa: SIM118 - it isn't a dict
 
 
-LIKE_OTHERS = {"llama", "mistral", "qwen2", "gemma2"}
+LIKE_OTHERS = {"llama", "mistral", "qwen2", "qwen3", "gemma2"}
 """Families whose layers are those of the embedded model, which test_real_vllm.py swaps, or of
-Gemma 3."""
+Gemma 3, which norms queries and keys as Qwen 3 does."""
 
 
 def _by_length(family: str) -> Any:
