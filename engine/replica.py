@@ -116,6 +116,7 @@ class Replica:
         """
         await self.close()
         self._start = None
+        self.given_up = False
         model = str((await asyncio.to_thread(served_model, self.endpoint))["id"])
         public = self.server.public if self.server else None
         publish: Publish = self.server.publish if self.server else publish_here

@@ -50,6 +50,16 @@ def test_short_texts_match_themselves_only(text: str) -> None:
     assert not seen.has_repeat("A", of("something else entirely, and long"))
 
 
+@pytest.mark.parametrize(
+    ("num_words", "is_near"), [(37, True), (40, True), (49, True), (50, False), (32, False)]
+)
+def test_texts_of_other_lengths_are_near_up_to_the_limit(num_words: int, is_near: bool) -> None:
+    """37 of 46 sequences are shared with 49 words (0.804), 37 of 47 with 50 (0.787)."""
+    seen = AcceptedTexts(0.8)
+    seen.add("A", of(" ".join(WORDS[:40])))
+    assert seen.has_repeat("A", of(" ".join(WORDS[:num_words]))) is is_near
+
+
 @pytest.mark.parametrize("limit", [0.8, 0.9])
 def test_it_agrees_with_a_comparison_of_all_pairs(limit: float) -> None:
     generator = random.Random(0)

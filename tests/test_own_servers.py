@@ -178,4 +178,8 @@ def test_one_that_dies_as_it_starts_is_started_again_as_often_as_allowed(
         comes_back = num_deaths < allowed
         assert servers[1].num_starts == 1 + (num_deaths + 1 if comes_back else allowed)
         assert len(connection.client.servers) == 1 + comes_back
+        servers[1].dies_starting = 0
+        connection.restart()
+        connection.connect()
+        assert [replica.given_up for replica in connection.replicas] == [False, False]
     assert not any(server.running for server in servers)
