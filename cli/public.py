@@ -92,7 +92,8 @@ def open_to_others(
     from selfstudy_engine.data.config import override
     from selfstudy_engine.data.devices import placement_of
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.engine.public_serving import PublicServing, trust_only
+    from selfstudy_engine.engine.endpoint import trust_only
+    from selfstudy_engine.engine.public_serving import PublicServing
 
     if adapter and not config.server.fast_lora and not placement_of(config).server:
         # Two requests for prompt_logprobs in one batch would end the engine.

@@ -27,7 +27,8 @@ _PLAIN_HTTP = (
 )
 if TYPE_CHECKING:
     from selfstudy_engine.data.config import RunConfig
-    from selfstudy_engine.engine.server import Endpoint, VllmServer
+    from selfstudy_engine.engine.endpoint import Endpoint
+    from selfstudy_engine.engine.server import VllmServer
 
 
 @click.command()
@@ -94,10 +95,10 @@ def serve(
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
+    from selfstudy_engine.engine.endpoint import HOST
     from selfstudy_engine.engine.predict import finished_round
     from selfstudy_engine.engine.public_serving import check_key
     from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
-    from selfstudy_engine.engine.server_command import HOST
 
     public = take_public_options(values)
     key = os.environ.get(SERVER_KEY_VARIABLE, "")

@@ -19,12 +19,11 @@ from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.endpoint import HOST, Endpoint
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.instant_server import MODEL
 from selfstudy_engine.engine.one_core import children_on, module_command, resident_mb
-from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.server_client import ServerClient
-from selfstudy_engine.engine.server_command import HOST
 
 NUM_PROMPTS = 100_000
 _CONCURRENCY = 256

@@ -15,10 +15,10 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas
-from selfstudy_engine.engine.server import Endpoint
 
 Result = TypeVar("Result")
 

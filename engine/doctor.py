@@ -26,8 +26,8 @@ from selfstudy_engine.data.hardware import device, preferred_dtype
 from selfstudy_engine.data.run_folder import processor_name
 from selfstudy_engine.engine import checks
 from selfstudy_engine.engine.checks import INSTALL, Check
+from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.server import check_port
-from selfstudy_engine.engine.server_command import HOST
 
 _OTHER_RUNS = "choose another folder with --runs FOLDER"
 _OTHER_CACHE = "choose another folder with XDG_CACHE_HOME=FOLDER"

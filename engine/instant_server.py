@@ -11,7 +11,7 @@ from functools import partial
 
 import orjson
 
-from selfstudy_engine.engine.server_command import HOST
+from selfstudy_engine.engine.endpoint import HOST
 
 MODEL = "instant"
 TEXT = (

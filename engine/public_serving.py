@@ -4,7 +4,6 @@ There is no development mode and no loading of adapters at runtime: one adapter,
 through vLLM's own --lora-modules when the server starts, and `public_guard` stands before it all.
 """
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,21 +92,3 @@ def check_key(key: str) -> None:
             f"the key has {len(key)} characters, of {MIN_KEY_LENGTH} at least; make one with "
             "`openssl rand -hex 16`, or leave SELFSTUDY_SERVER_KEY out to have one made up"
         )
-
-
-def trust_only(certificate: Path) -> ssl.SSLContext:
-    """Return how to connect to a server of ours that shows this certificate, under any name.
-
-    Raises:
-        UsageError: the file holds none.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # itself, not who signed it
-    try:
-        context.load_verify_locations(certificate)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"{certificate} holds no certificate ({error}); give a PEM file with --ssl-certfile"
-        ) from error
-    return context

@@ -16,7 +16,8 @@ from selfstudy_engine.data.adapter_transfer import AdapterFiles, unpack_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.engine.base_model import choose_base_model
-from selfstudy_engine.engine.server import Endpoint, VllmServer
+from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.server import VllmServer
 
 _NUM_KEPT = 3
 """Adapters: vLLM may hold two by their folders while it loads the next."""

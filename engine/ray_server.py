@@ -14,11 +14,12 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError, ServerError
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.process_groups import GRACE_SECONDS
 from selfstudy_engine.engine.ray_actor import ServerActor
 from selfstudy_engine.engine.ray_cluster import RayCluster, describe_nodes
 from selfstudy_engine.engine.ray_session import reason_of
-from selfstudy_engine.engine.server import Endpoint, answers_health
+from selfstudy_engine.engine.server import answers_health
 
 _ANSWER_SECONDS = 60
 """For an actor to answer: more than its longest look at its server's health."""

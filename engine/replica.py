@@ -15,8 +15,9 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.canary import CanaryResult, Served, warm_up
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.public_serving import PublicServing
-from selfstudy_engine.engine.server import Endpoint, check_servable, served_model
+from selfstudy_engine.engine.server import check_servable, served_model
 from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import (
     AdminApi,

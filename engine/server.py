@@ -9,12 +9,10 @@ import secrets
 import shlex
 import signal
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +33,15 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.asgi import PROCESS_VARIABLE
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
+from selfstudy_engine.engine.endpoint import HOST, Endpoint
 from selfstudy_engine.engine.lora_plugin import installed_vllm
 from selfstudy_engine.engine.process_groups import (
     GRACE_SECONDS,
     Reaper,
     group_exists,
 )
-from selfstudy_engine.engine.public_serving import PublicServing, trust_only
+from selfstudy_engine.engine.public_serving import PublicServing
 from selfstudy_engine.engine.server_command import (
-    HOST,
     allowed_rank,
     server_command,
     server_environment,
@@ -53,37 +51,6 @@ _HEALTH_SECONDS = 20
 _LOG_LINES = 12
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a server listens, and what it takes to speak to it."""
-
-    url: str
-    """Without a path: http://127.0.0.1:8000."""
-    api_key: str = field(repr=False)
-    """Empty where the server takes none."""
-    certificate: Path | None = None
-    """What an own server shows over HTTPS; None trusts who the system trusts."""
-    is_own: bool = False
-    """Whether we started it."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What each request must carry."""
-        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-
-    @property
-    def verify(self) -> ssl.SSLContext | bool:
-        """How HTTPS is checked; plain HTTP needs no certificates loaded, 65 ms for each client."""
-        if self.certificate:
-            return trust_only(self.certificate)
-        return self.url.startswith("https:")
-
-    @property
-    def may_use_proxy(self) -> bool:
-        """Whether a proxy that the environment names may be asked: never about a server of ours."""
-        return not self.is_own and httpx.URL(self.url).host not in (HOST, "localhost", "::1")
 
 
 def free_port(host: str = HOST) -> int:

@@ -9,9 +9,9 @@ from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
 from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.generation import Generated, GenerationRequest
 from selfstudy_engine.engine.metrics import parse_metrics
-from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.transport import MAX_RETRIES, Answer, Transport
 
 LOOK_SECONDS = 0.5

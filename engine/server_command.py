@@ -11,12 +11,11 @@ from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.parallel import Parallel
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
+from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing
 
-HOST = "127.0.0.1"
-"""Where our servers listen, unless it is on another machine that they run."""
 _CPU_MAX_NUM_SEQS = 256
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"

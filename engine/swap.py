@@ -15,8 +15,8 @@ import orjson
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError, printable, shown
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
-from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.server_client import ServerClient
 
 _RPC_SECONDS = 600.0

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, UsageError
-from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.teacher_budget import Budget
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer, answer_key
 from selfstudy_engine.engine.transport import MAX_RETRIES, backoff_seconds, retry_after_seconds

@@ -17,7 +17,7 @@ import orjson
 
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine.asgi import PROCESS_HEADER
-from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.endpoint import Endpoint
 
 MAX_RETRIES = 5
 """Further tries after a transport error, 408, 409, 429 or 5xx, with exponential backoff."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from selfstudy_engine.engine.asgi import PROCESS_HEADER
-from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.endpoint import Endpoint
 
 TOKENS_PER_COMPLETION = 12
 _HANG_SECONDS = 60

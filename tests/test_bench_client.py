@@ -11,10 +11,10 @@ import pytest
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine.bench_client import measure_client, run_client
 from selfstudy_engine.engine.client import GenerationClient
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.instant_server import MODEL, TEXT, InstantProtocol, canned_answer
 from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
-from selfstudy_engine.engine.server import Endpoint
 from selfstudy_engine.engine.server_client import ServerClient
 
 

@@ -14,8 +14,9 @@ from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.concurrency import START
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.generation import Generated, GenerationRequest, SamplingParams
-from selfstudy_engine.engine.server import Endpoint, served_model
+from selfstudy_engine.engine.server import served_model
 from selfstudy_engine.engine.server_client import ServerClient
 
 ROUTE = "/v1/completions"

@@ -10,7 +10,7 @@ import yaml
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
-from selfstudy_engine.engine.server_command import HOST
+from selfstudy_engine.engine.endpoint import HOST
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -13,8 +13,8 @@ from selfstudy_engine.data.embedded import embedded_model, embedded_model_folder
 from selfstudy_engine.data.hardware import Device
 from selfstudy_engine.engine import checks, doctor
 from selfstudy_engine.engine.checks import GIB, Check
+from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.server import free_port
-from selfstudy_engine.engine.server_command import HOST
 
 NAMES = [
     *("packages", "device", "memory", "runs folder", "cache folder"),

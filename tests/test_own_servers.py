@@ -15,7 +15,7 @@ from selfstudy_engine.data.errors import ServerDiedError, ServerError
 from selfstudy_engine.engine import replicas as replicas_module
 from selfstudy_engine.engine.canary import warm_up
 from selfstudy_engine.engine.connection import Connection
-from selfstudy_engine.engine.server import Endpoint
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.swap import publish_here
 
 _WAIT_SECONDS = 30

@@ -10,7 +10,8 @@ from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine import transport
-from selfstudy_engine.engine.server import Endpoint, free_port
+from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.server import free_port
 from selfstudy_engine.engine.transport import (
     MAX_RETRIES,
     Answer,

@@ -22,7 +22,8 @@ from selfstudy_engine.engine.concurrency import (
     ConcurrencyController,
     parse_load,
 )
-from selfstudy_engine.engine.server import Endpoint, served_model
+from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.server import served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper
 from selfstudy_engine.engine.transport import Answer, retry_after_seconds
 
