@@ -12,7 +12,7 @@ import orjson
 
 from selfstudy_engine.data.errors import ServerError, shown, shown_text
 from selfstudy_engine.data.schema import Completion
-from selfstudy_engine.engine.transport import Answer
+from selfstudy_engine.engine.http_session import Answer
 
 _FINISHED = ("stop", "length")
 _MOST_TOKENS = 2**31 - 1

@@ -4,6 +4,7 @@ The loop, `predict` and `serve` all reach a model through this: start, connect, 
 """
 
 import asyncio
+import itertools
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.http_process import HttpProcess, num_processes
+from selfstudy_engine.engine.http_session import HttpSession
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas
@@ -45,12 +48,12 @@ class Connection:
         self.has_answered = False
         """Whether the servers were ready once: those that never were need another configuration."""
         running = [] if servers else [Endpoint(url, server_key) for url in config.server.url]
-        alone = len(servers) + len(running) == 1
+        places = [*((one, None) for one in servers), *((None, one) for one in running)]
+        self._http_processes = [HttpProcess() for _ in range(num_processes(len(places)))]
+        sessions = [process.open_session for process in self._http_processes] or [HttpSession]
         self._replicas = Replicas(
-            [
-                *(Replica(config, model, one, None, alone=alone) for one in servers),
-                *(Replica(config, model, None, one, alone=alone) for one in running),
-            ]
+            Replica(config, model, *place, alone=len(places) == 1, open_session=open_session)
+            for place, open_session in zip(places, itertools.cycle(sessions), strict=False)
         )
         self._runner = asyncio.Runner()
         self._cleanup = ExitStack()
@@ -122,6 +125,7 @@ class Connection:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         await self._replicas.close()
+        await asyncio.gather(*(process.close() for process in self._http_processes))
 
     def connect(self) -> None:
         """Wait until the servers answer, and warm them up; does nothing the second time.

@@ -16,6 +16,7 @@ from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.engine.canary import CanaryResult, Served, warm_up
 from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.http_session import HttpSession, OpenSession
 from selfstudy_engine.engine.public_serving import PublicServing
 from selfstudy_engine.engine.server import check_servable, served_model
 from selfstudy_engine.engine.server_client import ServerClient
@@ -73,6 +74,7 @@ class Replica:
         server: that this process starts; None where somebody else does.
         endpoint: of that one.
         alone: whether no other server could answer instead.
+        open_session: where its connections are held.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class Replica:
         endpoint: Endpoint | None,
         *,
         alone: bool,
+        open_session: OpenSession = HttpSession,
     ) -> None:
         self._config = config
         self._model = model
         self._endpoint = endpoint
+        self._open_session = open_session
         self._max_unanswered = MAX_RETRIES + 1 if alone else 2
         self._restarts_left = config.server.max_restarts
         self.given_up = False
@@ -131,6 +135,7 @@ class Replica:
             generation.concurrency,
             generation.request_timeout_seconds,
             max_unanswered=self._max_unanswered,
+            open_session=self._open_session,
         )
         self._sessions.push_async_callback(client.close)
         mode = self._config.server.adapter_mode

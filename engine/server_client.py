@@ -11,8 +11,9 @@ from selfstudy_engine.engine.answers import decode, is_too_long, to_completions
 from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, parse_load
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.generation import Generated, GenerationRequest
+from selfstudy_engine.engine.http_session import Answer, HttpSession, OpenSession
 from selfstudy_engine.engine.metrics import parse_metrics
-from selfstudy_engine.engine.transport import MAX_RETRIES, Answer, Transport
+from selfstudy_engine.engine.transport import MAX_RETRIES, Transport
 
 LOOK_SECONDS = 0.5
 """Time between two looks at the server's metrics."""
@@ -35,6 +36,7 @@ class ServerClient:
         timeout_seconds: for each attempt of a request.
         look_seconds: time between two looks at the metrics.
         max_unanswered: tries, of a request's, that bring no answer at all.
+        open_session: where the connections are held.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ServerClient:
         *,
         look_seconds: float = LOOK_SECONDS,
         max_unanswered: int = MAX_RETRIES + 1,
+        open_session: OpenSession = HttpSession,
     ) -> None:
         self.url = endpoint.url
         self.look_seconds = look_seconds
@@ -56,7 +59,9 @@ class ServerClient:
         self._process: str | None = None
         # One more: the metrics are asked for however many requests are in flight.
         connections = (concurrency or MAXIMUM) + 1
-        self._transport = Transport(endpoint, connections, timeout_seconds, max_unanswered)
+        self._transport = Transport(
+            endpoint, connections, timeout_seconds, max_unanswered, open_session
+        )
 
     async def __aenter__(self) -> Self:
         return self

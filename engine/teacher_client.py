@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field
 from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, UsageError
 from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.http_session import retry_after_seconds
 from selfstudy_engine.engine.teacher_budget import Budget
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer, answer_key
-from selfstudy_engine.engine.transport import MAX_RETRIES, backoff_seconds, retry_after_seconds
+from selfstudy_engine.engine.transport import MAX_RETRIES, backoff_seconds
 
 _PASSING = frozenset({408, 409, 429})
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout"})

@@ -42,9 +42,9 @@ from selfstudy_engine.data.table_files import Row, read_rows
 from selfstudy_engine.engine.answers import to_completions
 from selfstudy_engine.engine.canary import Served, check_canary
 from selfstudy_engine.engine.concurrency import parse_load
+from selfstudy_engine.engine.http_session import retry_after_seconds
 from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.report_import import load_rounds
-from selfstudy_engine.engine.transport import retry_after_seconds
 
 MELTING_POINT = find_property("melting_point")
 ETHANOL = Molecule("K", "ethanol", "CCO", -114.1)

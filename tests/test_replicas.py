@@ -17,6 +17,7 @@ from selfstudy_engine.data.errors import ServerError, SwapError, UsageError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine import client as client_module
+from selfstudy_engine.engine import http_process
 from selfstudy_engine.engine import replicas as replicas_module
 from selfstudy_engine.engine import server_client as server_client_module
 from selfstudy_engine.engine.connection import Connection
@@ -51,8 +52,14 @@ def config_of(fakes: list[FakeVllm], **values: Any) -> RunConfig:
     return load_config(None, settings | values)
 
 
+@pytest.fixture(params=[0, 16], ids=["HTTP in a process", "HTTP here"])
+def _http(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the connections are held, which makes no difference."""
+    monkeypatch.setattr(http_process, "SERVERS_HERE", request.param)
+
+
 @pytest.fixture
-def connected(fakes: list[FakeVllm]) -> Iterator[Connection]:
+def connected(_http: None, fakes: list[FakeVllm]) -> Iterator[Connection]:
     with Connection(config_of(fakes), "owner/tiny", (), KEY) as connection:
         connection.connect()
         yield connection
@@ -331,6 +338,7 @@ def test_servers_of_different_models_are_refused(fakes: list[FakeVllm]) -> None:
         connection.connect()
 
 
+@pytest.mark.usefixtures("_http")
 def test_a_loop_over_several_servers_has_the_samples_of_one(
     fakes: list[FakeVllm],
     finished: RunFolder,

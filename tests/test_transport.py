@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
@@ -11,32 +12,44 @@ from fake_vllm import FakeVllm
 from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.engine import transport
 from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.http_process import HttpProcess
+from selfstudy_engine.engine.http_session import Answer, HttpSession, retry_after_seconds
 from selfstudy_engine.engine.server import free_port
 from selfstudy_engine.engine.transport import (
     MAX_RETRIES,
-    Answer,
     Transport,
     backoff_seconds,
-    retry_after_seconds,
 )
 
 ROUTE = "/v1/completions"
 BODY: dict[str, Any] = {"model": "tiny", "prompt": "SMILES: C\nReason:", "n": 1}
 
 
-def post(endpoint: Endpoint, path: str = ROUTE, num_times: int = 1) -> list[Answer]:
-    async def run() -> list[Answer]:
-        sender = Transport(endpoint, 4, timeout_seconds=5)
+Post = Callable[..., list[Answer]]
+
+
+@pytest.fixture(params=["here", "in a process"])
+def post(request: pytest.FixtureRequest) -> Post:
+    """Send so many requests at once, wherever the connections are held."""
+
+    async def run(endpoint: Endpoint, path: str, num_times: int) -> list[Answer]:
+        process = HttpProcess()
+        open_session = HttpSession if request.param == "here" else process.open_session
+        sender = Transport(endpoint, 4, timeout_seconds=5, open_session=open_session)
         try:
             return list(await asyncio.gather(*(sender.post(path, BODY) for _ in range(num_times))))
         finally:
             await sender.close()
+            await process.close()
 
-    return asyncio.run(run())
+    def run_here(endpoint: Endpoint, path: str = ROUTE, num_times: int = 1) -> list[Answer]:
+        return asyncio.run(run(endpoint, path, num_times))
+
+    return run_here
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-def test_a_status_that_may_pass_is_tried_again(fake: FakeVllm, status: int) -> None:
+def test_a_status_that_may_pass_is_tried_again(post: Post, fake: FakeVllm, status: int) -> None:
     fake.fail_next(ROUTE, status=status, times=2)
     [answer] = post(fake.endpoint)
     assert answer.status == 200
@@ -44,14 +57,14 @@ def test_a_status_that_may_pass_is_tried_again(fake: FakeVllm, status: int) -> N
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 422])
-def test_a_refusal_comes_back_with_its_text(fake: FakeVllm, status: int) -> None:
+def test_a_refusal_comes_back_with_its_text(post: Post, fake: FakeVllm, status: int) -> None:
     fake.fail_next(ROUTE, status=status, text="because")
     [answer] = post(fake.endpoint)
     assert (answer.status, answer.text) == (status, "because")
     assert len(fake.requests) == 1
 
 
-def test_the_last_failure_comes_back(fake: FakeVllm) -> None:
+def test_the_last_failure_comes_back(post: Post, fake: FakeVllm) -> None:
     fake.fail_next(ROUTE, status=503, text="still starting", times=100)
     [answer] = post(fake.endpoint)
     assert (answer.status, answer.text) == (503, "still starting")
@@ -72,7 +85,7 @@ def test_no_answer_at_all_names_the_server() -> None:
 
 @pytest.mark.parametrize(("is_own", "num_retries"), [(False, MAX_RETRIES), (True, 0)])
 def test_where_nobody_listens_for_a_server_of_ours_it_is_dead_at_once(
-    monkeypatch: pytest.MonkeyPatch, is_own: bool, num_retries: int
+    post: Post, monkeypatch: pytest.MonkeyPatch, is_own: bool, num_retries: int
 ) -> None:
     pauses: list[int] = []
 
@@ -86,7 +99,7 @@ def test_where_nobody_listens_for_a_server_of_ours_it_is_dead_at_once(
     assert pauses == list(range(num_retries))
 
 
-def test_more_requests_than_connections_wait_for_one(fake: FakeVllm) -> None:
+def test_more_requests_than_connections_wait_for_one(post: Post, fake: FakeVllm) -> None:
     fake.latency_seconds = 0.01
     answers = post(fake.endpoint, num_times=20)
     assert {answer.status for answer in answers} == {200}

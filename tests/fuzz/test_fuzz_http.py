@@ -23,9 +23,9 @@ from selfstudy_engine.engine.concurrency import (
     parse_load,
 )
 from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.http_session import Answer, retry_after_seconds
 from selfstudy_engine.engine.server import served_model
 from selfstudy_engine.engine.swap import AdminApi, make_swapper
-from selfstudy_engine.engine.transport import Answer, retry_after_seconds
 
 CHOICES = [
     {"index": index, "text": f" Text {index}.\nMelting point (°C): 80", "finish_reason": "stop"}
