@@ -36,7 +36,7 @@ def loop_command(runs: Path) -> list[str]:
         *("--samples-per-molecule", "2", "--tolerance", "200", "--max-tokens", "48"),
         # One request at a time, so that the kill comes between two of them.
         *("--concurrency", "2", "--train-evaluation-size", "0", "--report", "off"),
-        *("--min-steps", "8", "--epochs", "0.5", "--max-model-len", "512", "--dtype", DTYPE),
+        *("--min-steps", "4", "--epochs", "0.5", "--max-model-len", "512", "--dtype", DTYPE),
         *("--kv-cache-gib", "1"),
     ]
 

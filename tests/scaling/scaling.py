@@ -37,7 +37,7 @@ from selfstudy_engine.data.adapters import (
 )
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_model
-from selfstudy_engine.engine import judging
+from selfstudy_engine.engine import http_worker, judging
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
 from selfstudy_engine.engine.server_client import ServerClient
@@ -73,8 +73,10 @@ class Watch:
 
     def _clocks(self) -> tuple[float, ...]:
         workers = [one for one in psutil.Process().children() if one != self._servers]
-        judged = sum(map(_cpu_seconds, workers))
-        return time.monotonic(), time.process_time(), judged, _cpu_seconds(self._servers)
+        senders = [one for one in workers if http_worker.__name__ in one.cmdline()]
+        sent = sum(map(_cpu_seconds, senders))
+        judged = sum(map(_cpu_seconds, workers)) - sent
+        return time.monotonic(), time.process_time(), sent, judged, _cpu_seconds(self._servers)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -152,7 +154,9 @@ def measure(
         assert servers.stdin
         servers.stdin.close()
     record = watch.record
-    wall, loop, judges, theirs = (b - a for a, b in zip(watch.started, watch.ended, strict=True))
+    wall, loop, http, judges, theirs = (
+        ended - started for started, ended in zip(watch.started, watch.ended, strict=True)
+    )
     return {
         "replicas": num_replicas,
         "completions": record.num_completions,
@@ -160,6 +164,7 @@ def measure(
         "completions per second": round(record.completions_per_second * slower, 1),
         "accepted per second": round(record.num_accepted / record.timing.generate * slower, 1),
         "loop cores": round(loop / wall * slower, 2),
+        "HTTP cores": round(http / wall * slower, 2),
         "judges cores": round(judges / wall * slower, 2),
         "servers cores": round(theirs / wall * slower, 2),
         "loop peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
