@@ -124,7 +124,9 @@ class Engine:
                 self._tokens += (until - self._at) / step
                 self._at = until
                 if self._running[0][0] <= self._tokens + _NOTHING:
-                    heapq.heappop(self._running)[2].set_result(None)
+                    end = heapq.heappop(self._running)[2]
+                    if not end.cancelled():  # nobody waits any more
+                        end.set_result(None)
             if self._waiting and len(self._running) < self._profile.max_num_seqs:
                 prompt, length, end = self._waiting.popleft()
                 self._at += prompt * self._profile.prefill_per_token
