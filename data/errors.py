@@ -13,7 +13,7 @@
     +- BudgetError            the next call could cost more than is allowed (RuntimeError)
     +- SwapError              the served adapter isn't proven to be the wanted one (RuntimeError)
     +- TrainingError          a training process that failed (RuntimeError)
-    +- WorkerError            processes that judge answers keep dying (RuntimeError)
+    +- WorkerError            processes that judge or speak HTTP keep dying (RuntimeError)
     +- BenchmarkError         a contender of a benchmark that failed (RuntimeError)
 
 Each message names the value, the limit and the remedy.

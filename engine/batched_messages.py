@@ -29,7 +29,7 @@ class BatchedMessages(asyncio.Protocol):
         self._unsent: list[Any] = []
         self._received = bytearray()
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        """Done when the other end is closed."""
+        """Done when either end is closed."""
 
     def send(self, message: Any) -> None:
         """Send a message; it is lost if the other end is closed."""
@@ -39,9 +39,14 @@ class BatchedMessages(asyncio.Protocol):
 
     def _flush(self) -> None:
         messages, self._unsent = self._unsent, []
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        try:
             pickled = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
             self._transport.write(_LENGTH.pack(len(pickled)) + pickled)
+        except BaseException:
+            self._transport.abort()  # rather the end than a silence in which somebody waits
+            raise
 
     def close(self) -> None:
         """Close this end."""
@@ -64,7 +69,7 @@ class BatchedMessages(asyncio.Protocol):
             end = _LENGTH.size + length
             if len(self._received) < end:
                 return
-            pickled = bytes(self._received[_LENGTH.size : end])
+            pickled = self._received[_LENGTH.size : end]
             del self._received[:end]
             for message in pickle.loads(pickled):
                 self._take(message)

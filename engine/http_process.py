@@ -10,9 +10,10 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from selfstudy_engine.data.errors import SelfStudyError, WorkerError
 from selfstudy_engine.data.privacy import child_environment
@@ -25,7 +26,9 @@ SERVERS_HERE = 16
 """Servers whose sockets leave the loop's core most of its time."""
 SERVERS_EACH = 32
 MOST_DEATHS = 3
-"""Processes that may die one after the other without an answer to anything."""
+"""Processes that one request may outlive; then the run ends."""
+_RETRY_SECONDS = 0.5
+"""Pause before another try to start one."""
 _GRACE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
@@ -35,13 +38,16 @@ def num_processes(num_servers: int) -> int:
     return 0 if num_servers <= SERVERS_HERE else math.ceil(num_servers / SERVERS_EACH)
 
 
-class _Unanswered(NamedTuple):
+@dataclass(slots=True)
+class _Unanswered:
     message: tuple[Any, ...]
     answer: asyncio.Future[Answer]
+    num_deaths: int = 0
+    """Of processes that were to send it."""
 
 
 class HttpProcess:
-    """Belongs to one event loop; started by the first request, and ended by `close`."""
+    """Belongs to one event loop; started by the first request, also after `close` has ended it."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -51,8 +57,6 @@ class HttpProcess:
         self._messages: BatchedMessages | None = None
         """To the process that runs."""
         self._running: asyncio.Task[None] | None = None
-        self._num_deaths = 0
-        """Since the last answer."""
 
     def open_session(
         self, endpoint: Endpoint, max_connections: int, timeout_seconds: float
@@ -73,7 +77,7 @@ class HttpProcess:
 
         Raises:
             SelfStudyError: what the session raises there.
-            WorkerError: processes die of it, or none can be started.
+            WorkerError: `MOST_DEATHS` processes died of it or couldn't be started.
         """
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -95,31 +99,37 @@ class HttpProcess:
         if self._running:
             self._running.cancel()
             await asyncio.wait([self._running])
+        self._fail(list(self._unanswered), "was ended.")
 
     def _tell(self, message: tuple[Any, ...]) -> None:
         if self._messages:
             self._messages.send(message)
 
     async def _run(self) -> None:
-        """Keep a process running; if that can't be, whoever waits for an answer is told so."""
-        self._num_deaths = 0
-        reason = "was ended"
-        try:
-            while self._num_deaths < MOST_DEATHS:
-                code = await self._run_one()
-                self._num_deaths += 1
-                reason = f"died {MOST_DEATHS} times in a row (exit code {code}; out of memory?)"
-                logger.warning("the process that speaks HTTP ended with %s", code)
-        except OSError as error:
-            reason = f"can't be started ({error})"
-        finally:
-            failure = WorkerError(
-                f"the process that speaks HTTP with the servers {reason}; run the same command "
-                "again: what is stored isn't done again"
-            )
-            for _, answer in self._unanswered.values():
-                if not answer.done():
-                    answer.set_exception(failure)
+        """Keep a process running, until one dies that has nothing left to answer."""
+        while self._unanswered:
+            try:
+                reason = f"ended with {await self._run_one()}"
+            except (OSError, RuntimeError) as error:  # RuntimeError: no thread to wait for it
+                reason = f"can't be started ({error})"
+                await asyncio.sleep(_RETRY_SECONDS)
+            logger.warning("the process that speaks HTTP %s", reason)
+            for unanswered in self._unanswered.values():
+                unanswered.num_deaths += 1
+            to_blame = [n for n, u in self._unanswered.items() if u.num_deaths == MOST_DEATHS]
+            self._fail(to_blame, f"{reason}, {MOST_DEATHS} times; out of memory?")
+
+    def _fail(self, numbers: Sequence[int], reason: str) -> None:
+        """Tell those who wait for an answer that there will be none."""
+        for number in numbers:
+            answer = self._unanswered.pop(number).answer
+            if not answer.done():
+                answer.set_exception(
+                    WorkerError(
+                        f"the process that speaks HTTP with the servers {reason} Run the same "
+                        "command again: what is stored isn't done again"
+                    )
+                )
 
     async def _run_one(self) -> int | None:
         """Start a process, and return its exit code once it has ended."""
@@ -141,12 +151,13 @@ class HttpProcess:
         try:
             for opening in self._sessions.values():
                 messages.send(opening)
-            for message, _ in self._unanswered.values():
-                messages.send(message)
+            for unanswered in self._unanswered.values():
+                messages.send(unanswered.message)
             self._messages = messages
             await messages.ended
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
+            with suppress(TimeoutError):  # wait_for would swallow a cancellation in Python 3.11
+                async with asyncio.timeout(_GRACE_SECONDS):
+                    await process.wait()
         finally:
             self._messages = None
             messages.close()
@@ -157,7 +168,6 @@ class HttpProcess:
 
     def _take(self, message: tuple[int, Answer | None, SelfStudyError | None]) -> None:
         number, answer, error = message
-        self._num_deaths = 0
         unanswered = self._unanswered.pop(number, None)
         if unanswered is None or unanswered.answer.done():  # it was cancelled
             return

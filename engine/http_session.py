@@ -20,6 +20,8 @@ _KEEP_ALIVE_SECONDS = 4.0
 """Below vLLM's 5 s, so that no request meets a connection that is just being closed."""
 _MAX_RETRY_AFTER_SECONDS = 60.0
 """Longest pause that a server may ask for."""
+_OPEN_FILES = 65_536
+"""Bounded, as what we start inherits it."""
 _RETRIED = frozenset({408, 409, 429})
 
 
@@ -37,7 +39,7 @@ class NoAnswerError(ServerError):
 
 
 class Answer(NamedTuple):
-    """What a server answered after all retries."""
+    """What a server answered."""
 
     status: int
     body: bytes
@@ -67,6 +69,7 @@ class Session(Protocol):
 
         Raises:
             NoAnswerError: no answer.
+            UsageError: the server's certificate can't be read.
         """
 
     async def close(self) -> None:
@@ -99,6 +102,7 @@ class HttpSession:
 
         Raises:
             NoAnswerError: no answer.
+            UsageError: the server's certificate can't be read.
         """
         http = self._http = self._http or self._open()
         url = self._endpoint.url
@@ -173,7 +177,8 @@ def _was_refused(error: Exception) -> bool:
 
 
 def _allow_open_files() -> None:
-    """Have this process open as many files as it may: connections to many servers are many."""
+    """Have this process open as many files as connections to many servers may need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

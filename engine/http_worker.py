@@ -34,7 +34,7 @@ class HttpWorker:
         """Work until the other end is closed.
 
         Raises:
-            ExceptionGroup: a bug of ours; nothing that was asked is answered any more.
+            ExceptionGroup: a request failed by a bug of ours; none is answered any more.
         """
         loop = asyncio.get_running_loop()
         async with TaskGroup() as self._tasks:

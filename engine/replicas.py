@@ -11,7 +11,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NoReturn, TypeVar
 
 from selfstudy_engine.data.adapters import Adapter
-from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError, ServerError, UsageError
+from selfstudy_engine.data.errors import (
+    SelfStudyError,
+    ServerDiedError,
+    ServerError,
+    UsageError,
+    WorkerError,
+)
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.replica import Replica
@@ -123,7 +129,7 @@ class Replicas:
         """Do something on several servers at once; those that fail are quarantined.
 
         Raises:
-            SelfStudyError: all fail; the first one's reason.
+            SelfStudyError: all fail, or one for a reason that isn't a server's; the first reason.
         """
         tasks = {replica: asyncio.ensure_future(work(replica)) for replica in replicas}
         try:
@@ -135,7 +141,10 @@ class Replicas:
         done = {replica: task.result() for replica, task in tasks.items() if not _failure(task)}
         failures = {replica: error for replica, task in tasks.items() if (error := _failure(task))}
         for error in failures.values():
-            if not done or not isinstance(error, SelfStudyError):
+            is_the_servers = isinstance(error, SelfStudyError) and not isinstance(
+                error, WorkerError
+            )
+            if not done or not is_the_servers:
                 raise error
         for replica, error in failures.items():
             self._quarantine(replica, error)

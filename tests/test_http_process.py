@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from selfstudy_engine.engine import http_process, http_worker
 from selfstudy_engine.engine.batched_messages import BatchedMessages
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.http_process import HttpProcess, num_processes
-from selfstudy_engine.engine.http_session import Answer
+from selfstudy_engine.engine.http_session import Answer, HttpSession
 from selfstudy_engine.engine.transport import Transport
 
 ROUTE = "/v1/completions"
@@ -103,11 +104,42 @@ def test_processes_that_die_one_after_the_other_end_the_run(
 
     async def work(process: HttpProcess, transport: Transport) -> None:
         for _ in range(2):  # also whoever asks later
-            with pytest.raises(WorkerError, match=r"died 3 times .*code 1.*; run the same command"):
+            with pytest.raises(WorkerError, match=r"ended with 1, 3 times; .*Run the same command"):
                 await transport.post(ROUTE, BODY)
 
     run(fake.endpoint, work)
     assert fake.requests == []
+
+
+def test_a_request_that_kills_them_is_found_among_others_that_are_answered(fake: FakeVllm) -> None:
+    fake.fail_next(ROUTE, times=100, hang=True)
+
+    async def work(process: HttpProcess, transport: Transport) -> None:
+        asking = asyncio.create_task(transport.post(ROUTE, BODY))
+        for num_asked in range(1, http_process.MOST_DEATHS + 1):
+            while len(fake.generations) < num_asked:
+                await asyncio.sleep(0.01)
+            assert (await transport.get("/metrics")).status == 200
+            [worker] = workers()
+            os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerError, match="ended with -9, 3 times"):
+            await asking
+        assert (await transport.get("/metrics")).status == 200
+
+    run(fake.endpoint, work)
+
+
+def test_closing_at_once_leaves_nobody_waiting(fake: FakeVllm) -> None:
+    async def work() -> None:
+        process = HttpProcess()
+        session = process.open_session(fake.endpoint, 4, 5)
+        asking = asyncio.create_task(session.send("GET", "/health", None))
+        await asyncio.sleep(0)
+        await process.close()
+        with pytest.raises(WorkerError, match=r"was ended\. Run"):
+            await asking
+
+    asyncio.run(work())
 
 
 def test_one_that_cant_be_started_says_why(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +267,7 @@ def test_few_servers_need_none(num_servers: int, expected: int) -> None:
     assert num_processes(num_servers) == expected
 
 
-def test_many_messages_arrive_whole_and_in_order() -> None:
+def test_many_messages_arrive_whole_and_in_order(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
         taken: list[tuple[int, bytes]] = []
@@ -249,10 +281,41 @@ def test_many_messages_arrive_whole_and_in_order() -> None:
         while len(taken) < 50 and time.monotonic() < started + 10:
             await asyncio.sleep(0.01)
         assert taken == [(number, b"x" * 40_000) for number in range(50)]
-        one.close()
-        await two.ended
+        one.send(lambda: "can't be pickled")
+        await two.ended  # no silence
+        await one.ended
         two.send("nobody hears it")
         await asyncio.sleep(0)
 
     a, b = socket.socketpair()
     asyncio.run(work())
+    assert any("pickle" in str(record.exc_info) for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((1024, 4096), (4096, 4096)),
+        ((1024, 1_048_576), (65_536, 1_048_576)),
+        ((1024, resource.RLIM_INFINITY), (65_536, resource.RLIM_INFINITY)),
+        ((100_000, 1_048_576), None),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_as_many_files_may_be_open_as_is_sensible(
+    fake: FakeVllm,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int, int],
+    expected: tuple[int, int] | None,
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: found.append(wanted))
+
+    async def work() -> None:
+        session = HttpSession(fake.endpoint, 4, 5)
+        assert (await session.send("GET", "/health", None)).status == 200
+        await session.close()
+
+    asyncio.run(work())
+    assert found == ([expected] if expected else [])
