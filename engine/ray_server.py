@@ -136,6 +136,7 @@ class RayServer:
             return
         with suppress(SelfStudyError, RayError, OSError):  # also of a log that can't be written
             self._take_log(actor)
+        with suppress(SelfStudyError, RayError):
             self._ask(actor.stop.remote(), 3 * GRACE_SECONDS)
         ray.kill(actor)
 
