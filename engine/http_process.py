@@ -1,7 +1,7 @@
 """HTTP in a process of its own, for a loop whose core the sockets of many servers would fill.
 
-Sessions of such a process are used as those of this one; only the bytes travel further. It gets
-what was unanswered again if it dies: nobody is told.
+Sessions of such a process are used as those of this one; only the bytes travel further. One that
+dies is replaced, and the next is asked what was unanswered: those who wait notice nothing.
 """
 
 import asyncio
@@ -188,9 +188,9 @@ class _RemoteSession:
     async def send(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """See `HttpSession`."""
+        """See `Session`."""
         return await self._process.send(self._number, method, path, data, headers)
 
     async def close(self) -> None:
-        """See `HttpSession`."""
+        """See `Session`."""
         self._process.close_session(self._number)

@@ -98,12 +98,7 @@ class HttpSession:
     async def send(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Send one request.
-
-        Raises:
-            NoAnswerError: no answer.
-            UsageError: the server's certificate can't be read.
-        """
+        """See `Session`."""
         http = self._http = self._http or self._open()
         url = self._endpoint.url
         try:
@@ -123,7 +118,7 @@ class HttpSession:
             ) from error
 
     async def close(self) -> None:
-        """Close the connections; nothing may be in flight."""
+        """See `Session`."""
         if self._http:
             await self._http.close()
             # aiohttp has the event loop close the sockets, which may be over before it gets to it.

@@ -13,7 +13,7 @@ from conftest import MakeAdapter, MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.errors import ServerError, SwapError, UsageError
+from selfstudy_engine.data.errors import ServerError, SwapError, UsageError, WorkerError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine import client as client_module
@@ -137,6 +137,19 @@ def test_a_replica_that_fails_its_canary_is_named_and_asked_nothing(
     assert "doesn't answer from adapter a" in said
     ask(connected)
     assert [bool(share) for share in shares(fakes)] == [True, False, True]
+
+
+def test_what_is_no_servers_fault_ends_the_run(
+    connected: Connection, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quarantine would leave out servers that answer, and never bring them back."""
+
+    async def fail(adapter: object) -> None:
+        raise WorkerError("our processes keep dying")
+
+    monkeypatch.setattr(connected.replicas[1], "swap", fail)
+    with pytest.raises(WorkerError, match="our processes keep dying"):
+        connected.swap_to(make_adapter("a"))
 
 
 def test_a_replica_comes_back_after_a_proven_swap_in_the_middle_of_a_pass(
