@@ -5,7 +5,6 @@ its first one knows the exemplars only.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,4 +138,4 @@ class Workshop:
 
 def _judge(sample: Sample, reject: frozenset[str]) -> Sample:
     rejections = tuple(finding for finding in sample.findings if finding in reject)
-    return replace(sample, accepted=not rejections, rejections=rejections)
+    return sample._replace(accepted=not rejections, rejections=rejections)

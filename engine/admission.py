@@ -57,8 +57,8 @@ class Admission(Generic[Request, Result]):
     def admit(self) -> None:
         """Ask as many requests as there is room for; after a failure none."""
         self.held_back = False
+        limit = self._limit()
         while self._has_room_for_results():
-            limit = self._limit()
             if self._running and self._used >= limit:
                 self.held_back = True
                 return

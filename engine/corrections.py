@@ -111,7 +111,7 @@ def _judge(
 ) -> Sample:
     if value is None:
         findings = (*(name for name in sample.findings if name != "withdrawn"), "withdrawn")
-        return replace(sample, accepted=False, rejections=findings, findings=findings)
+        return sample._replace(accepted=False, rejections=findings, findings=findings)
     molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
     tolerance = config.property.tolerance if sample.tolerance is None else sample.tolerance
     rules = Rules.of(config).for_stored(tolerance, sample.findings, sample.reason)
@@ -119,8 +119,7 @@ def _judge(
     verdict = compare(judged, molecule, rules, accepted)
     if verdict.accepted and judged.fingerprint:
         accepted.add(sample.molecule_id, judged.fingerprint)
-    return replace(
-        sample,
+    return sample._replace(
         measured=value,
         error=verdict.error,
         accepted=verdict.accepted,

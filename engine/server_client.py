@@ -53,8 +53,10 @@ class ServerClient:
         self.look_seconds = look_seconds
         self.in_flight = 0
         """Completions that it is asked for now."""
-        self._fixed = concurrency
         self._controller = ConcurrencyController()
+        self.concurrency = concurrency or self._controller.limit
+        """Completions that may be in flight now; plain, as each prompt's routing reads all."""
+        self._is_fixed = concurrency is not None
         self._has_metrics = True
         self._process: str | None = None
         # One more: the metrics are asked for however many requests are in flight.
@@ -74,14 +76,9 @@ class ServerClient:
         await self._transport.close()
 
     @property
-    def concurrency(self) -> int:
-        """Completions that may be in flight now."""
-        return self._fixed or self._controller.limit
-
-    @property
     def is_steered(self) -> bool:
         """Whether `look` can change how many completions may be in flight."""
-        return self._fixed is None and self._has_metrics
+        return self._has_metrics and not self._is_fixed
 
     async def ask(self, model: str, request: GenerationRequest[Item]) -> Generated[Item]:
         """Return a prompt's completions.
@@ -192,5 +189,7 @@ class ServerClient:
                 *(self.url, answer.status, self.concurrency),
             )
         else:
-            self._controller.update(load, in_flight=self.in_flight, held_back=held_back)
+            self.concurrency = self._controller.update(
+                load, in_flight=self.in_flight, held_back=held_back
+            )
         return True

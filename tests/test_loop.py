@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -272,7 +271,7 @@ def test_processes_that_judge_store_the_same_samples(
     again, before = stored(before_generating), stored(finished)
     assert again.keys() == before.keys()
     for key, sample in again.items():
-        assert sample == replace(before[key], created_at=sample.created_at)
+        assert sample == before[key]._replace(created_at=sample.created_at)
 
 
 @pytest.fixture
