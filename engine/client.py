@@ -38,6 +38,9 @@ class GenerationClient:
         self._servers = list(servers)
         self._on_lost = on_lost
         self._passes: list[_Pass] = []
+        self.concurrency = 0
+        """Completions that may be in flight now; added up when it changes, not for each prompt."""
+        self.count_room()
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,14 +57,14 @@ class GenerationClient:
         """Those that can answer now."""
         return self._servers
 
-    @property
-    def concurrency(self) -> int:
-        """Completions that may be in flight now."""
-        return sum(server.concurrency for server in self._servers)
+    def count_room(self) -> None:
+        """Notice that the servers, or what one may have in flight, have changed."""
+        self.concurrency = sum(server.concurrency for server in self._servers)
 
     def add(self, server: ServerClient) -> None:
         """Have one more server answer, also in a pass that runs."""
         self._servers.append(server)
+        self.count_room()
         for each in self._passes:
             each.watch(server)
             each.admission.admit()
@@ -123,6 +126,7 @@ class GenerationClient:
         """Leave a server out, unless it is the last one or was left out before."""
         if server in self._servers and len(self._servers) > 1:
             self._servers.remove(server)
+            self.count_room()
             self._on_lost(server, error)
 
 
@@ -146,6 +150,7 @@ class _Pass:
                 continue  # nothing to steer, and nobody who could answer instead
             if await server.look(held_back=self.admission.held_back):
                 heard = time.monotonic()
+                self._client.count_room()
                 self.admission.admit()
             elif time.monotonic() - heard > HEALTH_SECONDS:
                 silence = f"the server at {server.url} has answered nothing for "

@@ -41,6 +41,7 @@ class Judging:
         self._rules = rules
         self._settle = settle
         self._chunk: list[Answered] = []
+        self._chunk_completions = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sent: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -77,7 +78,8 @@ class Judging:
             self._settle(answered, judged)
             return
         self._chunk.append(answered)
-        if sum(len(each.completions) for each in self._chunk) >= CHUNK_COMPLETIONS:
+        self._chunk_completions += len(answered.completions)
+        if self._chunk_completions >= CHUNK_COMPLETIONS:
             self._send()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHUNK_SECONDS, self._send)
@@ -88,7 +90,7 @@ class Judging:
 
     def _send(self) -> None:
         self._cancel_timer()
-        chunk, self._chunk = self._chunk, []
+        chunk, self._chunk, self._chunk_completions = self._chunk, [], 0
         if chunk:
             task = asyncio.create_task(self._judge(chunk))
             self._sent.add(task)

@@ -6,9 +6,10 @@ on CPUs it has a node to itself, since vLLM computes with all cores that it sees
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from selfstudy_engine.data.adapter_transfer import pack_adapter
 from selfstudy_engine.data.adapters import Adapter
@@ -16,7 +17,8 @@ from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.parallel import Parallel
-from selfstudy_engine.engine.ray_session import ray_session
+from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.ray_session import ray_session, reason_of
 from selfstudy_engine.engine.ray_versions import check_versions
 
 if TYPE_CHECKING:
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 Resources = dict[str, float]
 """What Ray counts: CPU, GPU."""
 logger = logging.getLogger(__name__)
+
+
+class _SentRound(NamedTuple):
+    names: Set[str]
+    """Of its shards."""
+    files: "ray.ObjectRef[Any]"
+    """Name -> content."""
 
 
 class RayCluster:
@@ -42,6 +51,7 @@ class RayCluster:
         self._cleanup = ExitStack()
         self._sent: dict[str, ray.ObjectRef[Any]] = {}
         self._sending = threading.Lock()
+        self._rounds: dict[Path, _SentRound] = {}
         self._group: PlacementGroup
         self.config: RunConfig
         """With which servers run and adapters are trained, on any node."""
@@ -71,6 +81,7 @@ class RayCluster:
 
     def __exit__(self, *error: object) -> None:
         self._sent.clear()
+        self._rounds.clear()
         self._cleanup.close()
 
     def server_options(self, index: int) -> dict[str, Any]:
@@ -102,6 +113,27 @@ class RayCluster:
             if adapter.sha256 not in self._sent:
                 self._sent = {adapter.sha256: ray.put(pack_adapter(adapter.folder))}
             return self._sent[adapter.sha256]
+
+    def send_rounds(self, store: SampleStore, before_round: int) -> "dict[int, ray.ObjectRef[Any]]":
+        """Return the shards of the rounds before one, by their names, in Ray's object store.
+
+        A round is put there once, and is fetched once by each node that trains: it doesn't change
+        any more, but for what a reader sets aside.
+        """
+        import ray
+
+        sent = {}
+        for index in store.rounds():
+            if index >= before_round:
+                continue
+            folder, shards = store.round_folder(index), store.shards(index)
+            names = {path.name for path in shards}
+            there = self._rounds.get(folder)
+            if there is None or there.names != names:
+                files = ray.put({path.name: path.read_bytes() for path in shards})
+                there = self._rounds[folder] = _SentRound(names, files)
+            sent[index] = there.files
+        return sent
 
     def _usable(self, nodes: Mapping[str, Resources]) -> list[str]:
         """Return those where Ray may place a server or a training."""
@@ -140,8 +172,12 @@ class RayCluster:
         """Return the configuration with the number format that the first server's node prefers.
 
         All then compute in one: "auto" would mean another thing on each kind of node.
+
+        Raises:
+            UsageError: that node is gone since it was reserved, and no other can be.
         """
         import ray
+        from ray.exceptions import RayError
 
         kind = "cuda" if "GPU" in self.server_needs else "cpu"
         # A server sees its own GPUs only, and nothing is trained beside it on them.
@@ -152,8 +188,16 @@ class RayCluster:
         if config.model.dtype != "auto":
             return config
         there = ray.remote(resolve_dtype).options(**self.server_options(0))
-        asked = there.remote("auto", kind)
-        return override(config, {"model.dtype": ray.get(asked)})
+        seconds = config.server.startup_timeout_seconds
+        try:
+            dtype = ray.get(there.remote("auto", kind), timeout=seconds)
+        except RayError as error:
+            raise UsageError(
+                f"the first server's node of the Ray cluster didn't answer within {seconds:g} s "
+                f"({reason_of(error)}); the cluster has {describe_nodes()}; have another machine "
+                "join it, and run the same command again"
+            ) from error
+        return override(config, {"model.dtype": dtype})
 
 
 def server_needs(config: RunConfig, *, has_gpus: bool) -> Resources:

@@ -154,17 +154,12 @@ class RayTraining:
         arguments, config = self._arguments, self._cluster.config
         store = SampleStore(Path(str(arguments["samples"])))
         before = cast(int, arguments["before_round"])
-        rounds = {
-            index: ray.put({path.name: path.read_bytes() for path in store.shards(index)})
-            for index in store.rounds()
-            if index < before
-        }
         previous = arguments.get("previous")
         adapter = read_adapter(Path(str(previous))) if previous else None
         return TrainingOrder(
             config=config,
             exemplars=Path(str(arguments["exemplars"])).read_bytes(),
-            rounds=rounds,
+            rounds=self._cluster.send_rounds(store, before),
             before_round=before,
             previous=[self._cluster.send(adapter)] if adapter else [],
             previous_sha256=adapter.sha256 if adapter else "",

@@ -19,9 +19,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import ray
 from conftest import MakeAdapter, MakeConfig, QuietReporter
 from fake_vllm import made_up_number
 from ray_nodes import ADDRESSES, HERE, RayNodes
+from samples import make_sample
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig
@@ -265,6 +267,40 @@ def test_an_adapter_is_sent_once_to_servers_that_swap_at_once(
     config = small_config(server__ray=nodes.address)
     with RayCluster(config, trains=False) as cluster, ThreadPoolExecutor(8) as servers:
         assert len({*servers.map(cluster.send, [make_adapter("a")] * 8)}) == 1
+
+
+def test_a_round_is_sent_once_unless_its_shards_change(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    store = SampleStore(tmp_path / "samples")
+    for index in range(3):
+        with store.writer(index) as writer:
+            writer.add([make_sample(round=index)])
+    with RayCluster(small_config(server__ray=nodes.address), trains=True) as cluster:
+        first = cluster.send_rounds(store, 1)
+        second = cluster.send_rounds(store, 2)
+        assert [*first, *second] == [0, 0, 1]
+        assert second[0] is first[0]
+        [shard] = store.shards(1)
+        assert ray.get(second[1]) == {shard.name: shard.read_bytes()}
+        store.put_aside(shard, "damaged")
+        third = cluster.send_rounds(store, 3)
+        assert third[0] is first[0]
+        assert ray.get(third[1]) == {}
+
+
+def test_a_first_server_whose_place_is_lost_is_not_waited_for_forever(
+    nodes: RayNodes, small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = {"num_cpus": 999}
+    monkeypatch.setattr(RayCluster, "server_options", lambda *_: nowhere)
+    limits = {"model__dtype": "auto", "server__startup_timeout_seconds": 3}
+    config = small_config(server__ray=nodes.address, **limits)
+    with (
+        pytest.raises(UsageError, match=r"didn't answer within 3 s .* 2 CPU and 0 GPU on"),
+        RayCluster(config, trains=False),
+    ):
+        pass
 
 
 def test_a_server_ends_though_its_log_cant_be_written(

@@ -2,8 +2,9 @@
 
     make scaling ARGS="--profile h200-7b --replicas 1,2,4,8,16,32,64"
 
-Each number of servers has a loop of its own, whose one round asks so many completions of each
-server; its training is played. `--slower 8` has servers compute in slow motion, so that two cores
+Each number of servers has a loop of its own, whose rounds ask so many completions of each server;
+training is played. The second round is measured: in the first one processes start that the later
+ones have. `--slower 8` has servers compute in slow motion, so that two cores
 do for them what sixteen would do at full speed; all columns but the last are in terms of that full
 speed. What counts then is how much of a core the loop's own process takes: beyond 1 it would be
 what limits the rest, and the efficiency is divided by it.
@@ -43,6 +44,8 @@ from selfstudy_engine.engine.rounds import RoundRecord
 from selfstudy_engine.engine.server_client import ServerClient
 
 _SERVERS = Path(__file__).with_name("simulated_servers.py")
+_MEASURED = 1
+"""Round, from 0."""
 _PER_MOLECULE = 8
 _JUDGES = 4
 """In slow motion, where the loop itself would see no need for any."""
@@ -59,16 +62,16 @@ class Watch:
         self.record: RoundRecord
 
     def phase(self, name: str, total: int | None = None) -> None:
-        if "generate" in name:
+        if "generate" in name and name.startswith(f"round {_MEASURED}:"):
             self._total = total
             self.started = self._clocks()
 
     def advance(self, done: int, detail: str = "") -> None:
-        if done == self._total:
+        if done == self._total and not self.ended:
             self.ended = self._clocks()
 
     def finish_round(self, record: RoundRecord) -> None:
-        if record.round == 0:
+        if record.round == _MEASURED:
             self.record = record
 
     def _clocks(self) -> tuple[float, ...]:
@@ -113,7 +116,7 @@ def config_of(urls: list[str], per_replica: int) -> RunConfig:
     batch = per_replica * len(urls)
     values = {
         "name": "scaling",
-        "rounds": 1,
+        "rounds": _MEASURED + 1,
         "report": "off",
         "train_evaluation_size": 0,
         "table.test_size": 10,
