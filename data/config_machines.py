@@ -51,7 +51,7 @@ class ServerConfig(Section):
     startup_timeout_seconds: float = Field(default=900, gt=0)
     """Longest wait for the server to be ready, in seconds."""
     max_restarts: int = Field(default=3, ge=0)
-    """Times that a loop starts its server anew in one round, after the server died."""
+    """Times that a loop starts a server anew in one round, after it died."""
     extra_args: list[str] = Field(default=[])
     """Further arguments for vLLM, as after `--` on the command line."""
 

@@ -3,10 +3,12 @@
     SelfStudyError            a failure: exit code 1
     +- UsageError             a wrong call, configuration or input: exit code 2 (also a ValueError)
     |  +- TableError          a property table that can't be used
-    |  +- RunFolderError      a run folder of another configuration, version or owner
+    |  +- RunFolderError      a run folder of another configuration or version
+    |     +- InUseError       a run that another process holds: exit code 1, as that passes
     +- StoreError             a sample that can't be written or a shard that can't be read (OSError)
     |  +- DamagedShardError   a shard whose bytes aren't what was written
-    |  +- ConflictError       an object in S3 that somebody else wrote first
+    |  +- RemoteError         S3 failed or is out of reach: exit code 1, as that may pass
+    |     +- ConflictError    an object that somebody else wrote first
     +- AdapterError           an adapter folder that is damaged or doesn't fit (ValueError)
     +- ServerError            a server that fails to start, dies, or stays mute (ConnectionError)
     |  +- ServerDiedError     ours ended, or its engine did: a new one can take over
@@ -37,7 +39,13 @@ class TableError(UsageError):
 
 
 class RunFolderError(UsageError):
-    """The run folder belongs to another configuration, version or process."""
+    """The run folder belongs to another configuration or version."""
+
+
+class InUseError(RunFolderError):
+    """Another process holds the run; once that has ended, the same call is right."""
+
+    exit_code = 1
 
 
 class StoreError(SelfStudyError, OSError):
@@ -50,7 +58,13 @@ class DamagedShardError(StoreError):
     """A shard is truncated, changed, or not one of ours."""
 
 
-class ConflictError(StoreError):
+class RemoteError(StoreError):
+    """S3 refused something, failed, or couldn't be reached."""
+
+    exit_code = 1
+
+
+class ConflictError(RemoteError):
     """Somebody else wrote an object first; theirs stands."""
 
 

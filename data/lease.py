@@ -17,7 +17,7 @@ from typing import Self
 
 import orjson
 
-from selfstudy_engine.data.errors import ConflictError, RunFolderError, StoreError
+from selfstudy_engine.data.errors import ConflictError, InUseError, RunFolderError, StoreError
 from selfstudy_engine.data.objects import Found, Objects
 
 LEASE_SECONDS = 60.0
@@ -73,7 +73,8 @@ class Lease:
         """Take the run.
 
         Raises:
-            RunFolderError: another process has it.
+            InUseError: another process has it.
+            RunFolderError: the server ignores conditions.
             StoreError: S3 can't be used, or not for this.
         """
         self._take()
@@ -126,7 +127,7 @@ class Lease:
             return
         age = (self._objects.now() - held.modified).total_seconds()
         if age <= owner.seconds:
-            raise RunFolderError(
+            raise InUseError(
                 f"run {self._objects.address} is in use by process {owner.process} on "
                 f"{owner.host}, which was there {age:.0f} s ago; wait for it or end it; if it was "
                 f"killed, run the same command again in {owner.seconds - age + 1:.0f} s"

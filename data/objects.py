@@ -13,7 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfstudy_engine.data.errors import ConflictError, StoreError, UsageError, shown_text
+from selfstudy_engine.data.errors import (
+    ConflictError,
+    RemoteError,
+    StoreError,
+    UsageError,
+    shown_text,
+)
 from selfstudy_engine.data.remote_address import RemoteAddress
 
 if TYPE_CHECKING:
@@ -109,7 +115,9 @@ class Objects:
         """
         found = self.find(key)
         if found is None:
-            raise StoreError(f"{self.url(key)} was listed, and is gone; run the same command again")
+            raise RemoteError(
+                f"{self.url(key)} was listed, and is gone; run the same command again"
+            )
         return found.content
 
     def download(self, key: str, path: Path) -> None:
@@ -209,7 +217,7 @@ class Objects:
             yield
         except (BaseError, FileNotFoundError, ValueError) as error:
             cause, remedy = self._explain(error)
-            raise StoreError(f"can't {doing} {self.url(key)}: {cause}; {remedy}") from error
+            raise RemoteError(f"can't {doing} {self.url(key)}: {cause}; {remedy}") from error
 
     def _explain(self, error: Exception) -> tuple[str, str]:
         from obstore.exceptions import PermissionDeniedError, UnauthenticatedError

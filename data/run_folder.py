@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.files import ON_DISK, Files, is_temporary
 from selfstudy_engine.data.hardware import visible_gpus
 
@@ -103,14 +103,14 @@ class RunFolder:
         """Hold the run for this process; the lock goes with the process, however it ends.
 
         Raises:
-            RunFolderError: another process holds it.
+            InUseError: another process holds it.
         """
         with (self.path / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
-                raise RunFolderError(
+                raise InUseError(
                     f"run {self.path} is in use by {file.read().strip() or 'another process'}; "
                     "wait for it, end it, or choose another --run"
                 ) from error

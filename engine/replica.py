@@ -188,6 +188,11 @@ class Replica:
             self._start = None
             raise
 
+    def allow_restarts(self) -> None:
+        """Let a server of ours be started again as often as a round allows: a round begins."""
+        self._restarts_left = self._config.server.max_restarts
+        self.given_up = False
+
     def _start_again(self, server: Server, error: ServerDiedError) -> "asyncio.Future[None]":
         if not self._restarts_left:
             self.given_up = True

@@ -82,6 +82,8 @@ class Replicas:
             SelfStudyError: no server answers from it; the first one's reason.
         """
         await self._stop_returning()
+        for replica in self._replicas:
+            replica.allow_restarts()
         self.client = GenerationClient([])  # should it fail, nothing is asked of half a swap
         swapped = await self._on_each(self.answering, lambda replica: replica.swap(adapter))
         for replica, (canary, seconds) in swapped.items():

@@ -8,7 +8,13 @@ import orjson
 import pytest
 from s3_server import BUCKET, S3Server, answer, hang_up, hang_up_after
 
-from selfstudy_engine.data.errors import ConflictError, RunFolderError, StoreError, UsageError
+from selfstudy_engine.data.errors import (
+    ConflictError,
+    InUseError,
+    RunFolderError,
+    StoreError,
+    UsageError,
+)
 from selfstudy_engine.data.lease import Lease
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
@@ -108,7 +114,7 @@ def held_by_another(objects: Objects, **values: object) -> None:
 def test_the_second_process_is_refused_and_told_who_the_first_is(objects: Objects) -> None:
     held_by_another(objects)
     with (
-        pytest.raises(RunFolderError, match=r"in use by process 7 on elsewhere, .* again in \d+ s"),
+        pytest.raises(InUseError, match=r"in use by process 7 on elsewhere, .* again in \d+ s"),
         Lease(objects),
     ):
         pytest.fail("two at once")

@@ -49,7 +49,7 @@ def test_two_first_runs_at_once_come_to_the_same_and_a_second_on_one_is_refused(
         third = start(paths[0], runs, cache, fake)
         refusal, _ = third.communicate(timeout=120)
         fake.answer("/resume", {}, {})
-        assert third.returncode == 2
+        assert third.returncode == 1  # the same call may be right once the first has ended
         assert f"is in use by process {first.pid} on {os.uname().nodename}" in refusal
         for process in (first, other):
             output, _ = process.communicate(timeout=300)
