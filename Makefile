@@ -32,7 +32,7 @@ loop: install ## a whole loop on the embedded model and table: make loop ARGS="-
 install-dev:
 	@$(INSTALL) --dev
 
-test: check ## every check, then every test in JOBS=2 processes: what CI runs
+test: check ## every check, then every test but the long ones, in JOBS=2 processes: what CI runs
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install-dev ## linters, types, layers, known vulnerabilities: everything but the tests

@@ -1,6 +1,7 @@
 """The things that travel through the loop, and their Arrow schema with units.
 
-One dataclass for each word of the vocabulary; `SAMPLE_SCHEMA` is what a store's shard holds.
+One class for each word of the vocabulary: tuples where the loop makes thousands of them a second.
+`SAMPLE_SCHEMA` is what a store's shard holds.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """How long it takes to judge a whole store anew, on one core, and how much memory.
 
 The store is made up, of answers about the embedded table's molecules; it is written through the
-store's own writer, in shards as large as a second of generating at the client's ceiling makes.
+store's own writer, in shards of 2,000 samples: a second at the 2,000/s that the client must reach.
 """
 
 import os
