@@ -6,6 +6,7 @@ The loop, `predict` and `serve` all reach a model through this: start, connect, 
 import asyncio
 import itertools
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
@@ -23,6 +24,7 @@ from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas
 
+_SPARE_THREADS = 4
 Result = TypeVar("Result")
 
 
@@ -62,6 +64,9 @@ class Connection:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._runner)
+            # Each server may have a thread wait for its start, and another publish to it.
+            threads = ThreadPoolExecutor(2 * len(self._replicas) + _SPARE_THREADS, "connection")
+            self._runner.get_loop().set_default_executor(threads)
             for server in self._servers:
                 stack.callback(server.stop)
             if not placement_of(self._config).shared:
@@ -204,8 +209,9 @@ class Connection:
         try:
             return self._runner.run(work)
         except (ServerError, SwapError):
-            for server in self._servers:
-                server.check_healthy()
+            for replica in self._replicas.answering:
+                if replica.server:
+                    replica.server.check_healthy()
             raise
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SelfStudyError, ServerDiedError, ServerError
+from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.process_groups import GRACE_SECONDS
 from selfstudy_engine.engine.ray_actor import ServerActor
@@ -131,13 +132,14 @@ class RayServer:
     def stop(self) -> None:
         """End the server; returns when it is gone, or its node is."""
         # Taken away first: a thread that still waits for it finds another in its place, or none.
-        actor, self._actor, self._started = self._actor, None, None
+        actor, self._actor, answer, self._started = self._actor, None, self._started, None
         if actor is None:
             return
-        with suppress(SelfStudyError, RayError, OSError):  # also of a log that can't be written
-            self._take_log(actor)
-        with suppress(SelfStudyError, RayError):
-            self._ask(actor.stop.remote(), 3 * GRACE_SECONDS)
+        if ray.wait([answer], timeout=0)[0]:  # else it has no place yet, and no server
+            with suppress(SelfStudyError, RayError, OSError):  # also of a log that can't be written
+                self._take_log(actor)
+            with suppress(SelfStudyError, RayError):
+                self._ask(actor.stop.remote(), 3 * GRACE_SECONDS)
         ray.kill(actor)
 
     def _take_log(self, actor: Any) -> None:
@@ -167,8 +169,10 @@ class RayServer:
         except GetTimeoutError:
             raise
         except RayTaskError as error:
-            if isinstance(error.cause, (SelfStudyError, OSError)):
+            if isinstance(error.cause, SelfStudyError):
                 raise error.cause from None
+            if isinstance(error.cause, OSError):  # of that node: the others may be well
+                raise ServerError(f"{self._name}: {explain(error.cause)}") from error
             raise
         except RayError as error:
             raise _LostError(

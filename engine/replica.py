@@ -97,6 +97,8 @@ class Replica:
         """Whether it died more often than it may be started again."""
         self._start: asyncio.Future[None] | None = None
         """Of a server of ours that died, until it is connected."""
+        self._ready: asyncio.Future[float] | None = None
+        """Done when that one is; one thread waits for it, however many swaps come meanwhile."""
         self._sessions = AsyncExitStack()
         self._swapper: Swapper
         self.server = server
@@ -120,7 +122,7 @@ class Replica:
             ServerError: nobody answers, or it isn't vLLM.
         """
         await self.close()
-        self._start = None
+        self._start = self._ready = None
         self.given_up = False
         model = str((await asyncio.to_thread(served_model, self.endpoint))["id"])
         public = self.server.public if self.server else None
@@ -143,7 +145,9 @@ class Replica:
             FixedSwapper(public) if public else make_swapper(mode, self.admin, model, publish)
         )
         self.served = Served(model)
-        await warm_up(client, model)
+        # One that a swap left paused answers nothing; the next swap ends that.
+        if public or not await self.admin.is_paused():
+            await warm_up(client, model)
 
     async def swap(self, adapter: Adapter) -> tuple[CanaryResult, float]:
         """Make an adapter the one that answers, and prove it.
@@ -172,6 +176,7 @@ class Replica:
         Raises:
             ServerDiedError: it died more often than server.max_restarts allows.
             ServerError: it doesn't start.
+            OSError: no process, or no log of it, can be made here.
         """
         if not self.server:
             return
@@ -183,9 +188,12 @@ class Replica:
                 self._start = self._start_again(self.server, error)
         try:
             await asyncio.shield(self._start)
-            await asyncio.to_thread(self.server.wait_ready)
-        except SelfStudyError:
-            self._start = None
+            if not self._ready:
+                loop = asyncio.get_running_loop()
+                self._ready = loop.run_in_executor(None, self.server.wait_ready)
+            await asyncio.shield(self._ready)
+        except (SelfStudyError, OSError):
+            self._start = self._ready = None
             raise
 
     def allow_restarts(self) -> None:

@@ -182,7 +182,7 @@ class Replicas:
                 if self._adapter:
                     await replica.swap(self._adapter)
                 break
-            except SelfStudyError as error:
+            except (SelfStudyError, OSError) as error:
                 if replica.given_up:
                     logger.warning("the server at %s stays away: %s", url, error)
                     return
@@ -196,7 +196,9 @@ class Replicas:
         tasks = [task for task in self._quarantined.values() if task]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome  # what nobody foresaw
 
 
 async def _wait_with_grace(tasks: Iterable["asyncio.Future[Result]"]) -> None:

@@ -7,6 +7,7 @@ canary has passed. There is no way back to the base model that isn't asked for.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import httpx
@@ -17,7 +18,7 @@ from selfstudy_engine.data.errors import SwapError, printable, shown
 from selfstudy_engine.engine.canary import CanaryResult, Served, check_canary
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
-from selfstudy_engine.engine.server_client import ServerClient
+from selfstudy_engine.engine.server_client import HEALTH_SECONDS, ServerClient
 
 _RPC_SECONDS = 600.0
 Publish = Callable[[Adapter], str]
@@ -86,6 +87,13 @@ class AdminApi:
         """Let requests in again."""
         await self.post("/resume")
 
+    async def is_paused(self) -> bool:
+        """Tell whether requests are held back, by a swap that was interrupted; if it says so."""
+        with suppress(httpx.HTTPError):
+            response = await self._http.get("/is_paused", timeout=HEALTH_SECONDS)
+            return response.is_success and _content_of(response).get("is_paused") is True
+        return False
+
     async def reset_prefix_cache(self) -> None:
         """Forget all cached keys and values, which belong to the weights before.
 
@@ -93,7 +101,7 @@ class AdminApi:
             SwapError: the server says that it couldn't.
         """
         response = await self.post("/reset_prefix_cache")
-        if _says_no(response):
+        if _content_of(response).get("success") is False:
             raise SwapError(
                 f"the server couldn't reset its prefix cache ({_text_of(response)}): requests "
                 "still hold it; end other clients of this server and run the command again"
@@ -106,21 +114,18 @@ def _text_of(response: httpx.Response) -> str:
     return printable(" ".join(response.content[:500].decode("utf-8", "replace").split()))
 
 
-def _says_no(response: httpx.Response) -> bool:
+def _content_of(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object of an answer; an empty one if it is anything else."""
     try:
         content = orjson.loads(response.content)
     except ValueError:
-        return False
-    return isinstance(content, dict) and content.get("success") is False
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _results_of(response: httpx.Response) -> list[Any]:
     """Return what each worker answered to /collective_rpc; nothing if the server says nothing."""
-    try:
-        content = orjson.loads(response.content)
-    except ValueError:
-        return []
-    results = content.get("results") if isinstance(content, dict) else None
+    results = _content_of(response).get("results")
     return results if isinstance(results, list) else []
 
 

@@ -177,6 +177,7 @@ class FakeVllm:
             "/v1/completions": self._completions,
             "/pause": self._pause,
             "/resume": self._resume,
+            "/is_paused": lambda *_: (200, {"is_paused": self.paused}),
             "/collective_rpc": self._collective_rpc,
             "/reset_prefix_cache": self._reset_prefix_cache,
             "/v1/load_lora_adapter": self._load,

@@ -1,6 +1,7 @@
 """Several servers of our own, of which one dies: each has one process at a time, and all end."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ class OwnServer:
 
     Attributes:
         num_starts: of a process.
+        num_waits: for one to be ready.
         running: the number of each start whose process runs.
         overlaps: starts while a process ran.
         stops_slowly: the next stop takes until another comes meanwhile, or else half a second.
@@ -40,7 +42,7 @@ class OwnServer:
         self._dead = threading.Event()
         self._second_stop = threading.Event()
         self.running: set[int] = set()
-        self.num_starts = self.overlaps = 0
+        self.num_starts = self.num_waits = self.overlaps = 0
         self.stops_slowly = False
         self.dies_starting = 0
         self.stopping = threading.Event()
@@ -59,6 +61,7 @@ class OwnServer:
         self._fake.merged, self._fake.process = None, f"start {self.num_starts}"
 
     def wait_ready(self) -> float:
+        self.num_waits += 1
         if self.dies_starting:
             self.dies_starting -= 1
             self.die()
@@ -144,14 +147,45 @@ def test_one_that_is_starting_when_another_adapter_comes_goes_on_starting(
         async def swap_while_it_starts(adapter: Adapter) -> None:
             while servers[1].num_starts < 2:
                 await asyncio.sleep(0.01)
-            await connection.swap(adapter)
-            await asyncio.sleep(0.3)  # for as long as it isn't ready, it could be taken for dead
+            for _ in range(12):  # more swaps than a small pool has threads
+                await connection.swap(adapter)
+                await asyncio.sleep(
+                    0.1
+                )  # for as long as it isn't ready, it could be taken for dead
             servers[1].comes_up.set()
             while len(connection.client.servers) < 2:
                 await asyncio.sleep(0.01)
 
         connection.run(swap_while_it_starts(make_adapter("b", logprob=-3.0)))
         assert [server.num_starts for server in servers] == [1, 2]
+        assert servers[1].num_waits == 2, "one for each start"
+
+
+def test_one_that_cant_be_started_for_want_of_a_place_is_tried_again(
+    servers: list[OwnServer], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk's log, or no process left: what isn't the server's failure, and passes."""
+    refusals = [OSError(errno.ENOSPC, "No space left on device")]
+    start = servers[1].start
+
+    def refuse_once() -> None:
+        if refusals:
+            raise refusals.pop()
+        start()
+
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        monkeypatch.setattr(servers[1], "start", refuse_once)
+        lose(connection, servers[1])
+
+        async def wait() -> None:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while len(connection.client.servers) < 2:
+                    await asyncio.sleep(0.01)
+
+        connection.run(wait())
+        assert not refusals
 
 
 @pytest.mark.parametrize("num_deaths", [1, 5])

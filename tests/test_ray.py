@@ -40,6 +40,8 @@ from selfstudy_engine.engine.ray_training import RayTraining
 from selfstudy_engine.engine.training import TimeLimits
 
 HEAD = ADDRESSES[0]
+NOWHERE = {"num_cpus": 999}
+"""No node has so many."""
 pytestmark = pytest.mark.long  # three Ray nodes, and trainings in processes of their own: minutes
 
 
@@ -292,8 +294,7 @@ def test_a_round_is_sent_once_unless_its_shards_change(
 def test_a_first_server_whose_place_is_lost_is_not_waited_for_forever(
     nodes: RayNodes, small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = {"num_cpus": 999}
-    monkeypatch.setattr(RayCluster, "server_options", lambda *_: nowhere)
+    monkeypatch.setattr(RayCluster, "server_options", lambda *_: NOWHERE)
     limits = {"model__dtype": "auto", "server__startup_timeout_seconds": 3}
     config = small_config(server__ray=nodes.address, **limits)
     with (
@@ -315,6 +316,18 @@ def test_a_server_ends_though_its_log_cant_be_written(
         log.mkdir()
         server.stop()
         assert not nodes.servers()
+
+
+def test_a_server_that_has_no_place_ends_at_once(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayCluster, "server_options", lambda *_: NOWHERE)
+    with RayCluster(small_config(server__ray=nodes.address), trains=False) as cluster:
+        server = RayServer(cluster, 0, tmp_path / "server.log")
+        server.start()
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 20, "it doesn't wait for an answer"
 
 
 def test_more_servers_than_nodes_are_refused_with_what_there_is(

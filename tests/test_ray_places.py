@@ -1,21 +1,25 @@
 """What is asked of a Ray cluster, and what is said where it can't be had; without a cluster."""
 
+import errno
 import os
 import socket
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 from conftest import MakeAdapter, MakeConfig
+from ray.exceptions import RayTaskError
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapter_transfer import pack_adapter, unpack_adapter
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.devices import replica_devices
-from selfstudy_engine.data.errors import AdapterError, UsageError
+from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
-from selfstudy_engine.engine.ray_cluster import fits, server_needs, training_needs
+from selfstudy_engine.engine.ray_cluster import RayCluster, fits, server_needs, training_needs
+from selfstudy_engine.engine.ray_server import RayServer
 from selfstudy_engine.engine.ray_session import _secrets_hidden, ray_session
 
 CPU, GPU = {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}
@@ -54,6 +58,21 @@ def test_another_adapter_than_the_one_that_was_sent_is_refused(
     with pytest.raises(AdapterError, match=f"SHA-256 {second.sha256}, sent was {first.sha256}"):
         unpack_adapter(pack_adapter(second.folder), tmp_path / "there", first.sha256)
     assert not (tmp_path / "there").exists()
+
+
+def test_what_a_nodes_disk_refuses_is_its_servers_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that the others go on, and the message names it."""
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/a")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RayTaskError("take_adapter", "its traceback", full)
+
+    monkeypatch.setattr("ray.get", refuse)
+    server = RayServer(cast(RayCluster, None), 1, tmp_path / "server.log")
+    with pytest.raises(ServerError, match="server 1 of the Ray cluster: /tmp/a: No space left on"):
+        server._ask(None, 1)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from selfstudy_engine.data.hardware import device
 from selfstudy_engine.data.prompts import render_question
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.canary import Served, check_canary
+from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import Manner
 from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
@@ -159,6 +160,27 @@ def test_an_examiner_asks_adapters_and_the_base_in_any_manner(
         assert answer.reason == reason
         assert answer.completion.startswith(f" {reason}\nMelting point (°C):")
     assert {answer.num_answers for answer in several} == {3}
+
+
+@pytest.mark.parametrize("server", ["merged"], indirect=True)
+def test_a_server_that_an_interrupted_swap_left_paused_is_reached_again(
+    server: tuple[VllmServer, RunConfig], adapters: tuple[Adapter, Adapter]
+) -> None:
+    process, config = server
+
+    async def interrupt() -> None:
+        admin = AdminApi(process.endpoint)
+        assert not await admin.is_paused()
+        await admin.drain()
+        assert await admin.is_paused()
+        await admin.close()
+
+    asyncio.run(interrupt())
+    asked = override(config, {"server.url": process.endpoint.url})
+    with Connection(asked, str(embedded_model()), (), process.endpoint.api_key) as connection:
+        connection.connect()
+        connection.swap_to(adapters[0])
+        assert connection.served.adapter_sha256 == adapters[0].sha256
 
 
 async def scores(client: ServerClient, model: str) -> list[float]:

@@ -1,5 +1,6 @@
 """Several fake servers that answer as one: shared out, swapped together, quarantined alone."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -85,6 +86,17 @@ def ask(
     found = connection.run(read())
     assert sorted(found) == list(range(num_prompts))
     return found
+
+
+def wait_for_all(connection: Connection) -> None:
+    """Wait until no server is quarantined."""
+
+    async def wait() -> None:
+        async with asyncio.timeout(10):
+            while len(connection.replicas) < 3:
+                await asyncio.sleep(0.01)
+
+    connection.run(wait())
 
 
 def shares(fakes: list[FakeVllm]) -> list[int]:
@@ -233,6 +245,23 @@ def test_one_that_takes_too_long_to_swap_doesnt_hold_up_the_others(
     assert time.monotonic() - started < 10
     [said] = quarantined(caplog)
     assert f"{fakes[2].url} is quarantined: it took 1 s longer than the others" in said
+    assert fakes[2].paused, "in the middle of a swap"
+    wait_for_all(connected)
+    ask(connected)
+
+
+@pytest.mark.parametrize("mode", ["lone", "of several"])
+def test_a_server_that_an_interrupted_swap_left_paused_is_reached_again(
+    fakes: list[FakeVllm], make_adapter: MakeAdapter, mode: str
+) -> None:
+    """By the same command, after the loop was killed in the middle of a swap."""
+    asked = fakes[:1] if mode == "lone" else fakes
+    asked[0].paused = True
+    with Connection(config_of(asked), "owner/tiny", (), KEY) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        assert len(connection.client.servers) == len(asked)
+        ask(connection)
 
 
 @pytest.mark.parametrize(

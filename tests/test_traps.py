@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 ROUTES = {
     *("/health", "/v1/models", "/v1/completions", "/metrics"),
-    *("/pause", "/resume", "/reset_prefix_cache", "/collective_rpc"),
+    *("/pause", "/resume", "/is_paused", "/reset_prefix_cache", "/collective_rpc"),
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
 }
 FIELDS = {
@@ -57,9 +57,9 @@ def test_requests_have_no_field_that_vllm_ignores(asked: FakeVllm) -> None:
 
 
 def test_a_connection_warms_up_with_what_a_canary_asks(asked: FakeVllm) -> None:
-    kinds = [request.kind for request in asked.requests if request.path == "/v1/completions"]
-    assert kinds[:2] == ["next", "score"], "before any swap"
-    assert len(asked.requests[1].body["prompt"]) == MAX_PROBE_TOKENS
+    first = [request for request in asked.requests if request.path == "/v1/completions"][:2]
+    assert [request.kind for request in first] == ["next", "score"], "before any swap"
+    assert len(first[0].body["prompt"]) == MAX_PROBE_TOKENS
 
 
 @pytest.mark.parametrize("page", ["docs/traps.md", "SECURITY.md"])
