@@ -1,4 +1,4 @@
-"""One vLLM server on some node of a Ray cluster, seen from the driver; see `connection.Server`.
+"""One vLLM server on some node of a Ray cluster, seen from the driver; see `replica.Server`.
 
 Each start is a new actor in the server's bundle, which Ray moves to another node if its own is
 gone.
