@@ -1,7 +1,6 @@
 """`selfstudy-engine evaluate`."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,6 +16,7 @@ from selfstudy_engine.cli.options import (
 )
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.prompts import Hidden
+from selfstudy_engine.data.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from selfstudy_engine.engine.held_out import HeldOut
@@ -113,10 +113,8 @@ def evaluate(
 
     if out and (out.exists() or out.suffix != ".parquet"):
         raise UsageError(f"--out {out} must be a new file that ends in .parquet")
-    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
-        held_out, log = _held_out(
-            run_name, runs, config_path, values, [which, *against], Path(scratch)
-        )
+    with scratch_folder() as scratch:
+        held_out, log = _held_out(run_name, runs, config_path, values, [which, *against], scratch)
         asking = Asking(num_answers, hide, swap_reasons)
         check_asking(asking, held_out.config.generation.template)
         model, config = choose_base_model(held_out.config)

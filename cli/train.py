@@ -12,6 +12,7 @@ from selfstudy_engine.cli.options import (
     resolve,
     run_options,
 )
+from selfstudy_engine.data.scratch import scratch_folder
 
 
 @click.command()
@@ -63,7 +64,6 @@ def train(
     **values: Any,
 ) -> None:
     """Train one adapter from a run's samples, or from files, in a process of its own."""
-    import tempfile
 
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
@@ -90,8 +90,8 @@ def train(
             f"no exemplars are shipped for {config.property.name}; pass --exemplars FILE"
         )
     model, config = choose_base_model(config)
-    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
-        resolved = Path(scratch) / "run.toml"
+    with scratch_folder() as scratch:
+        resolved = scratch / "run.toml"
         resolved.write_text(config.to_toml(), "utf-8")
         log = out.with_name(out.name + ".log")
         training = run_training(

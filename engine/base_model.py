@@ -7,10 +7,8 @@ any other model two processes are asked at once: what will train it, and vLLM.
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,6 +19,7 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.privacy import child_environment
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.task import resolve_model
 
 _LOG_LINES = 3
@@ -90,8 +89,8 @@ def _check_targets(base: BaseModel, config: RunConfig, layers: Sequence[str]) ->
 def _ask(base: BaseModel, config: RunConfig) -> list[str]:
     """Return the layers that can get an adapter, from processes that know the model's classes."""
     logger.info("asking transformers and vLLM about %s (%s)", base.name, base.architecture)
-    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
-        path = Path(scratch) / "run.toml"
+    with scratch_folder() as scratch:
+        path = scratch / "run.toml"
         path.write_text(config.to_toml(), "utf-8")
         modules = ["selfstudy_engine.train.check"]
         if not config.server.url:  # a running server knows its model already

@@ -4,7 +4,6 @@ All contenders are up at once and take turns (A B C A B C) on the same prompts, 
 the machine does falls on all of them. Ratios are taken within a turn; figures are medians.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import device, resolve_dtype
 from selfstudy_engine.data.run_folder import describe_host
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.task import Task, load_task
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.bench_client import measure_client
@@ -178,8 +178,7 @@ def run_benchmark(
     """
     logs.mkdir(parents=True, exist_ok=True)
     results = Results(describe_host(), config)
-    with tempfile.TemporaryDirectory(prefix="selfstudy-bench-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         if dummy:
             on_phase("make random weights")
             config = _with_dummy_model(config, scratch / "model")

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.prompts import render_answer, render_prompt
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.data.schema import Completion, Molecule, Sample
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
 from selfstudy_engine.engine.rescore import rescore
@@ -47,10 +47,10 @@ def measure_rescore(num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
     Returns:
         num_samples, shard and verdict counts, seconds, seconds_per_million and peak_rss_mb.
     """
-    with tempfile.TemporaryDirectory(prefix="rescore-") as folder:
-        _fill(SampleStore(Path(folder)), num_samples)
+    with scratch_folder() as folder:
+        _fill(SampleStore(folder / "samples"), num_samples)
         with children_on(min(os.sched_getaffinity(0))):
-            command = module_command("bench_rescore", folder)
+            command = module_command("bench_rescore", str(folder / "samples"))
             result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     figures: dict[str, Any] = orjson.loads(result.stdout)
     return figures

@@ -5,7 +5,6 @@ has what each is worth.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from selfstudy_engine.data.config_training import TrainConfig
 from selfstudy_engine.data.errors import TrainingError
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.train.answer_trainer import AnswerTrainer
 from selfstudy_engine.train.attention import attention_by_sequence
 from selfstudy_engine.train.examples import TokenSequence
@@ -85,9 +85,9 @@ def fit(
             seed=seed,
             shared=by_sequence,  # only there an answer doesn't see the other answers
         )
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="selfstudy-"))
+        scratch = stack.enter_context(scratch_folder())
         arguments = _arguments(
-            model, train, len(rows), seed=seed, num_fast=num_fast, scratch=scratch
+            model, train, len(rows), seed=seed, num_fast=num_fast, scratch=str(scratch)
         )
         own = processes()
         shares = [

@@ -3,7 +3,6 @@
 Padded batches of eight in random order, logits of every position, labels of -100 on prompts.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.train.examples import TokenSequence
 
 BATCH_SIZE = 8
@@ -35,9 +35,9 @@ def fit_plainly(
     Returns:
         Seconds of the steps.
     """
-    with tempfile.TemporaryDirectory(prefix="selfstudy-") as scratch:
+    with scratch_folder() as scratch:
         arguments = TrainingArguments(
-            output_dir=scratch,
+            output_dir=str(scratch),
             num_train_epochs=1,
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=learning_rate,
