@@ -140,7 +140,7 @@ def teacher_key(url: str | None) -> str:
 
 
 def _print_plan(config: RunConfig, runs: Path) -> None:
-    from selfstudy_engine.data.devices import placement_of, replica_devices
+    from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.hardware import resolve_dtype
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
@@ -163,8 +163,9 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
         click.echo(f"# kept in: {RemoteAddress.parse(config.remote) / config.name}")
     if config.server.ray != "off":
         click.echo(f"# Ray ({config.server.ray}) places training, and servers: {num_servers}")
-    elif num_servers > 1:
-        click.echo(f"# servers: {num_servers}, on {' and '.join(replica_devices(config))}")
+    elif num_servers > 1 and not config.server.url:
+        devices = [each.devices.server for each in replica_configs(config)]
+        click.echo(f"# servers: {num_servers}, on {' and '.join(devices)}")
     here = (
         ("serves", placement.server_kind, placement.server),
         ("trains", placement.train_kind, placement.train),

@@ -65,6 +65,7 @@ def train(
 ) -> None:
     """Train one adapter from a run's samples, or from files, in a process of its own."""
 
+    from selfstudy_engine.data.config import override
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
     from selfstudy_engine.data.run_folder import find_run
@@ -81,7 +82,8 @@ def train(
         config_path = folder.config
         exemplars = exemplars or folder.exemplars()
         samples = samples or folder.samples
-    config = resolve(config_path, values)
+    # The run may have had more servers than this machine has GPUs; none is started here.
+    config = override(resolve(config_path, values), {"server.replicas": 1})
     launch = launch_of(config)
     if exemplars:
         load_exemplars(exemplars)

@@ -73,10 +73,11 @@ class DevicesConfig(Section):
     """Where server and training compute; may change between two calls of the same run."""
 
     server: str = Field(default="auto", pattern=_DEVICES)
-    """Devices of the server: cpu, cuda:0 or cuda:0,1; auto is the first GPU, or the CPU."""
+    """Devices of the servers: cpu, cuda:0 or cuda:0,1; auto is the first GPU for each, or the
+    CPU."""
     train: str = Field(default="auto", pattern=_DEVICES)
     """Devices of training: cpu, cuda:1 or cuda:1,2; auto is the last GPU (accelerate: all but the
-    server's), or the CPU."""
+    servers'), or the CPU."""
     train_launcher: Literal["python", "accelerate"] = "python"
     """What starts the training: python, one process; accelerate, one for each device."""
     num_processes: int | None = Field(default=None, ge=1, le=1024)

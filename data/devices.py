@@ -1,11 +1,11 @@
-"""Which GPUs the server and the training process compute on."""
+"""Which GPUs the servers and the training process compute on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfstudy_engine.data.accelerate_config import read_accelerate_config
-from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.config_machines import DevicesConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Device, Gpu, visible_gpus
@@ -14,12 +14,13 @@ from selfstudy_engine.data.parallel import Parallel
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where server and training compute; no GPU means on the CPU."""
+    """Where servers and training compute; no GPU means on the CPU."""
 
     server: tuple[Gpu, ...]
+    """Of all servers that the run starts."""
     train: tuple[Gpu, ...]
     parallel: Parallel = field(default_factory=Parallel)
-    """How the server's ranks share the work."""
+    """How a server's ranks share the work."""
     num_train_processes: int = 1
     """One for each GPU; on the CPU as many as are wanted."""
 
@@ -44,13 +45,15 @@ def place(
     train: str,
     gpus: Sequence[Gpu],
     server_args: Sequence[str] = (),
+    *,
     num_processes: int | None = 1,
+    num_servers: int = 1,
 ) -> Placement:
     """Decide where to compute.
 
-    "auto" is the first GPU for the server, or as many as vLLM's arguments ask for, and the last
-    ones for training: they share one only where there is no other. Several GPUs that are named, and
-    of which vLLM's arguments say nothing, share the weights (tensor parallelism).
+    "auto" is the first GPU for each server, or as many as vLLM's arguments ask for, and the last
+    ones for training: they share one only where there is no other. Several GPUs that are named for
+    a server, and of which vLLM's arguments say nothing, share the weights (tensor parallelism).
 
     Args:
         server: auto, cpu, cuda, or cuda:N[,N...]; N counts the GPUs below, as in torch.
@@ -58,23 +61,32 @@ def place(
         gpus: the visible ones.
         server_args: further arguments of vLLM.
         num_processes: that train together, each on a GPU of its own; None: one for each GPU.
+        num_servers: that divide the server's GPUs among them.
 
     Raises:
         UsageError: a device that isn't there, those that are, are named; or another number of them
-            than vLLM's arguments ask for, or than there are processes.
+            than servers and vLLM's arguments ask for, or than there are processes.
 
     Example:
         >>> place("auto", "cpu", []).shared
         False
     """
     parallel = Parallel.of(server_args)
-    for_server = _choose("--server-device", server, gpus, tuple(gpus[: parallel.num_ranks]))
-    if parallel.num_ranks == 1 and for_server:
-        parallel = Parallel(tensor=len(for_server))
-    if for_server and len(for_server) != parallel.num_ranks:
+    first = tuple(gpus[: num_servers * parallel.num_ranks])
+    for_server = _choose("--server-device", server, gpus, first)
+    if num_servers > 1 and (not for_server or len(for_server) % num_servers):
         raise UsageError(
-            f"vLLM's arguments ask for {parallel.num_ranks} GPUs, and --server-device {server} is "
-            f"{len(for_server)}; this machine has {_list(gpus)}"
+            f"--replicas {num_servers} needs as many GPUs, or a multiple, in --server-device; this "
+            f"machine has {_list(gpus)}, and a server on a CPU uses all cores; use several "
+            "machines with --ray, or fewer servers"
+        )
+    if parallel.num_ranks == 1 and for_server:
+        parallel = Parallel(tensor=len(for_server) // num_servers)
+    if for_server and len(for_server) != num_servers * parallel.num_ranks:
+        each = f" for each of {num_servers} servers" if num_servers > 1 else ""
+        raise UsageError(
+            f"vLLM's arguments ask for {parallel.num_ranks} GPUs{each}, and --server-device "
+            f"{server} is {len(for_server)}; this machine has {_list(gpus)}"
         )
     others = tuple(gpu for gpu in gpus if gpu not in for_server)
     automatic = tuple(gpus[-num_processes:]) if num_processes else others or tuple(gpus)
@@ -118,13 +130,15 @@ def placement_of(config: RunConfig) -> Placement:
     Raises:
         UsageError: a device that isn't there.
     """
-    devices = config.devices
+    devices, server = config.devices, config.server
+    elsewhere = server.url or server.ray != "off"
     return place(
         devices.server,
         devices.train,
         visible_gpus(),
-        config.server.extra_args,
-        _num_processes(devices),
+        server.extra_args,
+        num_processes=_num_processes(devices),
+        num_servers=1 if elsewhere else server.replicas,
     )
 
 
@@ -137,26 +151,26 @@ def _num_processes(devices: DevicesConfig) -> int | None:
     return devices.num_processes or in_file
 
 
-def replica_devices(config: RunConfig) -> list[str]:
-    """Return the --server-device of each of the servers that a run starts on this machine.
+def replica_configs(config: RunConfig) -> list[RunConfig]:
+    """Return the configuration of each of the servers that a run starts on this machine.
+
+    Each names its own GPUs, and those that the run trains on: alone it would choose others.
 
     Raises:
         UsageError: there aren't GPUs for all; on a CPU one server has all cores.
     """
-    num, device, gpus = config.server.replicas, config.devices.server, visible_gpus()
-    if num == 1:
-        return [device]
-    numbers = [int(number) for number in device.partition(":")[2].split(",") if number]
-    numbers = numbers or list(range(num * Parallel.of(config.server.extra_args).num_ranks))
-    if device == "cpu" or len(numbers) % num or max(numbers) >= len(gpus):
-        raise UsageError(
-            f"--replicas {num} needs as many GPUs, or a multiple, in --server-device; this machine "
-            f"has {_list(gpus)}, and a server on a CPU uses all cores; use several machines with "
-            "--ray, or fewer servers"
-        )
-    size = len(numbers) // num
-    parts = [numbers[index : index + size] for index in range(0, len(numbers), size)]
-    return [f"cuda:{','.join(map(str, part))}" for part in parts]
+    if config.server.replicas == 1:
+        return [config]
+    placement = placement_of(config)
+    size = placement.parallel.num_ranks
+    parts = (placement.server[at : at + size] for at in range(0, len(placement.server), size))
+    alone = {"server.replicas": 1, "devices.train": _name(placement.train)}
+    return [override(config, alone | {"devices.server": _name(part)}) for part in parts]
+
+
+def _name(gpus: Sequence[Gpu]) -> str:
+    numbers = ",".join(str(visible_gpus().index(gpu)) for gpu in gpus)
+    return f"cuda:{numbers}" if numbers else "cpu"
 
 
 def device_environment(gpus: Sequence[Gpu]) -> dict[str, str]:

@@ -182,7 +182,8 @@ def run_benchmark(
         if dummy:
             on_phase("make random weights")
             config = _with_dummy_model(config, scratch / "model")
-        model, config = choose_base_model(override(config, {"server.adapter_mode": "merged"}))
+        one_server = {"server.adapter_mode": "merged", "server.replicas": 1}
+        model, config = choose_base_model(override(config, one_server))
         impossible = _impossible(config)
         if wanted & impossible:
             on_phase(f"left out, impossible here: {', '.join(sorted(wanted & impossible))}")

@@ -31,8 +31,8 @@ Result = TypeVar("Result")
 class Connection:
     """Use it as a context manager: entering starts own servers, leaving stops them.
 
-    Where server and training share a GPU, it starts when it is asked for: vLLM measures the free
-    memory as it starts, and gives up if that grows meanwhile (a training that ends).
+    Where a server and training share a GPU, all start when they are asked for: vLLM measures the
+    free memory as it starts, and gives up if that grows meanwhile (a training that ends).
 
     Args:
         config: of the run.

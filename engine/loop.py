@@ -79,7 +79,7 @@ def run_loop(
             folder.update_config(config)
             fix_exemplars(folder, task.exemplars)
             task, changes = settle_task(folder, task, config)
-            # An own server gets ready while the first adapter is trained, unless they share a GPU.
+            # Own servers get ready while the first adapter is trained, unless one shares its GPU.
             connection = Connection(places.config, model, places.servers, server_key)
             reports = ReportRefresher(folder, config.report)
             trackers = Trackers(config.track, folder, config)

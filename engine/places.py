@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.devices import replica_devices
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import replica_configs
 from selfstudy_engine.engine.replica import Server
 from selfstudy_engine.engine.server import VllmServer
 from selfstudy_engine.engine.training import StartTraining, TrainingProcess
@@ -52,10 +52,9 @@ def open_places(
     if config.server.url:
         yield Places(config, [], start_training)
     elif config.server.ray == "off":
-        own = [override(config, {"devices.server": each}) for each in replica_devices(config)]
         servers = [
             VllmServer(each, model, path, api_key=api_key)
-            for each, path in zip(own, logs, strict=True)
+            for each, path in zip(replica_configs(config), logs, strict=True)
         ]
         yield Places(config, servers, start_training)
     else:

@@ -148,8 +148,16 @@ def test_named_gpus_share_the_weights_unless_vllms_arguments_say_otherwise() -> 
 @pytest.mark.parametrize(
     ("server", "arguments", "message"),
     [
-        ("auto", ["-tp", "4"], r"ask for 4 GPUs, and --server-device auto is 3; .*cuda:2"),
-        ("cuda:1", ["-tp", "2", "-dp=2"], r"ask for 4 GPUs, and --server-device cuda:1 is 1"),
+        (
+            "auto",
+            ["-tp", "4"],
+            r"ask for 4 GPUs, and --server-device auto is 3; .*cuda:2",
+        ),
+        (
+            "cuda:1",
+            ["-tp", "2", "-dp=2"],
+            r"ask for 4 GPUs, and --server-device cuda:1 is 1",
+        ),
         ("auto", ["--tensor-parallel-size", "two"], r"--tensor-parallel-size 'two': give"),
         ("auto", ["-dp"], r"-dp '': give"),
         ("auto", ["--pipeline-parallel-size=0"], r"--pipeline-parallel-size '0': give"),
@@ -160,6 +168,22 @@ def test_another_number_of_gpus_than_asked_for_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         place(server, "auto", GPUS, arguments)
+
+
+@pytest.mark.parametrize(
+    ("server", "arguments", "num_servers", "message"),
+    [
+        ("cpu", [], 2, r"--replicas 2 needs as many GPUs.*cuda:2.*a server on a CPU uses all"),
+        ("auto", [], 4, "--replicas 4 needs as many GPUs, or a multiple"),
+        ("cuda:0,1,2", [], 2, "--replicas 2 needs as many GPUs, or a multiple"),
+        ("cuda:0,1", ["-tp", "2"], 2, "ask for 2 GPUs for each of 2 servers, and .* cuda:0,1 is 2"),
+    ],
+)
+def test_servers_that_there_are_no_gpus_for_are_refused(
+    server: str, arguments: list[str], num_servers: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        place(server, "auto", GPUS, arguments, num_servers=num_servers)
 
 
 @pytest.mark.parametrize(
@@ -203,14 +227,19 @@ def test_devices_may_change_between_two_calls_of_a_run() -> None:
     assert moved.differences(RunConfig()) == []
 
 
-@pytest.fixture
-def two_gpus(tmp_path: Path) -> dict[str, str]:
-    """An environment in which nvidia-smi lists two GPUs."""
-    command = tmp_path / "nvidia-smi"
-    command.write_text("#!/bin/sh\ncat <<'EOF'\n" + "".join(TABLE.splitlines(True)[:2]) + "EOF\n")
+def with_gpus(num: int, folder: Path) -> dict[str, str]:
+    """Return an environment in which nvidia-smi lists that many GPUs."""
+    lines = "".join(f"{i}, GPU-{i}, 81559, 9.0, NVIDIA H100 80GB HBM3\n" for i in range(num))
+    command = folder / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\ncat <<'EOF'\n{lines}EOF\n")
     command.chmod(0o755)
     here = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    return here | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    return here | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path) -> dict[str, str]:
+    return with_gpus(2, tmp_path)
 
 
 def run(code: str, environment: dict[str, str]) -> list[str]:
@@ -261,6 +290,70 @@ def test_each_process_sees_its_own(
     assert lines[1] == f"--tensor-parallel-size {tensor_parallel}"
     assert lines[2:4] == ["--dtype bfloat16", "--enforce-eager None"]
     assert lines[4:] == [f"{served} PCI_BUS_ID", f"{trained} PCI_BUS_ID"]
+
+
+REPLICAS = """
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.devices import placement_of, replica_configs
+from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.endpoint import Endpoint
+from selfstudy_engine.engine.launching import launch_of
+
+class Server:
+    endpoint, public, stop = Endpoint("http://127.0.0.1:1", ""), None, lambda self: None
+    def start(self):
+        print("started beside the training")
+
+config = load_config(None, {values!r})
+print("trains on", launch_of(config).environment["CUDA_VISIBLE_DEVICES"])
+for each in replica_configs(config):
+    placement = placement_of(each)
+    for gpus in placement.server, placement.train:
+        print(*(gpu.key for gpu in gpus), end="; ")
+    print(placement.parallel.num_shards, placement.shared)
+with Connection(config, "tiny", [Server()]):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("values", "num_gpus", "trained", "replicas", "starts_at_once"),
+    [
+        ({}, 2, "1", ["0; 1; 1 False", "1; 1; 1 True"], False),
+        ({}, 3, "2", ["0; 2; 1 False", "1; 2; 1 False"], True),
+        ({"devices.train": "cpu"}, 2, "", ["0; ; 1 False", "1; ; 1 False"], True),
+        (
+            {"devices.train_launcher": "accelerate"},
+            4,
+            "2,3",
+            ["0; 2 3; 1 False", "1; 2 3; 1 False"],
+            True,
+        ),
+        (
+            {
+                "devices.server": "cuda:0,1,2,3",
+                "server.extra_args": ["--tensor-parallel-size", "2"],
+            },
+            4,
+            "3",
+            ["0 1; 3; 2 False", "2 3; 3; 2 True"],
+            False,
+        ),
+        ({"devices.server": "cuda:3,1,2,0"}, 5, "4", ["3 1; 4; 2 False", "2 0; 4; 2 False"], True),
+    ],
+)
+def test_servers_and_training_know_of_each_other(
+    values: dict[str, object],
+    num_gpus: int,
+    trained: str,
+    replicas: list[str],
+    starts_at_once: bool,
+    tmp_path: Path,
+) -> None:
+    code = REPLICAS.format(values={"server.replicas": 2, **values})
+    lines = run(code, with_gpus(num_gpus, tmp_path))
+    started = ["started beside the training"] if starts_at_once else []
+    assert lines == [f"trains on {trained}", *replicas, *started]
 
 
 def test_numbers_count_what_is_visible(two_gpus: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapter_transfer import pack_adapter, unpack_adapter
 from selfstudy_engine.data.config import load_config
-from selfstudy_engine.data.devices import replica_devices
+from selfstudy_engine.data.devices import replica_configs
 from selfstudy_engine.data.errors import AdapterError, ServerError, UsageError
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.engine.ray_cluster import RayCluster, fits, server_needs, training_needs
@@ -116,9 +116,10 @@ def test_gpus_are_rays_to_choose(device: str) -> None:
 
 
 def test_several_servers_on_one_machine_need_gpus(small_config: MakeConfig) -> None:
-    assert replica_devices(small_config()) == ["auto"]
+    config = small_config()
+    assert replica_configs(config) == [config]
     with pytest.raises(UsageError, match=r"--replicas 2 needs as many GPUs.* has cpu.*--ray"):
-        replica_devices(small_config(server__replicas=2, devices__server="cpu"))
+        replica_configs(small_config(server__replicas=2, devices__server="cpu"))
 
 
 def test_a_dry_run_says_who_places_what(table: Path, tmp_path: Path) -> None:
