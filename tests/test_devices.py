@@ -372,7 +372,11 @@ def test_a_process_that_sees_no_gpu_computes_on_the_cpu(two_gpus: dict[str, str]
 def test_the_command_line_refuses_with_what_is_there(
     command: str, two_gpus: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = {"loop": ["--runs", "runs"], "train": ["--out", "adapter"]}[command]
+    servers = tmp_path / "run.toml"
+    servers.write_text("server.replicas = 4")  # which `train` doesn't start
+    folder = {"loop": ["--runs", "runs"], "train": ["--out", "adapter", "--config", str(servers)]}[
+        command
+    ]
     arguments = [command, *folder, "--train-device", "cuda:2"]
     result = subprocess.run(
         [sys.executable, "-m", "selfstudy_engine.cli", *arguments],
