@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,9 @@ class Owner:
     """No other hold's."""
     seconds: float
     """See `LEASE_SECONDS`."""
+    renewals: int = 0
+    """Changes the content each time: where an ETag is its MD5, a hold that was just renewed would
+    else look like the one that was seen to expire."""
 
     @classmethod
     def this_process(cls, seconds: float) -> Self:
@@ -61,7 +64,7 @@ class Lease:
     def __init__(self, objects: Objects, seconds: float = LEASE_SECONDS) -> None:
         self._objects = objects
         self._seconds = seconds
-        self._content = orjson.dumps(asdict(Owner.this_process(seconds)))
+        self._owner = Owner.this_process(seconds)
         self._etag = ""
         self._renewed = 0.0
         self._lost: StoreError | None = None
@@ -85,8 +88,9 @@ class Lease:
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         self._thread.join()
-        if not self._lost:
-            with suppress(StoreError):  # then it expires
+        with suppress(StoreError):  # then it expires
+            self._renew()  # a DELETE has no condition: it must not meet another's
+            if not self._lost:
                 self._objects.delete(_KEY)
 
     def check(self) -> None:
@@ -103,27 +107,35 @@ class Lease:
     def _take(self) -> None:
         etag = None
         while True:
-            self._renewed = time.monotonic()
             try:
-                self._etag = self._objects.swap(_KEY, self._content, etag)
+                self._write(etag)
                 return
             except ConflictError:
                 held = self._objects.find(_KEY)
             if held is None:  # it was given back meanwhile
                 etag = None
                 continue
-            if held.content != self._content:  # else only the answer was lost
-                self._refuse_unless_over(held)
+            self._refuse_unless_over(held)
             etag = held.etag
 
-    def _refuse_unless_over(self, held: Found) -> None:
+    def _write(self, etag: str | None) -> None:
+        """Make it ours from now on, if it has that ETag still, or (None) if nobody has it."""
+        asked = time.monotonic()
+        self._owner = replace(self._owner, renewals=self._owner.renewals + 1)
+        self._etag = self._objects.swap(_KEY, orjson.dumps(asdict(self._owner)), etag)
+        self._renewed = asked
+
+    def _owner_of(self, held: Found) -> Owner:
         try:
-            owner = Owner(**orjson.loads(held.content))
+            return Owner(**orjson.loads(held.content))
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"{self._objects.url(_KEY)} is damaged; delete it if no loop works on this run"
             ) from error
-        if owner.is_gone:
+
+    def _refuse_unless_over(self, held: Found) -> None:
+        owner = self._owner_of(held)
+        if owner.is_gone or owner.token == self._owner.token:
             return
         age = (self._objects.now() - held.modified).total_seconds()
         if age <= owner.seconds:
@@ -156,12 +168,14 @@ class Lease:
 
     def _renew(self) -> None:
         with self._lock:
-            asked = time.monotonic()
             try:
-                self._etag = self._objects.swap(_KEY, self._content, self._etag)
-                self._renewed = asked
+                self._write(self._etag)
             except ConflictError as error:
-                self._lost = error
+                held = self._objects.find(_KEY)
+                if held and self._owner_of(held).token == self._owner.token:
+                    self._write(held.etag)  # an earlier one came, and only its answer was lost
+                else:
+                    self._lost = error
 
 
 def _machine() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from s3_server import BUCKET, S3Server, answer, hang_up, hang_up_after
+from s3_server import BUCKET, S3Server, answer, go_on, hang_up, hang_up_after
 
 from selfstudy_engine.data.errors import (
     ConflictError,
@@ -181,6 +181,57 @@ def test_a_hold_is_renewed_and_who_lost_it_writes_no_more(objects: Objects) -> N
         with pytest.raises(ConflictError, match="another loop works on this run"):
             mine.check()
     assert objects.find("lease.json")  # the other's
+
+
+def test_a_hold_that_is_renewed_at_the_last_moment_is_not_taken_over(
+    s3: S3Server, objects: Objects
+) -> None:
+    """Though it was seen to have expired: its ETag, here the content's MD5, is another then."""
+    arrived, over, renewed = (threading.Event() for _ in range(3))
+
+    def late(app, environ, start):  # type: ignore[no-untyped-def]
+        arrived.set()
+        over.wait(20)
+        result = app(environ, start)
+        renewed.set()
+        return result
+
+    def too_late(app, environ, start):  # type: ignore[no-untyped-def]
+        over.set()
+        renewed.wait(20)
+        return app(environ, start)
+
+    with Lease(objects, seconds=1.5) as mine:
+        s3.fail(late, path="lease.json")
+        assert arrived.wait(20)
+        time.sleep(3)  # the server's clock shows whole seconds
+        s3.fail(go_on, path="lease.json")  # its If-None-Match
+        s3.fail(too_late, path="lease.json")
+        with pytest.raises(InUseError), Lease(objects):
+            pytest.fail("two at once")
+        assert renewed.is_set()
+        mine.check()
+
+
+def test_who_leaves_deletes_no_hold_but_its_own(objects: Objects) -> None:
+    with Lease(objects):
+        held_by_another(objects)
+    assert objects.find("lease.json")
+
+
+def test_a_renewal_whose_answer_was_lost_is_our_own(s3: S3Server, objects: Objects) -> None:
+    def encrypted(app, environ, start):  # type: ignore[no-untyped-def]
+        """Do it, and don't say so; its ETag is no MD5."""
+        list(app(environ, lambda *args: None))
+        objects.replace("lease.json", objects.read("lease.json") + b" ")
+        return hang_up(app, environ, start)
+
+    with Lease(objects, seconds=0.6) as mine:
+        s3.fail(encrypted, path="lease.json")
+        time.sleep(1.2)
+        assert not s3.faults
+        mine.check()
+    assert objects.list() == []
 
 
 def test_a_server_that_ignores_conditions_is_refused(s3: S3Server, objects: Objects) -> None:
