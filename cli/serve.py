@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @ROUND_OPTION
 @RUNS_OPTION
 @SERVER_OPTIONS
-@config_options(("train.rank", "--max-lora-rank"))
+@config_options(("train.rank", "--max-lora-rank"), "train.tokens_per_step")
 @click.option(
     "--config",
     "config_path",

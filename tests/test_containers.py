@@ -61,6 +61,14 @@ def test_a_loop_asks_the_server_beside_it() -> None:
     assert set(containers(SIDE_BY_SIDE)) == {"server", "loop"}
 
 
+def test_a_server_leaves_what_training_beside_it_needs() -> None:
+    tokens = [
+        words[words.index("--tokens-per-step") + 1]
+        for words in (one["command"] for one in COMPOSE_GPU.values())
+    ]
+    assert len(set(tokens)) == 1
+
+
 def test_nobody_else_reaches_a_server() -> None:
     for one in [*COMPOSE.values(), *COMPOSE_GPU.values()]:
         assert not {"ports", "expose", "networks"} & set(one)
