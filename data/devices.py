@@ -136,7 +136,7 @@ def placement_of(config: RunConfig) -> Placement:
         devices.server,
         devices.train,
         visible_gpus(),
-        server.extra_args,
+        () if elsewhere else server.extra_args,
         num_processes=_num_processes(devices),
         num_servers=1 if elsewhere else server.replicas,
     )

@@ -67,4 +67,6 @@ def open_places(
             placed = [
                 RayServer(cluster, index, path, api_key=api_key) for index, path in enumerate(logs)
             ]
-            yield Places(cluster.config, placed, partial(RayTraining, cluster))
+            # Of this machine's GPUs, which may be fewer than a server's, none is asked for.
+            asking = override(cluster.config, {"devices.server": "cpu"})
+            yield Places(asking, placed, partial(RayTraining, cluster))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from selfstudy_engine.data import devices as devices_module
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.devices import place
+from selfstudy_engine.data.devices import place, placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.hardware import Gpu, parse_gpus, select_visible
 from selfstudy_engine.data.parallel import Parallel
@@ -354,6 +355,21 @@ def test_servers_and_training_know_of_each_other(
     lines = run(code, with_gpus(num_gpus, tmp_path))
     started = ["started beside the training"] if starts_at_once else []
     assert lines == [f"trains on {trained}", *replicas, *started]
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [{"server.ray": "auto"}, {"server.url": "http://127.0.0.1:1"}], ids=["ray", "url"]
+)
+def test_servers_elsewhere_take_no_gpus_here(
+    elsewhere: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's first machine may have fewer than a server on its others."""
+    monkeypatch.setattr(devices_module, "visible_gpus", lambda: GPUS[:1])
+    values = elsewhere | {"server.extra_args": ["--tensor-parallel-size", "4"]}
+    assert placement_of(load_config(None, values)).train == tuple(GPUS[:1])
+    here = {"server.extra_args": values["server.extra_args"]}
+    with pytest.raises(UsageError, match="ask for 4 GPUs"):
+        placement_of(load_config(None, here))
 
 
 def test_numbers_count_what_is_visible(two_gpus: dict[str, str]) -> None:
