@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.devices import replica_configs
 from selfstudy_engine.engine.replica import Server
 from selfstudy_engine.engine.server import VllmServer
