@@ -208,7 +208,14 @@ def test_a_damaged_shard_is_asked_again(
 def test_a_second_loop_is_refused_before_anything_is_done(
     objects: Objects, config: RunConfig, fake: FakeVllm, tmp_path: Path
 ) -> None:
-    owner = {"host": "elsewhere", "process": 7, "machine": "another", "token": "t", "seconds": 60.0}
+    owner = {
+        "host": "elsewhere",
+        "process": 7,
+        "machine": "another",
+        "token": "t",
+        "seconds": 60.0,
+        "renewals": 1,
+    }
     assert set(owner) == set(Owner.__dataclass_fields__)
     objects.create("lease.json", orjson.dumps(owner))
     with pytest.raises(RunFolderError, match="in use by process 7 on elsewhere"):
