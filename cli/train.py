@@ -82,8 +82,9 @@ def train(
         config_path = folder.config
         exemplars = exemplars or folder.exemplars()
         samples = samples or folder.samples
-    # The run may have had more servers than this machine has GPUs; none is started here.
-    config = override(resolve(config_path, values), {"server.replicas": 1})
+    # The run's servers may have had more GPUs than this machine has; none is started here.
+    no_server = {"server.replicas": 1, "server.extra_args": []}
+    config = override(resolve(config_path, values), no_server)
     launch = launch_of(config)
     if exemplars:
         load_exemplars(exemplars)

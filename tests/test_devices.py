@@ -389,7 +389,8 @@ def test_the_command_line_refuses_with_what_is_there(
     command: str, two_gpus: dict[str, str], tmp_path: Path
 ) -> None:
     servers = tmp_path / "run.toml"
-    servers.write_text("server.replicas = 4")  # which `train` doesn't start
+    # which `train` doesn't start
+    servers.write_text('server.replicas = 4\nserver.extra_args = ["--tensor-parallel-size", "2"]')
     folder = {"loop": ["--runs", "runs"], "train": ["--out", "adapter", "--config", str(servers)]}[
         command
     ]
