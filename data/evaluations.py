@@ -102,13 +102,19 @@ def paired_change(
 ) -> Change:
     """Return what changed on the test set, paired by molecule; see `measure_change`.
 
+    Molecules of one evaluation alone, as of a row that was withdrawn for a while, don't count.
+
     Raises:
-        ValueError: the two evaluations are of different molecules.
+        ValueError: the two evaluations have no test molecule in common.
     """
     ids = [{a.molecule_id for a in answers if a.split == "test"} for answers in (before, after)]
-    if ids[0] != ids[1]:
-        raise ValueError("the two evaluations are of different test molecules")
-    old, new = (errors_of(answers, "test", fallback) for answers in (before, after))
+    both = ids[0] & ids[1]
+    if not both:
+        raise ValueError("the two evaluations have no test molecule in common")
+    old, new = (
+        errors_of([a for a in answers if a.molecule_id in both], "test", fallback)
+        for answers in (before, after)
+    )
     return measure_change(old, new, tolerance)
 
 

@@ -188,6 +188,10 @@ class RoundSteps:
         stored = self._store.molecule_indices(samples_of) if plan.num_molecules else set()
         pending = [m for m in plan.ordinary if (m.molecule_id, last) not in stored]
         hinted = [m for m in plan.hinted if (m.molecule_id, last) not in stored]
+        if self.is_recorded(samples_of):
+            # Its plan may name others since, in the place of rows that were withdrawn; adapters
+            # were trained on what there was.
+            pending, hinted = [], []
         if not molecules and not pending and not hinted:
             return
         self._serve(adapter)
@@ -229,10 +233,11 @@ class RoundSteps:
         self._tallied.pop((samples_of, True), None)
 
     def record(self, round_index: int) -> None:
-        """Derive and save a round's record."""
-        if self.is_recorded(round_index):
+        """Derive and save a round's record, unless it is there and nothing was asked since."""
+        timing = self._timings[round_index]
+        if self.is_recorded(round_index) and not timing.num_generated:
             return
-        record = self._derive(round_index, self._timings[round_index])
+        record = self._derive(round_index, timing)
         save_record(self._folder, record)
         self._reporter.finish_round(record)
         self._on_record(record)

@@ -59,6 +59,9 @@ def server_command(
         # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
         # prefer: names and tokens would be other than those that adapters are trained with.
         *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
+        # A model's own file would set what a request leaves open (top_k, repetition penalties):
+        # neither the run's settings nor a canary would show it. Its ends of text are read anyway.
+        *("--generation-config", "vllm"),
         *("--api-server-count", str(api_server_count(config))),
         *("--middleware", _PUBLIC_GUARD if public else _GUARD),
         "--disable-uvicorn-access-log",

@@ -99,9 +99,14 @@ def test_pairing_is_narrower_than_two_intervals() -> None:
     assert change.high - change.low < 1e-6
 
 
-def test_other_molecules_cannot_be_paired() -> None:
-    with pytest.raises(ValueError, match="different test molecules"):
-        paired_difference(ANSWERS, ANSWERS[:3], 15.0)
+def test_what_both_were_asked_about_is_paired() -> None:
+    """A row that was withdrawn for a while is missing from the evaluations before."""
+    better = [replace(answer, predicted=answer.measured + 1) for answer in ANSWERS]
+    change = paired_difference(ANSWERS, better[:3], 15.0)
+    assert change == paired_difference(ANSWERS[:3], better[:3], 15.0)
+    assert change != paired_difference(ANSWERS, better, 15.0)
+    with pytest.raises(ValueError, match="no test molecule in common"):
+        paired_difference(ANSWERS[:2], ANSWERS[2:], 15.0)
     # Trained-on molecules differ from round to round and don't matter.
     trained = replace(ANSWERS[0], split="train", molecule_id="Z")
     assert paired_difference(ANSWERS, [*ANSWERS, trained], 15.0).value == 0.0

@@ -18,9 +18,11 @@ from selfstudy_engine.data.errors import (
     SwapError,
     UsageError,
 )
+from selfstudy_engine.data.evaluations import load_evaluation
 from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.split_record import load_places
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
 
@@ -332,6 +334,53 @@ def test_a_corrected_and_a_withdrawn_row_change_verdicts_at_the_next_start(
     loop(small_config(), copied.path.parent, fake)
     assert "2 values corrected, 0 withdrawn, 0 new" in caplog.text
     assert {k for k, s in stored(copied).items() if s.accepted} == {s.key for s in good}
+
+
+def test_a_test_row_may_be_withdrawn_and_come_back(
+    copied: RunFolder,
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    change_table: Callable[[dict[str, str | None]], None],
+) -> None:
+    row = next(place for place in load_places(copied.split) if place.part == "test")
+    for change, rounds in (({row.smiles: None}, 2), ({}, 2), ({}, 3)):
+        change_table(change)
+        records, _ = loop(small_config(rounds=rounds), copied.path.parent, fake)
+    assert [record.round for record in records] == [0, 1, 2, 3]
+    tested = [
+        {answer.molecule_id for answer in load_evaluation(copied.evaluation(index))}
+        for index in (0, 3)
+    ]
+    assert [row.molecule_id in ids for ids in tested] == [False, True]
+
+
+def test_a_recorded_round_gets_no_samples_in_the_place_of_withdrawn_rows(
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    tmp_path: Path,
+    change_table: Callable[[dict[str, str | None]], None],
+) -> None:
+    """With --overlap, too: later adapters were trained on what there was."""
+    loop(small_config(overlap=True, rounds=1), tmp_path, fake)
+    before = stored(RunFolder(tmp_path / "test"))
+    change_table({next(iter(before.values())).smiles: None})
+    loop(small_config(overlap=True, rounds=2), tmp_path, fake)
+    after = stored(RunFolder(tmp_path / "test"))
+    assert {key for key in after if key[1] == 0} == before.keys()
+    assert len(after) == 2 * len(before)
+
+
+def test_samples_that_are_asked_again_are_counted_anew(
+    copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    """As those before may have been other ones."""
+    [shard] = SampleStore(copied.samples).shards(0)
+    shard.write_bytes(b"damaged")
+    before = load_records(copied)
+    records, reporter = loop(small_config(), copied.path.parent, fake)
+    assert 0 in reporter.rounds
+    lengths = [s.num_output_tokens for s in SampleStore(copied.samples).samples(0)]
+    assert records[0].timing.num_generated == len(lengths) == before[0].num_completions
 
 
 def test_a_new_run_with_a_taken_name_is_refused(small_config: MakeConfig, tmp_path: Path) -> None:

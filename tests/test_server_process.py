@@ -136,6 +136,11 @@ def test_the_server_reads_the_checkpoint_that_is_trained(mode: str) -> None:
         assert after(command, option) == "hf"
 
 
+def test_a_models_own_sampling_settings_are_left_out() -> None:
+    command = server_command(config(), "tiny", 8000)
+    assert command[command.index("--generation-config") + 1] == "vllm"
+
+
 def test_a_merged_server_may_have_several_api_servers() -> None:
     """vLLM excludes several where adapters change at runtime."""
     assert api_server_count(config()) == 1
