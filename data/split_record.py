@@ -4,6 +4,7 @@ The parts stay as they were: a corrected row keeps its place, a withdrawn one le
 back to it), and a new one joins the pool unless it is a relative of a test molecule or exemplar.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ class Place:
     name: str
     smiles: str
     value: float | None
-    """In the property's unit; None if the row is no longer in the table."""
+    """In the property's unit; None if the row is no longer in the table, NaN while what depends on
+    it is brought in line with a change."""
     part: str
     """pool, test or relative."""
 
@@ -65,10 +67,10 @@ def to_places(split: Split) -> list[Place]:
 
 
 def to_split(places: Sequence[Place]) -> Split:
-    """Return the split of those molecules that the table still has."""
+    """Return the split of those molecules that the table still has, with a value that is known."""
     parts: dict[str, list[Molecule]] = {"pool": [], "test": [], "relative": []}
     for place in places:
-        if place.value is not None:
+        if place.value is not None and not math.isnan(place.value):
             molecule = Molecule(place.molecule_id, place.name, place.smiles, place.value)
             parts[place.part].append(molecule)
     return Split(parts["pool"], parts["test"], parts["relative"])
@@ -98,6 +100,17 @@ def settle(
     added = unrelated(list(now.values()), [*test, *exemplars])
     settled += [Place(m.molecule_id, m.name, m.smiles, m.value, "pool") for m in added]
     return settled, Changes(values, len(added))
+
+
+def in_doubt(places: Sequence[Place], changes: Changes) -> list[Place]:
+    """Return the places while changes are followed: whatever the table says next is a change.
+
+    So that a call that is stopped halfway is made good by the next, though the table be put back.
+    """
+    return [
+        replace(place, value=math.nan) if place.molecule_id in changes.values else place
+        for place in places
+    ]
 
 
 def save_places(path: Path, places: Sequence[Place], files: Files = ON_DISK) -> None:

@@ -13,6 +13,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.split_record import (
     Changes,
+    in_doubt,
     load_places,
     save_places,
     settle,
@@ -46,10 +47,12 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
         save_places(folder.split, to_places(task.split), folder.files)
         return task, Changes({}, 0)
     exemplars = [exemplar.molecule for exemplar in task.exemplars]
-    places, changes = settle(load_places(folder.split), task.table.molecules, exemplars)
+    before = load_places(folder.split)
+    places, changes = settle(before, task.table.molecules, exemplars)
     settled = Task(task.table, to_split(places), task.exemplars)
     check_leaks(settled.split.pool, settled.split.test, exemplars)
     if changes:
+        save_places(folder.split, in_doubt(before, changes), folder.files)
         store = SampleStore(folder.samples, folder.files)
         num_changed, num_judged = judge_again(store, changes.values, config)
         num_answers = measure_again(folder, changes.values)

@@ -23,6 +23,7 @@ from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.split_record import load_places
 from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine import corrections
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
 
@@ -352,6 +353,31 @@ def test_a_test_row_may_be_withdrawn_and_come_back(
         for index in (0, 3)
     ]
     assert [row.molecule_id in ids for ids in tested] == [False, True]
+
+
+def test_a_change_that_is_followed_halfway_is_taken_back_with_the_table(
+    copied: RunFolder,
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    change_table: Callable[[dict[str, str | None]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong table, Ctrl-C, the right table."""
+    before = {key: sample.accepted for key, sample in stored(copied).items()}
+    good = next(sample for sample in stored(copied).values() if sample.accepted)
+
+    def stop(*arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    change_table({good.smiles: "1500"})
+    with monkeypatch.context() as patch:
+        patch.setattr(corrections, "measure_again", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop(small_config(), copied.path.parent, fake)
+    assert not stored(copied)[good.key].accepted
+    change_table({})
+    loop(small_config(), copied.path.parent, fake)
+    assert {key: sample.accepted for key, sample in stored(copied).items()} == before
 
 
 def test_a_recorded_round_gets_no_samples_in_the_place_of_withdrawn_rows(
