@@ -130,8 +130,15 @@ class Board:
     def _reason_use(
         self, swapped: list[Evaluated], own: list[Evaluated], giving: list[Evaluated]
     ) -> ReasonUse:
-        """Compare three values of each molecule: after the swap, before it, and the giver's."""
-        after, before, given = (_predicted(answers) for answers in (swapped, own, giving))
+        """Compare three values of each molecule: after the swap, before it, and the giver's.
+
+        Raises:
+            UsageError: none has a value after it; those that have none say nothing of the reason.
+        """
+        values = np.stack([_predicted(answers) for answers in (swapped, own, giving)])
+        after, before, given = values[:, np.isfinite(values[0])]
+        if not len(after):
+            raise UsageError("with another molecule's reason no answer has a value to compare")
         from_own = measure(before, after, self._split.median, self._prop.tolerance)
         from_giver = measure(given, after, self._split.median, self._prop.tolerance)
         return ReasonUse(

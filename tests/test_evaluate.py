@@ -167,6 +167,19 @@ def test_swapped_reasons_tell_what_the_value_follows(
     assert use["moved"]["value"] == 0.0
     assert use["mean_move"]["value"] == 0.0
 
+    def break_off(prompt: str, name: str, index: int) -> str:
+        """The same, but for answers without a value, which neither stay nor change."""
+        is_broken = prompt.endswith(LABEL) and sum(map(ord, prompt)) % 2
+        return " none" if is_broken else follow_the_molecule(prompt, name, index)
+
+    fake.script = break_off
+    num_before = len(asked(fake))
+    use = of_run(finished, fake, "--adapter", folder, "--swap-reasons")["reason_use"]
+    swapped = [r.body["prompt"] for r in asked(fake)[num_before:]][-6:]
+    assert {sum(map(ord, prompt)) % 2 for prompt in swapped} == {0, 1}, "some are broken"
+    assert use["moved"]["value"] == 0.0
+    assert use["mean_move"]["value"] == 0.0
+
 
 def test_an_adapter_without_reasons_has_none_to_swap(finished: RunFolder, fake: FakeVllm) -> None:
     fake.script = lambda prompt, name, index: f"{LABEL} 50"
