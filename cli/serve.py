@@ -27,6 +27,7 @@ _PLAIN_HTTP = (
 )
 if TYPE_CHECKING:
     from selfstudy_engine.data.config import RunConfig
+    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.engine.endpoint import Endpoint
     from selfstudy_engine.engine.server import VllmServer
 
@@ -92,7 +93,7 @@ def serve(
     """
     from selfstudy_engine.data.adapters import read_adapter
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.run_folder import find_run, read_config
+    from selfstudy_engine.data.run_folder import find_run
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
     from selfstudy_engine.engine.endpoint import HOST
@@ -110,7 +111,7 @@ def serve(
         values["server__extra_args"] = list(vllm_arguments)
     folder = find_run(runs, run_name) if run_name else None
     if folder:
-        config = apply(read_config(folder), values)
+        config = _config_of_run(folder, values)
         adapter = folder.adapter(finished_round(folder, round_index))
     else:
         config = resolve(config_path, values)
@@ -142,6 +143,15 @@ def serve(
         while True:
             server.check_alive()
             time.sleep(1)
+
+
+def _config_of_run(folder: "RunFolder", values: dict[str, Any]) -> "RunConfig":
+    """Return a run's configuration, but for where its servers were: this is one of its own."""
+    from selfstudy_engine.data.config import override
+    from selfstudy_engine.data.run_folder import read_config
+
+    alone = {"server.url": [], "server.replicas": 1, "server.ray": "off"}
+    return apply(override(read_config(folder), alone), values)
 
 
 def _serve_several(

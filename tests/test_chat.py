@@ -1,11 +1,15 @@
 """`serve --run`: chats in the run's template; what vLLM is asked, and what is refused."""
 
 import asyncio
+import socket
 from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.data.config import override
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.facts import describe_facts
@@ -28,6 +32,24 @@ def prompt_of(body: dict[str, Any]) -> str:
     [message] = body["messages"]
     assert message["role"] == "user"
     return str(message["content"])
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"server.replicas": 2}, {"server.ray": "auto"}, {"server.url": "http://127.0.0.1:1"}],
+    ids=["replicas", "ray", "url"],
+)
+def test_a_run_is_served_wherever_its_servers_were(
+    copied: RunFolder, elsewhere: dict[str, Any]
+) -> None:
+    copied.config.write_text(override(read_config(copied), elsewhere).to_toml(), "utf-8")
+    where = ["--runs", str(copied.path.parent), "--run", "test"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(cli, ["serve", *where, "--port", port])
+    assert f"port {port} on 127.0.0.1 can't be used" in result.output
+    refused = CliRunner().invoke(cli, ["serve", *where, "--replicas", "2"])
+    assert "leave out --replicas and --ray" in refused.output
 
 
 def test_a_smiles_becomes_the_runs_question(finished: RunFolder) -> None:
