@@ -37,6 +37,9 @@ RATE_VARIABLE = "SELFSTUDY_PUBLIC_RATE"
 BODY_VARIABLE = "SELFSTUDY_PUBLIC_BODY"
 """Environment variable: longest body of a request, in bytes."""
 
+MOST_SEQUENCES = 256
+"""Completions of one request: the limit of requests would else limit no work."""
+
 
 class PublicGuard:
     """Lets through what is on the list, with the key, within the limits.
@@ -91,4 +94,22 @@ class PublicGuard:
         if question.get("model") != self._model:
             raise RefusedError(404, f"this server answers as model {self._model!r} only")
         check_seed(question)
+        if _num_sequences(question) > MOST_SEQUENCES:
+            raise RefusedError(
+                400,
+                f"a request gets {MOST_SEQUENCES} completions at most (prompts times n): ask again",
+            )
         return question
+
+
+def _num_sequences(question: dict[str, Any]) -> float:
+    """Return how many completions a question asks for; what vLLM refuses may be anything."""
+    prompt = question.get("prompt")
+    num_prompts = 1
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):  # else tokens
+        num_prompts = len(prompt)
+    each = question.get("n") or 1
+    try:
+        return num_prompts * float(each)  # vLLM takes "8" for 8, too
+    except (TypeError, ValueError):
+        return math.inf

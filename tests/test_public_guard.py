@@ -172,6 +172,10 @@ def test_what_is_ambiguous_is_read_once(ask: Client) -> None:
         ({"model": "the-base-model", "prompt": "CCO"}, 404, "answers as model"),
         ({"model": MODEL, "prompt": "CCO", "seed": 1}, 400, "on a CPU and takes no seed"),
         ({"model": MODEL, "prompt": "C" * 10_000}, 413, "longer than 10,000 bytes"),
+        ({"model": MODEL, "prompt": "CCO", "n": 257}, 400, "256 completions at most"),
+        ({"model": MODEL, "prompt": "CCO", "n": "257"}, 400, "256 completions at most"),
+        ({"model": MODEL, "prompt": ["C", "CC"] * 65, "n": 2}, 400, "256 completions at most"),
+        ({"model": MODEL, "prompt": [[1], [2]], "n": 129}, 400, "256 completions at most"),
     ],
 )
 def test_a_wrong_question_is_answered_here(
@@ -180,6 +184,11 @@ def test_a_wrong_question_is_answered_here(
     asked = ask(body=body)
     assert (asked.status, asked.reached) == (status, [])
     assert message in asked.message
+
+
+def test_a_long_prompt_in_tokens_is_one_question(ask: Client) -> None:
+    body = {"model": MODEL, "prompt": [1] * 1000, "n": 256}
+    assert len(ask(body=body).reached) == 1
 
 
 def test_a_seed_passes_where_it_does_no_harm(ask: Client, monkeypatch: pytest.MonkeyPatch) -> None:
