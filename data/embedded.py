@@ -22,6 +22,7 @@ from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.molecules import Table, canonicalize
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.properties import Property, built_in_properties, convert, find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.table_files import Row
@@ -103,7 +104,9 @@ def _convert(checkpoint: Path, target: Path) -> None:
     with publish_folder(target) as temporary:
         places = str(checkpoint.parent), checkpoint.name, str(temporary)
         command = [sys.executable, "-c", _CONVERT, *places]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=child_environment()
+        )
         if result.returncode:
             raise UsageError(
                 f"can't convert the embedded model {checkpoint}: "

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from selfstudy_engine.data.privacy import child_environment
+
 Device = Literal["cuda", "cpu"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 _BFLOAT16_COMPUTE_CAPABILITY = 8.0
@@ -77,7 +79,9 @@ def visible_gpus() -> tuple[Gpu, ...]:
     if command is None:
         return ()
     query = [command, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        query, capture_output=True, text=True, check=False, timeout=60, env=child_environment()
+    )
     if result.returncode:
         return ()
     host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
@@ -55,14 +56,19 @@ def measure_client(num_prompts: int = NUM_PROMPTS, n: int = 2) -> dict[str, Any]
     client_core, server_core = cores[0], cores[-1]
     with children_on(server_core):
         server = subprocess.Popen(
-            module_command("instant_server", n), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            module_command("instant_server", n),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=child_environment(),
         )
     with server:  # leaving closes its standard input, which ends it
         assert server.stdout
         url = f"http://{HOST}:{int(server.stdout.readline())}"
         with children_on(client_core):
             client = module_command("bench_client", url, num_prompts, n)
-            result = subprocess.run(client, check=True, stdout=subprocess.PIPE)
+            result = subprocess.run(
+                client, check=True, stdout=subprocess.PIPE, env=child_environment()
+            )
     figures: dict[str, Any] = orjson.loads(result.stdout)
     return figures | {"client_core": client_core, "server_core": server_core}
 

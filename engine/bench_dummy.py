@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfstudy_engine.data.errors import BenchmarkError, UsageError
+from selfstudy_engine.data.privacy import child_environment
 
 
 def make_dummy_checkpoint(config_folder: Path, output: Path, dtype: str) -> None:
@@ -36,6 +37,7 @@ def make_dummy_checkpoint(config_folder: Path, output: Path, dtype: str) -> None
         [*command, str(config_folder), str(output), dtype],
         capture_output=True,
         text=True,
+        env=child_environment(),
         check=False,
     )
     if result.returncode:

@@ -17,6 +17,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.embedded import embedded_table
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.prompts import render_answer, render_prompt
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.data.schema import Completion, Molecule, Sample
@@ -51,7 +52,9 @@ def measure_rescore(num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
         _fill(SampleStore(folder / "samples"), num_samples)
         with children_on(min(os.sched_getaffinity(0))):
             command = module_command("bench_rescore", str(folder / "samples"))
-            result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            result = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, env=child_environment()
+            )
     figures: dict[str, Any] = orjson.loads(result.stdout)
     return figures
 

@@ -8,7 +8,10 @@ from typing import Any
 import orjson
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import BenchmarkError
+from selfstudy_engine.data.parent_death import end_with_parent
+from selfstudy_engine.engine.launching import training_environment
 
 _LOG_LINES = 12
 
@@ -36,7 +39,14 @@ def measure_training(
     command = [sys.executable, "-m", "selfstudy_engine.train.benchmark"]
     command += ["--config", str(path), "--model", model, "--steps", str(num_steps)]
     command += ["--repeats", str(repeats)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=training_environment(placement_of(config).train),
+        preexec_fn=end_with_parent,  # one system call, no locks
+    )
     if result.returncode:
         lines = "\n".join(f"  {line}" for line in result.stderr.splitlines()[-_LOG_LINES:])
         raise BenchmarkError(f"the training benchmark ended with {result.returncode}:\n{lines}")

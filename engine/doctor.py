@@ -23,6 +23,7 @@ from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import ALONE_SHARE
 from selfstudy_engine.data.hardware import device, preferred_dtype
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import processor_name
 from selfstudy_engine.engine import checks
 from selfstudy_engine.engine.checks import INSTALL, Check
@@ -69,7 +70,12 @@ def _run(command: Sequence[str], seconds: float) -> str:
     """Return what a command prints; it raises ChildProcessError with the last line of complaint."""
     try:
         result = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=seconds
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=child_environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise ChildProcessError(f"no answer within {seconds:g} s") from error

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import psutil
 
+from selfstudy_engine.data.privacy import child_environment
+
 GRACE_SECONDS = 20
 """Between the request to end and the kill."""
 _POLLS_PER_SECOND = 5
@@ -47,6 +49,7 @@ class Reaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=child_environment(),
             start_new_session=True,  # a Ctrl-C isn't for it
         )
         launcher.wait()

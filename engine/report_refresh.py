@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from selfstudy_engine.data.parent_death import end_with_parent
+from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import RunFolder
 
 _LAST_TIMEOUT_SECONDS = 900.0
@@ -64,6 +65,7 @@ class ReportRefresher:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=child_environment(),
                     preexec_fn=_yield_to_the_loop,  # noqa: PLW1509 - system calls, no locks
                 )
         except OSError as error:

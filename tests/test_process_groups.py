@@ -35,6 +35,17 @@ time.sleep(600)
 """
 
 
+TRAINING_BENCHMARK = """
+import sys
+from pathlib import Path
+from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.engine.bench_training import measure_training
+
+sys.executable = sys.argv[1]
+measure_training(RunConfig(), "a model", 1, 1, Path(sys.argv[1]).parent)
+"""
+
+
 def wait_until_gone(group: int, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while group_exists(group):
@@ -121,3 +132,22 @@ def test_a_killed_tree_leaves_nobody_in_a_session_of_its_own() -> None:
     psutil.wait_procs([worker], timeout=10)
     assert not worker.is_running()
     kill_tree(leader)  # which is nobody any more
+
+
+def test_a_benchmarks_training_doesnt_outlive_it(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho $$ > "$0.new"; mv "$0.new" "$0.pid"; exec sleep 60\n')
+    python.chmod(0o755)
+    benchmark = subprocess.Popen([sys.executable, "-c", TRAINING_BENCHMARK, str(python)])
+    deadline = time.monotonic() + 20
+    while not (pid := tmp_path / "python.pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    training = psutil.Process(int(pid.read_text()))
+    benchmark.kill()
+    benchmark.wait()
+    try:
+        wait_until_ended(training, 5)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            training.kill()

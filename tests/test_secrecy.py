@@ -1,5 +1,6 @@
 """Nothing but loopback is contacted, and no key shows: a whole loop where each packet is seen."""
 
+import ast
 import json
 import os
 import subprocess
@@ -16,6 +17,10 @@ from selfstudy_engine.engine.launching import training_environment
 from selfstudy_engine.engine.server_command import server_environment
 
 TESTS = Path(__file__).parent
+STARTERS = {
+    *(f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")),
+    *(f"asyncio.create_subprocess_{name}" for name in ("exec", "shell")),
+}
 
 
 def unguarded() -> dict[str, str]:
@@ -127,6 +132,27 @@ def test_a_child_gets_no_key_of_others_and_sends_no_telemetry(
     assert not {SERVER_KEY, TEACHER_KEY} & set(environment.values())
     assert environment["HF_TOKEN"] == "for-models-of-the-hub"
     assert {name: environment[name] for name in TELEMETRY_OFF} == TELEMETRY_OFF
+
+
+def test_whatever_starts_a_process_says_what_it_gets() -> None:
+    """Left out, `env` is all that we have."""
+    found, silent = 0, []
+    for package in ("cli", "data", "engine", "train"):
+        for path in (TESTS.parent / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in STARTERS:
+                    found += 1
+                    given = {one.arg: ast.unparse(one.value) for one in node.keywords}
+                    if given.get("env", "None") in {"None", "os.environ"}:
+                        silent.append(f"{path}:{node.lineno}")
+                elif isinstance(node, ast.ImportFrom | ast.Import):
+                    # These have no `env`, or would hide the names above.
+                    names = {getattr(node, "module", None), *(one.name for one in node.names)}
+                    hidden = isinstance(node, ast.ImportFrom) and node.module == "subprocess"
+                    assert not hidden, f"{path}:{node.lineno}"
+                    assert names.isdisjoint({"multiprocessing", "ProcessPoolExecutor"}), path
+    assert found > 10
+    assert silent == []
 
 
 @pytest.mark.vllm
