@@ -232,6 +232,28 @@ def test_in_bfloat16_weights_of_the_adapter_and_their_gradients_stay_float32() -
     assert all(gradient.abs().max() > 0 for gradient in found.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wider_input_under_autocast_gives_pefts_result_and_gradients(dtype: torch.dtype) -> None:
+    """On a GPU, autocast makes a layer norm's result float32, which is the next layer's input."""
+    model = with_lora(make_model("llama", dtype))
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    x = torch.randn(2, 3, 32, requires_grad=True)
+    trained = {"x": x, "A": layer.lora_A.default.weight, "B": layer.lora_B.default.weight}
+
+    def computed() -> dict[str, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            result = layer(x)
+        found = torch.autograd.grad(result.float().square().sum(), list(trained.values()))
+        return {"result": result, **dict(zip(trained, found, strict=True))}
+
+    expected = computed()
+    with fast_lora(model):
+        found = computed()
+    for name, tensor in found.items():
+        allowed = 0.02 * expected[name].abs().max().item()  # bfloat16 has 8 bits
+        torch.testing.assert_close(tensor, expected[name], atol=allowed, rtol=0, msg=name)
+
+
 @pytest.mark.parametrize("settings", [{"lora_dropout": 0.5}, {"use_dora": True}])
 def test_layers_that_do_more_keep_pefts_forward_call(settings: dict[str, Any]) -> None:
     model = with_lora(make_model("llama"), **settings)

@@ -18,7 +18,8 @@ class LoraProduct(torch.autograd.Function):
     """x W^T + b + s (x A^T) B^T, for a frozen W and b.
 
     Shapes: x (..., in), W (out, in), b (out), A (rank, in), B (out, rank). A and B may be of a
-    wider number format than x; they are cast to that of x, and get gradients of their own.
+    wider number format than x; they are cast to that of x, and get gradients of their own. Under
+    autocast its format takes the place of x's, which a layer norm on a GPU has made float32.
     """
 
     @staticmethod
@@ -31,13 +32,15 @@ class LoraProduct(torch.autograd.Function):
         lora_b: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        """Return shape (..., out), in the number format of x."""
-        rows = x.reshape(-1, x.shape[-1])
-        cast_a, cast_b = lora_a.to(x.dtype), lora_b.to(x.dtype)
+        """Return shape (..., out), in the number format of x, or of autocast."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        rows, weight = x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype)
+        cast_a, cast_b = lora_a.to(dtype), lora_b.to(dtype)
         low = rows @ cast_a.t()
         result = linear(rows, weight, bias).addmm_(low, cast_b.t(), alpha=scaling)
         ctx.save_for_backward(rows, weight, cast_a, cast_b, low)
-        ctx.scaling, ctx.dtype, ctx.shape = scaling, lora_a.dtype, x.shape
+        ctx.scaling, ctx.dtype, ctx.like_x = scaling, lora_a.dtype, (x.shape, x.dtype)
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -50,7 +53,8 @@ class LoraProduct(torch.autograd.Function):
         of_b = (gradient.t() @ low).to(ctx.dtype).mul_(ctx.scaling)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (gradient @ weight).addmm_(of_low, cast_a).view(ctx.shape)
+            shape, dtype = ctx.like_x
+            of_x = (gradient @ weight).addmm_(of_low, cast_a).view(shape).to(dtype)
         return of_x, None, None, of_a, of_b, None
 
 
