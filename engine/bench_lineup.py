@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.devices import placement_of
+from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import GIB, local_folder, server_bytes
 from selfstudy_engine.data.hardware import resolve_dtype
@@ -76,6 +76,7 @@ class Lineup:
     ) -> None:
         self._wanted = set(wanted)
         self._config, self._gpu_memory = share_gpu(config, model, self._wanted)
+        self._placement = placement_of(self._config)
         self._model = model
         self._adapter = adapter
         self._max_prompts = max_prompts
@@ -121,7 +122,7 @@ class Lineup:
         return {key: peak_memory_gib(process) for key, process in self._processes.items()}
 
     def _start_references(self) -> None:
-        base_environment = child_environment()
+        base_environment = child_environment() | device_environment(self._placement.server)
         # vLLM as it is: our settings, none of our plugins.
         ours = server_environment(self._config, self._model, api_key="")
         ours |= {FAST_NORMS_VARIABLE: "0"}
@@ -157,7 +158,11 @@ class Lineup:
             LABELS[key],
             kind=kind,
             settings=ReferenceSettings(
-                self._model, resolve_dtype(self._config.model.dtype), adapter, llm_arguments
+                self._model,
+                resolve_dtype(self._config.model.dtype, self._placement.server_kind),
+                adapter,
+                llm_arguments,
+                trust_remote_code=self._config.model.trust_remote_code,
             ),
             environment=environment,
             log=self._logs / f"contender-{key}.log",

@@ -24,6 +24,7 @@ class ReferenceSettings:
     """PEFT folder, merged into the weights; None is the base model."""
     llm_arguments: dict[str, Any]
     """Keyword arguments of vllm.LLM."""
+    trust_remote_code: bool = False
 
 
 class Reference(Protocol):
@@ -48,11 +49,14 @@ class TransformersReference:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.model, padding_side="left")
+        trust = settings.trust_remote_code
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(
+            settings.model, padding_side="left", trust_remote_code=trust
+        )
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         model: Any = AutoModelForCausalLM.from_pretrained(
-            settings.model, dtype=getattr(torch, settings.dtype)
+            settings.model, dtype=getattr(torch, settings.dtype), trust_remote_code=trust
         )
         if settings.adapter is not None:
             from peft import PeftModel
@@ -145,7 +149,12 @@ class OfflineReference:
     def __init__(self, settings: ReferenceSettings) -> None:
         from vllm import LLM
 
-        self._llm = LLM(model=settings.model, dtype=settings.dtype, **settings.llm_arguments)
+        self._llm = LLM(
+            model=settings.model,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            **settings.llm_arguments,
+        )
 
     def forget(self) -> None:
         """See `Reference`."""

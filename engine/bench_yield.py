@@ -45,6 +45,7 @@ def measure_yield(
                 asked_for, task, num_prompts=1, num_real=num_completions, max_tokens=1, num_long=1
             )
             contender = ServerContender("yield", "", connection, lambda: None)
+            contender.prepare()  # else the same prompts would be cached
             found = measure(workload, contender.run(workload), config)
             settings.append(
                 {

@@ -200,6 +200,8 @@ class FakeVllm:
             'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 99.0',
             f"vllm:kv_cache_usage_perc{labels} {running / self.max_num_seqs / 2}",
             f"vllm:num_preemptions_total{labels} 0.0",
+            f"vllm:prefix_cache_queries_total{labels} 0.0",
+            f"vllm:prefix_cache_hits_total{labels} 0.0",
         ]
         return 200, "\n".join(lines) + "\n"
 

@@ -1,15 +1,20 @@
 """The benchmark counts right; how fast anything is, no test says."""
 
 import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import orjson
 import pytest
-from conftest import MakeConfig
+from conftest import MakeAdapter, MakeConfig
+from fake_vllm import FakeVllm
 from safetensors.torch import load_file
 
+from selfstudy_engine.data import devices
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import BenchmarkError, UsageError
@@ -21,8 +26,8 @@ from selfstudy_engine.engine.bench import EXTRAS, FULL, QUICK, parse_wanted
 from selfstudy_engine.engine.bench_chart import save_chart
 from selfstudy_engine.engine.bench_contenders import ReferenceContender, peak_memory_gib
 from selfstudy_engine.engine.bench_dummy import make_dummy_checkpoint
-from selfstudy_engine.engine.bench_lineup import LABELS, share_gpu
-from selfstudy_engine.engine.bench_reference import ReferenceSettings
+from selfstudy_engine.engine.bench_lineup import LABELS, Lineup, share_gpu
+from selfstudy_engine.engine.bench_reference import OfflineReference, ReferenceSettings
 from selfstudy_engine.engine.bench_results import Results, save_results
 from selfstudy_engine.engine.bench_workloads import (
     Measurement,
@@ -31,6 +36,8 @@ from selfstudy_engine.engine.bench_workloads import (
     make_workloads,
     measure,
 )
+from selfstudy_engine.engine.bench_yield import measure_yield
+from selfstudy_engine.engine.connection import Connection
 
 
 @pytest.fixture(scope="module")
@@ -198,19 +205,40 @@ def test_the_chart_names_host_and_contenders(results: Results, tmp_path: Path) -
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def with_own_code(model: Path, folder: Path) -> Path:
+    """Copy a checkpoint of Llama's to one of a class that comes with it."""
+    shutil.copytree(model, folder)
+    code = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+    (folder / "own.py").write_text(code, "utf-8")
+    config = orjson.loads((folder / "config.json").read_bytes())
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    changed = config | {"model_type": "own", "architectures": ["OwnModel"], "auto_map": classes}
+    (folder / "config.json").write_bytes(orjson.dumps(changed))
+    return folder
+
+
 def test_references_answer_as_asked_and_greedily_alike(
     tiny_model: Path, workloads: dict[str, Workload], tmp_path: Path, small_config: MakeConfig
 ) -> None:
     config = small_config()
     fixed, real, long = workloads["fixed"].first(4), workloads["real"].first(2), workloads["long"]
+    models = {"original": tiny_model, "transformers": with_own_code(tiny_model, tmp_path / "own")}
     texts = []
-    for kind in ("original", "transformers"):
+    for kind, model in models.items():
         contender = ReferenceContender(
             "1",
             LABELS["1"],
             kind=kind,
-            settings=ReferenceSettings(str(tiny_model), "float32", None, {}),
-            environment=os.environ,
+            settings=ReferenceSettings(
+                str(model), "float32", None, {}, trust_remote_code=kind == "transformers"
+            ),
+            environment=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
             log=tmp_path / "log",
         )
         with contender:
@@ -257,6 +285,80 @@ def test_a_configuration_alone_becomes_a_checkpoint(tiny_model: Path, tmp_path: 
     (bare / "tokenizer.json").unlink()
     with pytest.raises(BenchmarkError, match=r"needs a config.json that transformers knows"):
         make_dummy_checkpoint(bare, tmp_path / "other", "bfloat16")
+
+
+class Started:
+    """Takes the place of a contender's process: what it would get."""
+
+    process = 0
+
+    def __init__(self, key: str, label: str, **given: Any) -> None:
+        self.key, self.label, self.given = key, label, given
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def wait_ready(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("device", "visible"), [("cuda:1", "1"), ("cpu", ""), ("auto", "0")])
+def test_references_compute_where_the_servers_do(
+    small_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    device: str,
+    visible: str,
+) -> None:
+    """And they trust the same code."""
+    gpus = tuple(Gpu(key, f"GPU-{key}", "NVIDIA H100", 80 * 2**30, 9.0) for key in "01")
+    monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(bench_lineup, "ReferenceContender", Started)
+    config = small_config(devices__server=device, model__trust_remote_code=True)
+    with Lineup(
+        config,
+        str(config.model.path),
+        None,
+        wanted={"1", "2", "3", "3d"},
+        max_prompts={},
+        logs=tmp_path,
+        at_once=True,
+        on_phase=lambda phase: None,
+    ) as lineup:
+        started: Any = lineup.contenders
+        assert {
+            one.key: one.given["environment"]["CUDA_VISIBLE_DEVICES"] for one in started
+        } == dict.fromkeys(("1", "2", "3", "3d"), visible)
+        assert all(one.given["settings"].trust_remote_code for one in started)
+
+
+def test_vllm_offline_trusts_code_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=SimpleNamespace))
+    for trust in (True, False):
+        settings = ReferenceSettings("a model", "float32", None, {}, trust)
+        given: Any = OfflineReference(settings)._llm
+        assert given.trust_remote_code is trust
+
+
+def test_each_way_to_ask_starts_without_cached_prompts(
+    fake: FakeVllm, make_adapter: MakeAdapter, small_config: MakeConfig
+) -> None:
+    config = small_config(server__url=fake.url)
+    with Connection(config, "owner/tiny", (), fake.api_key) as connection:
+        connection.connect()
+        found = measure_yield(connection, make_adapter("a"), config, load_task(config), 8)
+    asked: list[set[int]] = [set()]
+    for request in fake.requests:
+        if request.path == "/reset_prefix_cache":
+            asked.append(set())
+        elif request.kind == "/v1/completions":
+            asked[-1].add(request.body["n"])
+    expected = [{setting["n"]} for setting in found["settings"]]
+    assert len(expected) == 8
+    assert [ns for ns in asked if ns] == expected
 
 
 @pytest.mark.parametrize(("wanted", "share"), [({"3", "4", "5", "6"}, 0.283), ({"4", "5"}, 0.85)])
