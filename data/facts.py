@@ -15,9 +15,9 @@ REMEMBERED_MOLECULES = 65_536
 # Counted by the atom that a pattern begins with, and named in this order. Each leaves out what
 # a more telling one before it names.
 _GROUPS = {
-    "carboxylic acid": "[CX3](=[OX1])([#6,#1])[OX2H]",
+    "carboxylic acid": "[CX3;H1,$(C[#6])](=[OX1])[OX2H]",
     "ester": "[CX3;!$([CX3](O)(=O)[O,N])](=[OX1])[OX2;H0][#6;!$([#6]=[O,S,N])]",
-    "amide": "[CX3](=[OX1])([#6,#1])[NX3;!$(N([CX3]=O)[CX3]=O)]",
+    "amide": "[CX3;H1,$(C[#6])](=[OX1])[NX3;!$(N([CX3]=O)[CX3]=O)]",
     "imide": "[CX3;!$(C[OX2])](=[OX1])[NX3][CX3;!$(C[OX2])]=[OX1]",
     "urea": "[CX3](=[OX1])([NX3])[NX3]",
     "carbamate": "[CX3](=[OX1])([NX3])[OX2;H0]",
@@ -25,7 +25,7 @@ _GROUPS = {
     "sulfone": "[SX4](=O)(=O)([#6])[#6]",
     "nitro group": "[NX3+](=O)[O-]",
     "nitrile": "[CX2]#[NX1]",
-    "aldehyde": "[CX3;H1,H2](=[OX1])[#6,#1]",
+    "aldehyde": "[CX3;$([H1][#6]),H2]=[OX1]",
     "ketone": "[CX3](=[OX1])([#6])[#6]",
     "phenol": "[OX2H]c",
     "alcohol": "[OX2H][CX4]",

@@ -16,6 +16,11 @@ _CHANGE = re.compile(
     r"base|parent|compar)[a-z]*(?:\s+[a-z]+){0,3}\s*$",
     re.IGNORECASE,
 )
+_CHANGE_AFTER = re.compile(
+    r"(?:\s?-1)?\s{0,3}(?:(?:mass\s)?units?\s)?(?:higher|lower|above|below|more|less|greater|smaller|"
+    r"larger|heavier|lighter|than)\b",
+    re.IGNORECASE,
+)
 _WEIGHT = re.compile(
     r"\s*(?:\([a-z. ]{1,6}\)\s*)?(?:[:=(]\s*)?(?:(?:of|is|at|the|molecule|compound|this|being|"
     r"value|has|a|only|just)\s+){0,5}"
@@ -33,7 +38,8 @@ _MASS = re.compile(
 _FORMULA = re.compile(
     r"\b(?P<which>[Mm]olecular|[Cc]hemical|[Ee]mpirical|sum|overall|total|elemental|)\s*[Ff]ormula"
     r"(?:\s+(?:of|is|for|the|this|compound|molecule)){0,4}\s*(?:[:=,(]\s*)?"
-    r"(?P<formula>(?:[A-Z][a-z]?[0-9]{0,3}){2,24})(?![\w(])"
+    r"(?P<formula>(?:[A-Z][a-z]?[0-9]{0,3}){2,24})"
+    r"(?![\w(\[]|[-=≡#•*.)]\(?[A-Z0-9]|\s?[·⋅]\s?\w)"  # not cut at a bond, dot or bracket
 )
 _AMOUNTS = re.compile(r"(?:over|above|more\s+than|greater\s+than|exceeding|at\s+least|>)", re.I)
 _BELOW = re.compile(r"(?:below|under|less\s+than|<)", re.I)
@@ -82,14 +88,20 @@ def find_weights(plain: str) -> Iterator[StatedWeight]:
             match.end(),
             float(match["value"]),
             ">" if _AMOUNTS.fullmatch(relation) else "<" if _BELOW.fullmatch(relation) else "=",
-            bool(_CHANGE.search(before)),
+            bool(_CHANGE.search(before) or _CHANGE_AFTER.match(plain, match.end())),
         )
     for match in _MASS.finditer(plain):
         if match.start() > taken and not _CUE.search(
             plain[max(0, match.start() - 12) : match.end()]
         ):
             before = plain[max(0, match.start() - 40) : match.start()]
-            changed = bool(_CHANGE.search(before)) or "than" in match.group()
+            if "atom" in match.group() or before.rstrip().lower().endswith("atomic"):
+                continue
+            changed = bool(
+                _CHANGE.search(before)
+                or "than" in match.group()
+                or _CHANGE_AFTER.match(plain, match.end())
+            )
             yield StatedWeight(match.start(), match.end(), float(match["value"]), "=", changed)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.properties import Property, convert
+from selfstudy_engine.data.properties import Property, commensurable, convert
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claim_text import Text, read_text
 
@@ -20,11 +20,24 @@ _ABOUT = (
     r"(?:\s*(?:of|is|at|is\s+at|being|was|lies|around|about|approximately|roughly|nearly|near|"
     r"close\s+to|ca\.?|~|≈|=|:|,|which|that|value|known|reported|to\s+be|the|an|a)){0,6}"
 )
-_AMOUNT = (
+_NUMBER = (
     r"\s*\(?\s*(?P<low>[+-]?[0-9]{1,5}(?:\.[0-9]{1,3})?)"
     r"(?:\s*(?:-|to|and)\s*(?P<high>[0-9]{1,5}(?:\.[0-9]{1,3})?))?"
+)
+_DEGREES = (
     r"\s*(?P<unit>°\s*[CFK]\b|º\s*[CFK]\b|℃|degrees?(?:\s+(?:celsius|fahrenheit|kelvin|C|F|K)\b)?|"
     r"celsius|kelvin|[CFK]\b)?"
+)
+_NO_UNIT = (
+    r"\s{0,3}(?:$|\n|[.,;:!?)](?![0-9])|(?:and|or|but|at|which|that|so|because|since|while|as|due|"
+    r"in(?:\s+pure)?\s+water)\b)"
+)
+# "5 °C higher than", "45 °C at 10 mmHg": a difference, or what holds under other conditions.
+_NOT_ITS_VALUE = (
+    r"\s{0,3}(?:%|-?fold\b|times\b|(?:higher|lower|above|below|more|less|greater|smaller|warmer|"
+    r"colder|hotter|cooler)\b|[,(/]?\s?(?:(?:at|under|in)\s+)?(?:an?\s+|high\s+|pressure\s+of\s+){0,2}"
+    r"(?:(?:reduced|low|lower)\s+pressure|vacuum|vacuo|"
+    r"[0-9.]{1,8}\s?(?:mm(?:\s?Hg)?|torr|m?bar|[kh]?Pa|atm)\b))"
 )
 
 
@@ -67,12 +80,14 @@ class KnownValues:
         self._by_words: dict[str, dict[tuple[str, ...], Known]] = defaultdict(dict)
         for name, value in values.items():
             self._add(Known(name, value))
+        # Atomic groups: else "136 °C higher" would be read as 13.
+        amount = rf"(?>{_NUMBER})(?>{_unit_after(prop)})(?!{_NOT_ITS_VALUE})"
         says = "|".join([re.escape(prop.name).replace(r"\ ", r"\s+"), *_words_for(prop)])
         self.cue = re.compile(rf"\b(?:{says})", re.IGNORECASE)
         self._after = re.compile(
             r"\s*(?:\([^()]{1,40}\)\s*)?(?:,|\(|:)?\s*(?:(?:which|that|itself|also|typically|base)\s+)"
             r"{0,2}(?:(?:has|having|with|have|had|its|whose)\s+)?(?:(?:a|an|the|its)\s+)?"
-            rf"(?:(?:known|measured|reported|literature|normal|experimental)\s+)?(?:{says})(?:\s*\([a-z.]{{1,5}}\))?{_ABOUT}{_AMOUNT}",
+            rf"(?:(?:known|measured|reported|literature|normal|experimental)\s+)?(?:{says})(?:\s*\([a-z.]{{1,5}}\))?{_ABOUT}{amount}",
             re.IGNORECASE,
         )
         self._before = re.compile(
@@ -81,7 +96,7 @@ class KnownValues:
         )
         self._then = re.compile(
             r"\s*(?:\([^()0-9]{1,40}\)\s*)?,?\s*(?:which\s+|that\s+)?"
-            rf"(?:is|=|:|\(|being|at|lies)(?=[\s0-9~(+-]){_ABOUT}{_AMOUNT}",
+            rf"(?:is|=|:|\(|being|at|lies)(?=[\s0-9~(+-]){_ABOUT}{amount}",
             re.IGNORECASE,
         )
 
@@ -147,7 +162,7 @@ class KnownValues:
                 yield StatedValue(known, known.value, start, match.end(), *values)
 
     def _read(self, match: re.Match[str]) -> tuple[float, float] | None:
-        unit = (match["unit"] or "").strip()
+        unit = (match.groupdict().get("unit") or "").strip()
         symbol = (
             unit[-1:].upper()
             if not unit.lower().startswith(("degree", "cel", "kel"))
@@ -165,6 +180,14 @@ class KnownValues:
         except (UsageError, KeyError):
             return None
         return min(low, high), max(low, high)
+
+
+def _unit_after(prop: Property) -> str:
+    """Return what may follow a number: any degrees, or the property's own unit, or none."""
+    if "°C" in commensurable(prop.unit):
+        return _DEGREES
+    own = re.escape(read_text(prop.unit).plain).replace(r"\ ", r"\s{1,3}")
+    return rf"\s{{0,3}}[(\[]?(?-i:{own})(?!\w|\s?(?:[/^*·]|per\b)|-[0-9])|(?={_NO_UNIT})"
 
 
 def _words_for(prop: Property) -> list[str]:

@@ -100,6 +100,9 @@ def test_a_molecule_without_rings_is_acyclic() -> None:
         ("COC", "an ether", "true"),
         ("CCOC(C)=O", "a carboxyl group", "unverifiable"),
         ("CCOC(C)=O", "a carboxylic acid", "false"),
+        ("OC=O", "a carboxylic acid", "true"),
+        ("C=O", "an aldehyde", "true"),
+        ("OC=O", "an aldehyde", "unverifiable"),
         ("CC(=O)O", "a hydroxyl group", "unverifiable"),
         ("CC(=O)O", "an alcohol", "unverifiable"),
         ("CC(C)=O", "an aldehyde", "false"),
@@ -252,6 +255,57 @@ def test_a_list_shares_its_noun_but_not_its_number() -> None:
 )
 def test_weight_and_formula(reason: str, truth: str) -> None:
     assert list(truths(reason, PARACETAMOL).values()) == [truth]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Its molecular weight is 14 g/mol higher than that of benzene.",
+        "A molecular weight 14 g/mol lower than benzene.",
+        "A molar mass of 14 g mol-1 more than benzene.",
+        "Its MW is 30 units above that of benzene.",
+        "Its mass is 30 g/mol above that of benzene.",
+        "Bromine (atomic mass 79.9 g/mol) raises dispersion.",
+        "Atomic weight 79.9 g/mol.",
+        "The heavy bromine atom (80 g/mol) raises dispersion.",
+    ],
+)
+def test_a_difference_or_an_atoms_weight_is_not_the_molecules(reason: str) -> None:
+    weights = [claim for claim in check_claims(reason, PARACETAMOL) if claim.kind == "weight"]
+    assert {claim.truth for claim in weights} <= {"unverifiable"}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "The molecular weight of 180.2 g/mol, higher than benzene's.",
+        "The molecular weight (180.2 g/mol) more than explains it.",
+        "A molecular weight of 180.2 g/mol.",
+        "With ten atoms more, its mass is 180 g/mol.",
+    ],
+)
+def test_a_weight_beside_a_comparison_is_judged(reason: str) -> None:
+    assert list(truths(reason, ASPIRIN).values()) == ["true"]
+    assert list(truths(reason, HEXANE).values()) == ["false"]
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "C6H5-CH3", "CH3-CH2-OH", "C6H5CH=CH2", "C6H5-NO2", "C10H15N·HCl", "C10H15N · HCl",
+        "C10H15N.HCl", "C6H5C≡CH", "(CH3)2CO", "CH3CH2-(CH2)4CH3", "C4H5N·xH2O",
+    ],
+)  # fmt: skip
+def test_a_formula_is_not_cut_at_a_bond_a_dot_or_a_bracket(formula: str) -> None:
+    assert truths(f"The molecular formula {formula} is small.", PARACETAMOL) == {}
+
+
+@pytest.mark.parametrize(
+    "end",
+    [". It is flat.", ".", ", flat", " - flat", "; flat", ")", " • flat", "** flat", "\u2014It"],
+)
+def test_a_formula_ends_with_its_sentence(end: str) -> None:
+    assert truths(f"The molecular formula C6H6{end}", "c1ccccc1") == {"C6H6": "true"}
 
 
 def test_an_empirical_formula_is_a_ratio() -> None:

@@ -103,6 +103,41 @@ def test_the_longest_name_counts() -> None:
     assert (known.name, length) == ("benzoic acid", 2)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Benzene has a melting point about 136 °C higher than aniline.",
+        "Benzoic acid has a melting point 81 °C above phenol.",
+        "Benzene has a melting point 31 degrees Celsius lower than phenol.",
+        "The melting point of aniline is 100 °C below that of benzene.",
+        "Benzoic acid melts at roughly 120 °C higher than benzene.",
+        "Benzene has a melting point of 80 to 100 °C more than aniline.",
+        "The melting point of benzene is 20% higher than that of aniline.",
+        "Benzene melts at 45 °C under reduced pressure.",
+        "Benzene melts at 45 °C under a high vacuum.",
+        "Benzene melts at 45 °C at 20 mmHg.",
+        "Benzene melts at 45 °C (0.5 mbar).",
+        "Benzene melts at 45 °C/12 Torr.",
+        "Benzene melts at 45 °C at a pressure of 5 kPa.",
+    ],
+)
+def test_a_difference_or_another_pressures_value_is_not_the_compounds_own(text: str) -> None:
+    assert stated(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Benzene has a melting point of 5.5 °C, higher than aniline.",
+        "Benzene (melting point 5.5 °C) lower than others",
+        "Benzene has a melting point of 5.5 °C at normal pressure.",
+        "Benzene has a melting point of 5.5 °C moreover",
+    ],
+)
+def test_what_follows_a_value_and_is_no_part_of_it(text: str) -> None:
+    assert stated(text) == [("benzene", 5.5, 5.5)]
+
+
 def test_another_property() -> None:
     boiling = Property(name="boiling point", unit="°C", tolerance=20.0)
     known = KnownValues({"ethanol": 78.0}, boiling)
@@ -118,3 +153,56 @@ def test_a_unit_that_is_none_of_the_propertys_says_nothing() -> None:
     assert check_claims("Ethanol has a solubility of 5 °C.", "CCCO", known) == []
     [claim] = check_claims("Ethanol has a solubility of -3.", "CCCO", known)
     assert claim.truth == "false"
+
+
+SOLUBILITY = find_property("aqueous_solubility")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1.8 g/L",
+        "about 520 mg/L",
+        "0.023 mol/L",
+        "0.023 M",
+        "1,800 mg/L",
+        "2 to 3 g/L",
+        "2 and 3 g/L",
+        "1.8 x 10-3",
+        "-4 to -3",
+        "1.8 log mol/L/K",
+        "1.8 log units",
+        "1.8 log mol/L higher than water",
+        "5 °C",
+    ],
+)
+def test_a_value_in_a_unit_that_may_be_another_says_nothing(value: str) -> None:
+    known = KnownValues({"benzene": -1.64}, SOLUBILITY)
+    reason = f"Benzene has an aqueous solubility of {value}."
+    assert check_claims(reason, "CCCO", known) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "truth"),
+    [
+        ("-1.6 log mol/L", "true"),
+        ("-1.6 (log mol/L)", "true"),
+        ("1.8 log mol/L", "false"),
+        ("1 to 2", "false"),
+        ("-4", "false"),
+        ("-1.6, which is high", "true"),
+        ("-1.6 in water", "true"),
+    ],
+)
+def test_a_value_in_the_propertys_unit_or_in_none_is_judged(value: str, truth: str) -> None:
+    known = KnownValues({"benzene": -1.64}, SOLUBILITY)
+    [claim] = check_claims(f"Benzene has an aqueous solubility of {value}.", "CCCO", known)
+    assert claim.truth == truth
+
+
+def test_upper_and_lower_case_are_two_units() -> None:
+    known = KnownValues({"ethanol": 5.0}, Property(name="tension", unit="MPa", tolerance=1.0))
+    assert check_claims("Ethanol has a tension of 9 mPa.", "CCCO", known) == []
+    assert [c.truth for c in check_claims("Ethanol has a tension of 9 MPa.", "CCCO", known)] == [
+        "false"
+    ]
