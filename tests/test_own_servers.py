@@ -161,6 +161,34 @@ def test_one_that_is_starting_when_another_adapter_comes_goes_on_starting(
         assert servers[1].num_waits == 2, "one for each start"
 
 
+def test_one_that_dies_before_it_is_connected_is_started_again(
+    servers: list[OwnServer], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def wait_ready() -> float:
+        waits.append(1)
+        if len(waits) == 1:
+            servers[1]._fake.fail_next("/v1/models", refuse=True)
+            servers[1].die()
+        return 0.0
+
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        monkeypatch.setattr(servers[1], "wait_ready", wait_ready)
+        lose(connection, servers[1])
+
+        async def wait() -> None:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while len(connection.client.servers) < 2:
+                    await asyncio.sleep(0.01)
+
+        connection.run(wait())
+        assert servers[1].num_starts == 3
+        assert len(waits) == 2
+
+
 def test_one_that_cant_be_started_for_want_of_a_place_is_tried_again(
     servers: list[OwnServer], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
