@@ -1,12 +1,14 @@
 """Which adapter answers: with --gate, one that is significantly worse than its predecessor doesn't.
 
-Decided from the evaluations alone, so that a run that is continued comes to the same answer.
+Decided once, from the evaluations; a round's record keeps it, whatever is corrected in the table
+later: the samples and the adapters after it came from it.
 """
 
 import logging
 
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.rounds import load_records
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,11 @@ class Gate:
         self._folder = folder
         self._fallback = fallback
         self._unit = unit
-        self._passed = {0: 0}
+        self._answering: list[int] = []
+        for index, record in enumerate(load_records(folder)):
+            if record.round != index:
+                break
+            self._answering.append(index if record.passed else self._answering[-1])
 
     def answering(self, round_index: int) -> int:
         """Return the round whose adapter answers once this round's is evaluated.
@@ -36,9 +42,10 @@ class Gate:
         """
         if not self.enabled:
             return round_index
-        for index in range(max(self._passed) + 1, round_index + 1):
-            self._passed[index] = self._better(self._passed[index - 1], index)
-        return self._passed[round_index]
+        decided = self._answering
+        for index in range(len(decided), round_index + 1):
+            decided.append(self._better(decided[-1], index) if decided else index)
+        return decided[round_index]
 
     def _better(self, before: int, index: int) -> int:
         old, new = (load_evaluation(self._folder.evaluation(i)) for i in (before, index))

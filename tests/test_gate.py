@@ -112,6 +112,23 @@ def test_a_continued_run_decides_as_before(
     assert before[1].sampled_from == "round-0000"
 
 
+def test_a_decision_stands_when_measured_values_are_corrected(
+    fake: FakeVllm, small_config: MakeConfig, table: Path, tmp_path: Path
+) -> None:
+    """What answered the later rounds can't change any more."""
+    answer_badly(fake, "round-0001")
+    own = tmp_path / "table.csv"
+    header, *lines = table.read_text().splitlines()
+    own.write_text("\n".join([header, *lines]))
+    folder, before = run(fake, small_config, tmp_path, table__path=str(own))
+    shifted = [re.sub(r"[^,]+$", lambda value: f"{float(value[0]) + 300}", line) for line in lines]
+    own.write_text("\n".join([header, *shifted]))
+    _, after = run(fake, small_config, tmp_path, table__path=str(own))
+    assert after[1].test_mae.value < after[0].test_mae.value < 320
+    assert [record.passed for record in after] == [record.passed for record in before]
+    assert finished_round(folder) == 2
+
+
 def test_training_goes_on_from_the_one_that_passed(
     fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
 ) -> None:
