@@ -31,6 +31,12 @@ from selfstudy_engine.data.scratch import scratch_folder
     "--before-round", type=int, help="Only samples of rounds before this one [default: all]."
 )
 @click.option(
+    "--previous",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Adapter to go on from [default: none, from the base model]. A run whose "
+    'train.start_from is "previous" needs one.',
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
@@ -58,6 +64,7 @@ def train(
     exemplars: Path | None,
     samples: Path | None,
     before_round: int | None,
+    previous: Path | None,
     out: Path,
     config_path: Path | None,
     runs: Path,
@@ -86,6 +93,11 @@ def train(
     no_server = {"server.replicas": 1, "server.extra_args": []}
     config = override(resolve(config_path, values), no_server)
     launch = launch_of(config)
+    if config.train.start_from == "previous" and not previous and before_round != 0:
+        raise UsageError(
+            'train.start_from is "previous": name the adapter to go on from with --previous, such '
+            "as the run's of the round before"
+        )
     if exemplars:
         load_exemplars(exemplars)
     elif not shipped_exemplars(config.property):
@@ -104,6 +116,7 @@ def train(
                 "exemplars": exemplars.resolve() if exemplars else None,
                 "samples": samples.resolve() if samples else None,
                 "before_round": before_round,
+                "previous": previous.resolve() if previous else None,
                 "output": out.resolve(),
             },
             log,

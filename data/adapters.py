@@ -125,8 +125,8 @@ def read_adapter(folder: Path) -> Adapter:
 
 def _damaged(folder: Path, name: str, why: str) -> AdapterError:
     return AdapterError(
-        f"adapter {folder}: {name} isn't what was published ({why}); restore it, or delete the "
-        "folder to train it again"
+        f"adapter {folder}: {name} isn't what was published ({why}); restore it from a copy; "
+        "without one, delete the folder: `loop` trains it again, unless its round is recorded"
     )
 
 

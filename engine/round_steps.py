@@ -35,6 +35,7 @@ from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
     Timing,
+    Trained,
     derive_record,
     load_records,
     save_record,
@@ -237,7 +238,8 @@ class RoundSteps:
         timing = self._timings[round_index]
         if self.is_recorded(round_index) and not timing.num_generated:
             return
-        record = self._derive(round_index, timing)
+        adapter = read_adapter(self._folder.adapter(round_index))
+        record = self._derive(round_index, timing, Trained.of(adapter))
         save_record(self._folder, record)
         self._reporter.finish_round(record)
         self._on_record(record)
@@ -245,14 +247,15 @@ class RoundSteps:
     def derive_records_again(self) -> None:
         """Bring the records of finished rounds in line with verdicts that have changed."""
         for record in load_records(self._folder):
-            save_record(self._folder, self._derive(record.round, record.timing))
+            trained = Trained.recorded(record)
+            save_record(self._folder, self._derive(record.round, record.timing, trained))
 
-    def _derive(self, round_index: int, timing: Timing) -> RoundRecord:
+    def _derive(self, round_index: int, timing: Timing, trained: Trained) -> RoundRecord:
         return derive_record(
             self._folder,
             self._config,
             self._task,
-            adapter=read_adapter(self._folder.adapter(round_index)),
+            trained=trained,
             round_index=round_index,
             timing=timing,
             answering=self._gate.answering(round_index),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -119,23 +119,45 @@ class RoundRecord:
         return cls(**(values | {"timing": Timing(**values["timing"])}))
 
 
+class Trained(NamedTuple):
+    """What a round's record says of the adapter that it trained."""
+
+    name: str
+    sha256: str
+    num_samples: int
+    loss: float
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """Take it from the adapter's manifest."""
+        training = adapter.training
+        return cls(adapter.name, adapter.sha256, training["num_samples"], training["loss"])
+
+    @classmethod
+    def recorded(cls, record: RoundRecord) -> Self:
+        """Take it from an earlier record: the adapter may be gone, to save disk space."""
+        return cls(
+            record.adapter, record.adapter_sha256, record.num_trained_samples, record.train_loss
+        )
+
+
 def derive_record(
     folder: RunFolder,
     config: RunConfig,
     task: Task,
     *,
-    adapter: Adapter,
+    trained: Trained,
     round_index: int,
     timing: Timing,
     answering: int,
 ) -> RoundRecord:
-    """Compute a round's record from its samples, its evaluation and its adapter's manifest.
+    """Compute a round's record from its samples and its evaluation.
 
     Args:
         folder: of the run.
         config: the run's.
         task: the run's.
-        adapter: that the round trained.
+        trained: by the round.
         round_index: which round.
         timing: where its time went.
         answering: the round whose adapter answered next; see `Gate`.
@@ -173,10 +195,10 @@ def derive_record(
     values = [molecule.value for molecule in task.split.pool]
     return RoundRecord(
         round=round_index,
-        adapter=adapter.name,
-        adapter_sha256=adapter.sha256,
-        num_trained_samples=adapter.training["num_samples"],
-        train_loss=adapter.training["loss"],
+        adapter=trained.name,
+        adapter_sha256=trained.sha256,
+        num_trained_samples=trained.num_samples,
+        train_loss=trained.loss,
         sampled_from=", ".join(sorted(sampled_from)),
         num_completions=num_completions,
         num_accepted=num_accepted,

@@ -14,7 +14,7 @@ from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task, load_task
 from selfstudy_engine.engine.loop import fix_exemplars
-from selfstudy_engine.engine.rounds import Timing, derive_record, save_record
+from selfstudy_engine.engine.rounds import Timing, Trained, derive_record, save_record
 from selfstudy_engine.engine.sampler import plan_round, tally_round
 
 NASTY_NAME = '<img src=x onerror="window.hacked=1">\'{{7*7}}'
@@ -87,7 +87,7 @@ def make_run(
             folder,
             config,
             task,
-            adapter=adapter,
+            trained=Trained.of(adapter),
             round_index=index,
             timing=timing,
             answering=index,

@@ -1,6 +1,7 @@
 """Whole runs against the fake server: the tiny model really trained, and killed as a process."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -309,6 +310,7 @@ def test_a_corrected_and_a_withdrawn_row_change_verdicts_at_the_next_start(
     good = [sample for sample in before.values() if sample.accepted]
     corrected, withdrawn = good[0], next(s for s in good if s.smiles != good[0].smiles)
     change_table({corrected.smiles: "1500", withdrawn.smiles: None})
+    shutil.rmtree(copied.adapter(0))  # an old one, to save disk space
     records, reporter = loop(small_config(), copied.path.parent, fake)
     assert "1 values corrected, 1 withdrawn, 0 new" in caplog.text
     assert reporter.rounds == []

@@ -11,11 +11,13 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import MakeConfig, MakeSample
 from safetensors.torch import load_file, save_file
 from samples import SHIPPED
 from tiny_training import adapter_logprobs, first_loss, main_here, train_here
 
+from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter, read_adapter
 from selfstudy_engine.data.derangement import derange
 from selfstudy_engine.data.errors import AdapterError, TrainingError, UsageError
@@ -146,6 +148,23 @@ def test_the_process_publishes_an_adapter_with_its_figures(
         path.name for path in adapter.folder.iterdir() if path.name != "manifest.json"
     }
     assert adapter.sha256 == sha256_of(adapter.folder / "adapter_model.safetensors")
+
+
+def test_the_command_goes_on_from_the_adapter_that_it_is_given(
+    trained: Trained, samples: Path, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = small_config(train__start_from="previous", train__min_steps=1)
+    (tmp_path / "run.toml").write_text(config.to_toml(), "utf-8")
+    command = ["train", "--config", str(tmp_path / "run.toml"), "--samples", str(samples)]
+    command += ["--out", str(tmp_path / "next")]
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 2
+    assert "name the adapter to go on from with --previous" in refused.output
+    done = CliRunner().invoke(cli, [*command, "--previous", str(trained.adapter.folder)])
+    assert done.exit_code == 0, done.output
+    adapter = read_adapter(tmp_path / "next")
+    assert f"(loss {adapter.training['loss']:.3f}, 10 exemplars + 2 samples" in done.output
+    assert adapter.training["loss"] < trained.figures["loss"] - 1
 
 
 def test_nothing_else_is_left(trained: Trained, elsewhere: Path) -> None:
