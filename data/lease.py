@@ -41,6 +41,8 @@ class Owner:
     renewals: int = 0
     """Changes the content each time: where an ETag is its MD5, a hold that was just renewed would
     else look like the one that was seen to expire."""
+    released: bool = False
+    """Given back. A DELETE has no condition everywhere, and could meet another's hold."""
 
     @classmethod
     def this_process(cls, seconds: float) -> Self:
@@ -88,10 +90,9 @@ class Lease:
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         self._thread.join()
+        self._owner = replace(self._owner, released=True)
         with suppress(StoreError):  # then it expires
-            self._renew()  # a DELETE has no condition: it must not meet another's
-            if not self._lost:
-                self._objects.delete(_KEY)
+            self._renew()
 
     def check(self) -> None:
         """Make sure that we hold the run still; to be called before anything is written.
@@ -99,7 +100,7 @@ class Lease:
         Raises:
             StoreError: another process has it now, or that can't be found out.
         """
-        if time.monotonic() - self._renewed > self._seconds:  # this process or the net was stopped
+        if _now() - self._renewed > self._seconds:  # this process, the machine or the net stopped
             self._renew()
         if self._lost:
             raise self._lost
@@ -120,7 +121,7 @@ class Lease:
 
     def _write(self, etag: str | None) -> None:
         """Make it ours from now on, if it has that ETag still, or (None) if nobody has it."""
-        asked = time.monotonic()
+        asked = _now()
         self._owner = replace(self._owner, renewals=self._owner.renewals + 1)
         self._etag = self._objects.swap(_KEY, orjson.dumps(asdict(self._owner)), etag)
         self._renewed = asked
@@ -135,7 +136,7 @@ class Lease:
 
     def _refuse_unless_over(self, held: Found) -> None:
         owner = self._owner_of(held)
-        if owner.is_gone or owner.token == self._owner.token:
+        if owner.released or owner.is_gone or owner.token == self._owner.token:
             return
         age = (self._objects.now() - held.modified).total_seconds()
         if age <= owner.seconds:
@@ -151,13 +152,14 @@ class Lease:
 
     def _check_conditions(self) -> None:
         """Write what must be refused; a server that takes it would let two loops into one run."""
-        with suppress(ConflictError):
-            self._objects.swap(_KEY, b"{}", None)
-            self._objects.delete(_KEY)
-            raise RunFolderError(
-                f"the server of {self._objects.address} ignores If-None-Match, so that two loops "
-                "could write into one run; use one that knows conditional writes (AWS does)"
-            )
+        for header, etag in (("If-None-Match", None), ("If-Match", f'"{"0" * 32}"')):
+            with suppress(ConflictError):
+                self._objects.swap(_KEY, b"{}", etag)
+                self._objects.delete(_KEY)
+                raise RunFolderError(
+                    f"the server of {self._objects.address} ignores {header}, so that two loops "
+                    "could write into one run; use one that knows conditional writes (AWS does)"
+                )
 
     def _keep(self) -> None:
         while not self._lost and not self._closed.wait(self._seconds / 3):
@@ -176,6 +178,10 @@ class Lease:
                     self._write(held.etag)  # an earlier one came, and only its answer was lost
                 else:
                     self._lost = error
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while the machine is suspended
 
 
 def _machine() -> str:

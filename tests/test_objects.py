@@ -106,6 +106,10 @@ def test_an_address_may_name_its_server(s3: S3Server, monkeypatch: pytest.Monkey
     assert Objects(RemoteAddress.parse(f"s3://{BUCKET}/mine")).read("a") == b"here"
 
 
+def is_released(objects: Objects) -> bool:
+    return bool(orjson.loads(objects.read("lease.json"))["released"])
+
+
 def held_by_another(objects: Objects, **values: object) -> None:
     owner = {"host": "elsewhere", "process": 7, "machine": "another", "token": "t", "seconds": 60.0}
     objects.replace("lease.json", orjson.dumps(owner | values))
@@ -122,8 +126,10 @@ def test_the_second_process_is_refused_and_told_who_the_first_is(objects: Object
 
 def test_a_hold_ends_with_its_owner_or_its_time(objects: Objects) -> None:
     with Lease(objects):
-        assert objects.find("lease.json")
-    assert objects.list() == []
+        assert not is_released(objects)
+    assert is_released(objects)
+    with Lease(objects) as mine:
+        mine.check()
     held_by_another(objects, seconds=0.5)
     time.sleep(2)  # the server's clock shows whole seconds
     with Lease(objects) as mine:
@@ -213,10 +219,10 @@ def test_a_hold_that_is_renewed_at_the_last_moment_is_not_taken_over(
         mine.check()
 
 
-def test_who_leaves_deletes_no_hold_but_its_own(objects: Objects) -> None:
+def test_who_leaves_gives_back_no_hold_but_its_own(objects: Objects) -> None:
     with Lease(objects):
         held_by_another(objects)
-    assert objects.find("lease.json")
+    assert orjson.loads(objects.read("lease.json"))["token"] == "t"
 
 
 def test_a_renewal_whose_answer_was_lost_is_our_own(s3: S3Server, objects: Objects) -> None:
@@ -231,14 +237,17 @@ def test_a_renewal_whose_answer_was_lost_is_our_own(s3: S3Server, objects: Objec
         time.sleep(1.2)
         assert not s3.faults
         mine.check()
-    assert objects.list() == []
+    assert is_released(objects)
 
 
-def test_a_server_that_ignores_conditions_is_refused(s3: S3Server, objects: Objects) -> None:
+@pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
+def test_a_server_that_ignores_conditions_is_refused(
+    s3: S3Server, objects: Objects, header: str
+) -> None:
     def unconditional(app, environ, start):  # type: ignore[no-untyped-def]
-        environ.pop("HTTP_IF_NONE_MATCH", None)
+        environ.pop(f"HTTP_{header.upper().replace('-', '_')}", None)
         return app(environ, start)
 
     s3.fail(unconditional, times=1000)
-    with pytest.raises(RunFolderError, match="ignores If-None-Match"), Lease(objects):
+    with pytest.raises(RunFolderError, match=f"ignores {header}"), Lease(objects):
         pytest.fail("two loops could write")

@@ -215,6 +215,7 @@ def test_a_second_loop_is_refused_before_anything_is_done(
         "token": "t",
         "seconds": 60.0,
         "renewals": 1,
+        "released": False,
     }
     assert set(owner) == set(Owner.__dataclass_fields__)
     objects.create("lease.json", orjson.dumps(owner))
