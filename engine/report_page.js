@@ -7,7 +7,8 @@
   function shown(value) {
     if (value === null || value === undefined) return "–";
     if (typeof value !== "number") return String(value);
-    return Number.isInteger(value) ? String(value) : value.toPrecision(4).replace(/\.?0+$/, "");
+    // Four digits, but never fewer than stand before the point.
+    return String(Math.abs(value) < 1000 ? Number(value.toPrecision(4)) : Math.round(value));
   }
 
   // Texts go in as text, never as markup.

@@ -1,6 +1,7 @@
 """The report in a real browser: no error, no request, charts drawn, slider and filters at work."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from test_report import write_table
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.report import write_report
 from selfstudy_engine.engine.report_compare import write_comparison
+from selfstudy_engine.engine.rounds import Timing, load_records, save_record
 
 BROWSER = find_chromium()
+TIMES = (1230.2, 0.05000004, 12345.6, 99.996, 1 / 3)
+"""Of round 0: train, swap, evaluate, generate, wait."""
 pytestmark = pytest.mark.skipif(
     BROWSER is None, reason="no chromium here: `apt-get install chromium`, or name it in CHROMIUM"
 )
@@ -24,6 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         folder = make_run(root / "runs", write_table(root / "table.csv"))
+        [first, *_] = load_records(folder)
+        save_record(folder, replace(first, timing=Timing(*TIMES)))
         write_report(folder, folder.report)
         write_comparison([folder, folder], root / "compare.html")
     return folder
@@ -126,6 +132,23 @@ def test_a_table_stands_behind_each_chart(page: Page) -> None:
     })()"""
     assert page.evaluate(rows) > 12
     assert page.evaluate("document.querySelector('[data-figure=parity] tbody img')") is None
+
+
+def test_a_tables_numbers_keep_their_noughts(page: Page) -> None:
+    cells = """(() => {
+        const details = document.querySelector("[data-figure=time] details.rows");
+        details.open = true;
+        return new Promise(done => setTimeout(() => done([...details.querySelectorAll("tbody tr")]
+            .map(line => [...line.cells].slice(0, 3).map(cell => cell.textContent))), 300));
+    })()"""
+    found = {phase: seconds for number, phase, seconds in page.evaluate(cells) if number == "0"}
+    assert found == {
+        "train": "1230",
+        "swap": "0.05",
+        "evaluate": "12346",
+        "generate": "100",
+        "server start": "0.3333",
+    }
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1200, False)])
