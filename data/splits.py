@@ -27,6 +27,14 @@ class Split:
     """In neither part: salts, charged forms or tautomers of test molecules or exemplars."""
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ids and values of pool and test set."""
+        digest = hashlib.sha256()
+        for molecule in (*self.pool, *self.test):
+            digest.update(f"{molecule.molecule_id} {molecule.value!r}\n".encode())
+        return digest.hexdigest()
+
+    @property
     def median(self) -> float:
         """Median value of the pool: what an unanswered question counts as."""
         return statistics.median(molecule.value for molecule in self.pool)

@@ -1,6 +1,5 @@
 """What a run works on: exemplars, the molecules to learn from, and those to be measured on."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +25,8 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the ids and values of pool and test set."""
-        digest = hashlib.sha256()
-        for molecule in (*self.split.pool, *self.split.test):
-            digest.update(f"{molecule.molecule_id} {molecule.value!r}\n".encode())
-        return digest.hexdigest()
+        """That of the split."""
+        return self.split.fingerprint
 
     @property
     def median(self) -> float:

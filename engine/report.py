@@ -41,7 +41,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
         RunFolderError: no round is finished yet.
     """
     run = gather_facts(folder)
-    check = check or claims_check(run.task.split, run.task.exemplars, run.config.property)
+    check = check or claims_check(run.split, run.exemplars, run.config.property)
     found = figures_of(run, check)
     examples = choose_examples(run, check)
     page = render_page(
@@ -104,11 +104,11 @@ def _slider(run: RunFacts, figure: Figure) -> list[dict[str, object]]:
 def _behind(run: RunFacts) -> Sequence[tuple[str, str]]:
     identity, config = run.identity, run.config
     host = identity.get("host", {})
-    pool, test = run.task.split.pool, run.task.split.test
+    pool, test = run.split.pool, run.split.test
     return [
         ("base model", config.model.path or f"{run.base_model} (embedded)"),
         ("table", config.table.path or "embedded melting points (package chemicals)"),
-        ("molecules", f"{len(pool)} pool, {len(test)} test, {len(run.task.exemplars)} exemplars"),
+        ("molecules", f"{len(pool)} pool, {len(test)} test, {len(run.exemplars)} exemplars"),
         ("task, SHA-256", identity.get("task", "")),
         ("seed", str(config.seed)),
         (

@@ -88,7 +88,7 @@ def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: 
         )
     tolerance = first.config.property.tolerance
     change = paired_change(
-        first.last.answers, second.last.answers, first.task.median, tolerance
+        first.last.answers, second.last.answers, first.split.median, tolerance
     ).mae
     word = {
         "better": "is better than",

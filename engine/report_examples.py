@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class Example:
     measured: float
     predicted: float | None
     first_predicted: float | None
-    """What round 0 answered, for a molecule of the test set."""
+    """What round 0 answered, for a molecule of its test set."""
     pieces: list[Piece]
     """The reason, its claims marked."""
     verdict: str
@@ -60,7 +61,7 @@ class Suspect:
 def choose_examples(run: RunFacts, check: CheckReason) -> list[Example]:
     """Return the best, median and worst answers of the last round, and accepted samples."""
     last = run.last
-    first = {answer.molecule_id: answer for answer in run.rounds[0].tested}
+    first = {answer.molecule_id: answer.predicted for answer in run.rounds[0].tested}
     ranked = sorted(
         (answer for answer in last.tested if answer.predicted is not None),
         key=lambda answer: abs((answer.predicted or 0.0) - answer.measured),
@@ -78,7 +79,7 @@ def choose_examples(run: RunFacts, check: CheckReason) -> list[Example]:
             if answer.molecule_id in shown:
                 continue
             shown.add(answer.molecule_id)
-            before = first[answer.molecule_id].predicted
+            before = first.get(answer.molecule_id)
             examples.append(_of_answer(kind, answer, before, run, check))
     sampled = [facts for facts in run.rounds if facts.reasons]
     if sampled:
@@ -95,13 +96,15 @@ def likely_label_errors(run: RunFacts) -> list[Suspect]:
     """
     tolerance = run.config.property.tolerance
     facts = next((facts for facts in reversed(run.rounds) if FOREST in facts.baselines), None)
-    later = [facts.tested for facts in run.rounds if facts.index > 0]
-    if facts is None or not later:
+    later: defaultdict[str, list[float]] = defaultdict(list)
+    for answer in (a for facts in run.rounds if facts.index > 0 for a in facts.tested):
+        if answer.predicted is not None:
+            later[answer.molecule_id].append(answer.predicted)
+    if facts is None:
         return []
     suspects = []
     for index, answer in enumerate(facts.tested):
-        own = [tested[index].predicted for tested in later]
-        given = [value for value in own if value is not None]
+        given = later[answer.molecule_id]
         if not given:
             continue
         others = [float(v[index]) for name, v in facts.baselines.items() if name != MEDIAN]

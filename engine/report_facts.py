@@ -25,9 +25,10 @@ from selfstudy_engine.data.evaluations import (
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import Change, Floats, Metrics, measure
 from selfstudy_engine.data.run_folder import RunFolder, read_config
-from selfstudy_engine.data.schema import Molecule, Sample
+from selfstudy_engine.data.schema import Exemplar, Molecule, Sample
+from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.data.task import Task, load_task
+from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.baselines import predict_baselines
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 
@@ -75,10 +76,15 @@ class RunFacts:
     folder: RunFolder
     config: RunConfig
     identity: dict[str, Any]
-    task: Task
-    table_changed: bool
-    """The table isn't what it was when the run began."""
+    split: Split
+    """The run's own, as a loop last saw the table."""
+    exemplars: list[Exemplar]
     rounds: list[RoundFacts]
+
+    @property
+    def table_changed(self) -> bool:
+        """Tell whether the loop has seen another table than the run began with."""
+        return bool(self.identity.get("task") != self.split.fingerprint)
 
     @property
     def name(self) -> str:
@@ -108,7 +114,7 @@ class RunFacts:
         """Return each baseline's metrics on the test set, from the labels of a round."""
         measured = np.array([answer.measured for answer in facts.tested])
         return {
-            name: measure(measured, predicted, self.task.median, self.config.property.tolerance)
+            name: measure(measured, predicted, self.split.median, self.config.property.tolerance)
             for name, predicted in facts.baselines.items()
         }
 
@@ -118,7 +124,8 @@ def gather_facts(folder: RunFolder) -> RunFacts:
 
     Raises:
         RunFolderError: no round is finished yet.
-        UsageError: the run's table or configuration can't be read.
+        UsageError: the run's configuration can't be read, or an earlier version kept no split of it
+            and its table is gone.
     """
     config = read_config(folder)
     records = load_records(folder)
@@ -127,11 +134,10 @@ def gather_facts(folder: RunFolder) -> RunFacts:
             f"run {folder.path} has no finished round to report yet; continue it with "
             "`selfstudy-engine loop`"
         )
-    task = load_task(config, load_exemplars(folder.exemplars()))
+    split, shown = split_of_run(folder, config), load_exemplars(folder.exemplars())
     identity = orjson.loads(folder.identity.read_bytes())
     store = SampleStore(folder.samples)
-    exemplars = [exemplar.molecule for exemplar in task.exemplars]
-    labelled = {molecule.molecule_id: molecule for molecule in exemplars}
+    labelled = {exemplar.molecule.molecule_id: exemplar.molecule for exemplar in shown}
     trained = dict(labelled)
     chosen = rounds_with_baselines([record.round for record in records])
     first = load_evaluation(folder.evaluation(records[0].round))
@@ -139,14 +145,14 @@ def gather_facts(folder: RunFolder) -> RunFacts:
     rounds: list[RoundFacts] = []
     for record in records:
         answers = load_evaluation(folder.evaluation(record.round))
-        test = compute_metrics(answers, "test", task.median, tolerance)
+        test = compute_metrics(answers, "test", split.median, tolerance)
         assert test is not None  # a test set has at least one molecule
         facts = RoundFacts(
             record=record,
             answers=answers,
             test=test,
-            train=compute_metrics(answers, "train", task.median, tolerance),
-            change=paired_change(first, answers, task.median, tolerance),
+            train=compute_metrics(answers, "train", split.median, tolerance),
+            change=paired_change(first, answers, split.median, tolerance),
             labelled=list(labelled.values()),
             trained=list(trained.values()),
             reasons=_some_accepted(store, record.round, config.seed),
@@ -160,8 +166,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
             labelled.setdefault(molecule.molecule_id, molecule)
             if accepted:
                 trained.setdefault(molecule.molecule_id, molecule)
-    changed = identity.get("task") != task.fingerprint
-    return RunFacts(folder, config, identity, task, changed, rounds)
+    return RunFacts(folder, config, identity, split, shown, rounds)
 
 
 def rounds_with_baselines(rounds: Sequence[int]) -> set[int]:

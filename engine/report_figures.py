@@ -1,6 +1,6 @@
 """Facts of a run in, its figures out: errors over rounds and labels, predicted against measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -132,7 +132,7 @@ def parity(run: RunFacts) -> Figure:
             "name": answer.name or answer.smiles,
             "measured": answer.measured,
             "predicted": round(
-                run.task.median if answer.predicted is None else answer.predicted, 2
+                run.split.median if answer.predicted is None else answer.predicted, 2
             ),
             "answered": "yes" if answer.predicted is not None else "no: the training median",
         }
@@ -302,7 +302,7 @@ def error_by_value(run: RunFacts) -> Figure:
         run,
         "value",
         f"Error by measured {run.config.property.name}",
-        groups=bands,
+        groups=dict(zip(_ids(run.last), bands.tolist(), strict=True)),
         names=names,
         x=f"measured, {run.unit}",
         caption="A quarter of the test molecules in each band. A model that says the middle for "
@@ -322,7 +322,7 @@ def error_by_similarity(run: RunFacts) -> Figure:
         run,
         "similarity",
         "Error by similarity to training molecules",
-        groups=bands,
+        groups=dict(zip(_ids(run.last), bands.tolist(), strict=True)),
         names=names,
         x="similarity to the nearest one (Tanimoto)",
         caption="A model that has learned more than its examples is also better far from them.",
@@ -334,7 +334,7 @@ def _by_group(
     key: str,
     title: str,
     *,
-    groups: Any,
+    groups: Mapping[str, int],
     names: Sequence[str],
     x: str,
     caption: str,
@@ -343,9 +343,11 @@ def _by_group(
     series = [f"round {facts.index}" for facts in shown]
     rows = []
     for facts in shown:
-        errors = abs(_errors(facts, run.task.median))
+        errors = abs(_errors(facts, run.split.median))
+        # A row that was away for a while isn't in the rounds of that time.
+        bands = np.array([groups.get(molecule_id, -1) for molecule_id in _ids(facts)])
         for index, name in enumerate(names):
-            inside = errors[groups == index]
+            inside = errors[bands == index]
             if len(inside):
                 row = _at(facts.index, f"round {facts.index}", bootstrap(inside), group=name)
                 rows.append(row | {"molecules": len(inside)})
@@ -379,6 +381,10 @@ def _by_group(
         subtitle=subtitle_of(run),
         columns=columns | {"low": "from", "high": "to"},
     )
+
+
+def _ids(facts: RoundFacts) -> list[str]:
+    return [answer.molecule_id for answer in facts.tested]
 
 
 def _errors(facts: RoundFacts, fallback: float) -> Floats:

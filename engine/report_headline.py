@@ -54,10 +54,11 @@ def headline(run: RunFacts) -> Headline:
     }[outcome]
     sentences = []
     if outcome:
+        ids = [{a.molecule_id for a in facts.tested} for facts in (run.rounds[0], last)]
         sentences.append(
             f"Test MAE {run.rounds[0].test.mae.value:.1f} → {last.test.mae.value:.1f} {unit} from "
             f"round {run.rounds[0].index} to round {last.index}: {signed(change)} {unit} (paired "
-            f"bootstrap, {n} molecules)."
+            f"bootstrap, {len(ids[0] & ids[1])} molecules)."
         )
     else:
         sentences.append(f"Test MAE {ranged(last.test.mae)} {unit} on {n} molecules.")
@@ -79,7 +80,7 @@ def headline(run: RunFacts) -> Headline:
     if last.test.answered.value < 1:
         sentences.append(
             f"{last.test.answered.value:.1%} of the questions got a well-formed value; the others "
-            f"are scored as the training median ({run.task.median:.0f} {unit}), never dropped."
+            f"are scored as the training median ({run.split.median:.0f} {unit}), never dropped."
         )
     kept_out = [str(facts.index) for facts in run.rounds if not facts.record.passed]
     if kept_out:
@@ -107,7 +108,7 @@ def _versus(run: RunFacts) -> dict[str, Interval]:
     """Return each baseline's MAE minus the model's in the last round, paired by molecule."""
     last = run.last
     measured = np.array([answer.measured for answer in last.tested])
-    own = np.array([run.task.median if a.predicted is None else a.predicted for a in last.tested])
+    own = np.array([run.split.median if a.predicted is None else a.predicted for a in last.tested])
     return {
         name: measure_change(own - measured, predicted - measured, 0.0).mae
         for name, predicted in last.baselines.items()

@@ -92,7 +92,7 @@ def acceptance(run: RunFacts) -> Figure | None:
 def molecules(run: RunFacts) -> Figure | None:
     """Return accepted samples and how many distinct molecules they are of."""
     rows: list[Row] = []
-    exemplars = {exemplar.molecule.molecule_id for exemplar in run.task.exemplars}
+    exemplars = {exemplar.molecule.molecule_id for exemplar in run.exemplars}
     for index, facts in enumerate(run.rounds):
         if not facts.record.num_completions:
             continue

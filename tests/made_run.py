@@ -13,6 +13,7 @@ from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task, load_task
+from selfstudy_engine.engine.corrections import settle_task
 from selfstudy_engine.engine.loop import fix_exemplars
 from selfstudy_engine.engine.rounds import Timing, Trained, derive_record, save_record
 from selfstudy_engine.engine.sampler import plan_round, tally_round
@@ -44,6 +45,7 @@ def make_run(
     task = load_task(config)
     folder = open_run(root, config, task.fingerprint, "selfstudy-engine loop --run <made>")
     fix_exemplars(folder, task.exemplars)
+    settle_task(folder, task, config)
     store = SampleStore(folder.samples)
     generator = random.Random(seed)
     for index in range(rounds + 1):

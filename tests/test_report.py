@@ -4,6 +4,7 @@ import html
 import logging
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from made_run import NASTY_NAME, make_run
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.evaluations import Evaluated
+from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import Interval
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.task import load_task, split_of_run
 from selfstudy_engine.engine.baselines import BASELINES
+from selfstudy_engine.engine.corrections import finish_settling, settle_task
 from selfstudy_engine.engine.metric_texts import outcome_of, ranged, signed
 from selfstudy_engine.engine.reason_quality import (
     REASONS_COMPARED,
@@ -32,7 +36,12 @@ from selfstudy_engine.engine.reason_quality import (
 from selfstudy_engine.engine.report import figures_of, write_report
 from selfstudy_engine.engine.report_compare import write_comparison
 from selfstudy_engine.engine.report_examples import choose_examples, draw, likely_label_errors
-from selfstudy_engine.engine.report_facts import RunFacts, gather_facts, rounds_with_baselines
+from selfstudy_engine.engine.report_facts import (
+    RoundFacts,
+    RunFacts,
+    gather_facts,
+    rounds_with_baselines,
+)
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
 from selfstudy_engine.engine.report_page import MAX_BYTES
@@ -229,6 +238,8 @@ def test_only_what_all_methods_contradict_is_a_likely_label_error(facts: RunFact
         return replace(answer, measured=400.0, predicted=60.0)
 
     rounds = [replace(f, answers=[contradicted(a) for a in f.answers]) for f in facts.rounds]
+    away = facts.last.tested[1].molecule_id  # from round 1
+    rounds[1] = replace(rounds[1], answers=[a for a in rounds[1].answers if a.molecule_id != away])
     [suspect] = likely_label_errors(replace(facts, rounds=rounds))
     assert (suspect.smiles, suspect.measured) == (wrong.smiles, 400.0)
     assert suspect.highest < 340
@@ -299,12 +310,58 @@ def test_a_wrong_call_says_what_to_do(made: RunFolder, tmp_path: Path) -> None:
     assert "no finished round" in unfinished.output
 
 
-def test_a_table_that_changed_is_told(made: RunFolder, tmp_path: Path) -> None:
+def follow_table(folder: RunFolder) -> None:
+    """Do what a loop does about its table before anything else."""
+    config = read_config(folder)
+    task, _ = settle_task(folder, load_task(config, load_exemplars(folder.exemplars())), config)
+    finish_settling(folder, task)
+
+
+def test_a_report_is_of_the_runs_own_split_and_tells_that_the_table_changed(tmp_path: Path) -> None:
     table = write_table(tmp_path / "table.csv")
     folder = make_run(tmp_path / "runs", table, "changed", rounds=1)
-    table.write_text(table.read_text("utf-8").replace("CCCBr,", "CCCCCCCCCCCCCCCBr,"), "utf-8")
+    before = gather_facts(folder)
+    assert not before.table_changed
+    text = table.read_text("utf-8")
+    [withdrawn, *_] = [answer for answer in before.last.tested if f"\n{answer.smiles}," in text]
+    table.write_text(re.sub(f"\n{re.escape(withdrawn.smiles)},.*", "", text), "utf-8")
+    assert gather_facts(folder).split == before.split
+    follow_table(folder)
+    table.unlink()  # it isn't needed
+    after = gather_facts(folder)
+    assert after.split == split_of_run(folder, after.config)
+    assert after.split.pool == before.split.pool
+    assert [m.molecule_id for m in after.split.test] == [
+        m.molecule_id for m in before.split.test if m.molecule_id != withdrawn.molecule_id
+    ]
     write_report(folder, folder.report)
     assert "The table has changed" in folder.report.read_text("utf-8")
+
+
+def test_a_test_row_that_was_away_for_a_while_is_paired_by_its_molecule(
+    facts: RunFacts,
+) -> None:
+    away = facts.last.tested[3].molecule_id
+
+    def without(one: RoundFacts) -> RoundFacts:
+        kept = [answer for answer in one.answers if answer.molecule_id != away]
+        return replace(one, answers=kept, baselines={})
+
+    first, second, *later = facts.rounds
+    now = replace(facts, rounds=[without(first), without(second), *later])
+    text = " ".join(headline(now).sentences)
+    assert "(paired bootstrap, 11 molecules)" in text
+    assert "With 12 test molecules" in text
+    [by_value] = [figure for figure in figures_of(now, check) if figure.key == "value"]
+    counts: Counter[str] = Counter()
+    for row in by_value.rows:
+        counts[row["series"]] += row["molecules"]
+    assert counts == {"round 0": 11, "round 3": 12}
+    before = {a.molecule_id: a.predicted for a in now.rounds[0].tested}
+    examples = [one for one in choose_examples(now, check) if one.kind != "accepted"]
+    ids = {answer.smiles: answer.molecule_id for answer in now.last.tested}
+    assert [e.first_predicted for e in examples] == [before.get(ids[e.smiles]) for e in examples]
+    assert examples
 
 
 def test_runs_of_one_test_set_are_compared_in_pairs(made: RunFolder, tmp_path: Path) -> None:
