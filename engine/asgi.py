@@ -5,7 +5,10 @@ It knows no route and no key.
 
 import asyncio
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from mmap import mmap
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,8 +22,11 @@ SEED_VARIABLE = "SELFSTUDY_SEEDS"
 prompt is computed in parts (vLLM 0.32, v1/worker/gpu_model_runner.py)."""
 PROCESS_VARIABLE = "SELFSTUDY_PROCESS"
 """Environment variable: what tells this start of the server from every other one."""
-PROCESS_HEADER = "x-selfstudy-process"
-"""Header of each answer that says so: merged weights go with the process that was given them."""
+WEIGHTS_VARIABLE = "SELFSTUDY_WEIGHTS"
+"""Environment variable: file that a server's API processes share, see `Origin`."""
+ORIGIN_HEADER = "x-selfstudy-origin"
+"""Header of each answer: `Origin.header`."""
+_WEIGHTS_BYTES = 8
 _BODY_SECONDS = 30.0
 _BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -63,17 +69,48 @@ def check_seed(question: Mapping[str, Any]) -> None:
         raise RefusedError(400, "this server computes on a CPU and takes no seed: leave it out")
 
 
-def naming_process(send: Send) -> Send:
-    """Return a `send` that says in each answer's headers which process it is from."""
-    process = os.environ.get(PROCESS_VARIABLE, "").encode()
+class Origin:
+    """What answers: this start of the server, with the weights that it was given last.
 
-    async def send_named(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            header = (PROCESS_HEADER.encode(), process)
-            message = {**message, "headers": [*message.get("headers", ()), header]}
-        await send(message)
+    Merged weights answer under the base model's name, whoever had them merged. So each answer says
+    `START.WEIGHTS`, and a client that proved an adapter sees by the first answer that the server
+    was started again, or that another client gave it other weights.
 
-    return send_named
+    Raises:
+        KeyError: the environment doesn't name the file of WEIGHTS.
+        OSError: it can't be used.
+    """
+
+    def __init__(self) -> None:
+        self._start = os.environ[PROCESS_VARIABLE]
+        with Path(os.environ[WEIGHTS_VARIABLE]).open("r+b") as file:
+            self._weights = mmap(file.fileno(), _WEIGHTS_BYTES)
+
+    @staticmethod
+    def create(path: Path) -> dict[str, str]:
+        """Make the file for a new start; returns the environment that names both."""
+        path.write_bytes(bytes(_WEIGHTS_BYTES))
+        return {PROCESS_VARIABLE: secrets.token_hex(8), WEIGHTS_VARIABLE: str(path)}
+
+    @property
+    def header(self) -> str:
+        """START.WEIGHTS"""
+        return f"{self._start}.{self._weights[:].hex()}"
+
+    def change_weights(self) -> None:
+        """Have every answer from now on say other weights."""
+        self._weights[:] = secrets.token_bytes(_WEIGHTS_BYTES)
+
+    def named(self, send: Send) -> Send:
+        """Return a `send` that says in each answer's headers what answers."""
+
+        async def send_named(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                header = (ORIGIN_HEADER.encode(), self.header.encode())
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        return send_named
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

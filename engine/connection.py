@@ -199,6 +199,8 @@ class Connection:
                     f"the server's workers answered {found} when asked to turn fast LoRA "
                     f"{'on' if enabled else 'off'}; its log says why"
                 )
+            assert replica.client, "connect() comes first"
+            self.run(replica.client.follow_origin())  # for the server, that was a change of weights
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine; if it fails because own servers died, say that, with a log's end.

@@ -1,9 +1,8 @@
 """An ASGI middleware for our vLLM servers: no route but /health without the server's key.
 
 vLLM's own key guards /v1 only; pausing, resetting and calling into the workers stay open to every
-user of the machine without this. Each answer names the server's process, so that one which was
-started again, and has lost its adapter, is known by its first answer. Runs inside vLLM's API server
-(--middleware).
+user of the machine without this. Each answer says what it is from, see `Origin`. Runs inside vLLM's
+API server (--middleware).
 """
 
 import os
@@ -11,14 +10,16 @@ import secrets
 
 from selfstudy_engine.engine.asgi import (
     App,
+    Origin,
     Receive,
     RefusedError,
     Scope,
     Send,
-    naming_process,
 )
 
 OPEN_ROUTES = frozenset({"/health"})
+_WORKERS_ROUTE = "/collective_rpc"
+"""By which merged weights change; see `merge_worker`."""
 
 
 class Key:
@@ -49,6 +50,7 @@ class RequireKey:
     def __init__(self, app: App) -> None:
         self._app = app
         self._key = Key()
+        self._origin = Origin()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401; connections other than HTTP are closed."""
@@ -59,4 +61,6 @@ class RequireKey:
             except RefusedError as refused:
                 await refused.answer(scope, send)
                 return
-        await self._app(scope, receive, naming_process(send))
+        if scope.get("path") == _WORKERS_ROUTE:
+            self._origin.change_weights()
+        await self._app(scope, receive, self._origin.named(send))

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import aiohttp
 
 from selfstudy_engine.data.errors import ServerError
-from selfstudy_engine.engine.asgi import PROCESS_HEADER
+from selfstudy_engine.engine.asgi import ORIGIN_HEADER
 from selfstudy_engine.engine.endpoint import Endpoint
 
 _KEEP_ALIVE_SECONDS = 4.0
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
     body: bytes
     retry_after_seconds: float | None = None
     """The pause that it asked for."""
-    process: str = ""
+    origin: str = ""
     """Which start of the server it is from; empty where the server doesn't say."""
 
     @property
@@ -107,8 +107,8 @@ class HttpSession:
             ) as response:
                 body = await response.read()
                 pause = retry_after_seconds(response.headers)
-                process = response.headers.get(PROCESS_HEADER, "")
-                return Answer(response.status, body, pause, process)
+                origin = response.headers.get(ORIGIN_HEADER, "")
+                return Answer(response.status, body, pause, origin)
         except (aiohttp.ClientError, OSError) as error:  # OSError: also the attempt's TimeoutError
             why = str(error) or type(error).__name__
             raise NoAnswerError(

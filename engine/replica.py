@@ -168,7 +168,10 @@ class Replica:
 
     async def swap_to_base(self) -> None:
         """Make the base model the one that answers."""
+        assert self.client, "connect() comes first"
+        self.client.follow_any_origin()
         self.served = await self._swapper.swap(None)
+        await self.client.follow_origin()
 
     async def revive(self) -> None:
         """Start a server of ours again if it died, and wait until it answers.

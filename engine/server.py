@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from selfstudy_engine.data.errors import (
 )
 from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.engine.asgi import PROCESS_VARIABLE
+from selfstudy_engine.data.scratch import scratch_folder
+from selfstudy_engine.engine.asgi import Origin
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
 from selfstudy_engine.engine.endpoint import HOST, Endpoint
@@ -156,6 +157,7 @@ class VllmServer:
             guard = self._command.index("--middleware")
             self._command[guard:guard] = ["--chat-template", PASS_THROUGH, "--middleware", _CHAT]
             self._environment[RUN_VARIABLE] = str(chat_about.path.resolve())
+        self._scratch = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: Reaper | None = None
 
@@ -166,7 +168,8 @@ class VllmServer:
     def start(self) -> None:
         """Start the process; `wait_ready` says when it answers."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._environment[PROCESS_VARIABLE] = secrets.token_hex(8)
+        folder = self._scratch.enter_context(scratch_folder())
+        self._environment |= Origin.create(folder / "weights")
         with self.log.open("ab") as log:
             log.write(f"$ {shlex.join(self._command)}\n".encode())
             log.flush()
@@ -273,6 +276,7 @@ class VllmServer:
                     if self._reaper:
                         self._reaper.dismiss()
                     self._process = self._reaper = None
+                    self._scratch.close()
                     return
                 time.sleep(0.05)
 

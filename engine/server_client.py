@@ -58,7 +58,7 @@ class ServerClient:
         """Completions that may be in flight now; plain, as each prompt's routing reads all."""
         self._is_fixed = concurrency is not None
         self._has_metrics = True
-        self._process: str | None = None
+        self._origin: str | None = None
         # One more: the metrics are asked for however many requests are in flight.
         connections = (concurrency or MAXIMUM) + 1
         self._transport = Transport(
@@ -128,11 +128,16 @@ class ServerClient:
         return decode(await self._post({"stream": False, **body}, headers), self.url)
 
     async def _post(self, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Answer:
+        if self._origin:  # what other weights left in the prefix cache isn't ours to read
+            body["cache_salt"] = self._origin
         answer = await self._transport.post(_ROUTE, body, headers)
-        if self._process is not None and answer.process != self._process:
+        if self._origin is not None and answer.origin != self._origin:
+            is_same = answer.origin.partition(".")[0] == self._origin.partition(".")[0]
+            what = "was given other weights by another client" if is_same else "was started again"
             raise ServerError(
-                f"the server at {self.url} was started again since its adapter was proven: run "
-                "the same command again, which gives it the adapter anew"
+                f"the server at {self.url} {what} since its adapter was proven: run the same "
+                "command again, which gives it the adapter anew"
+                + (", once the other has ended" if is_same else "")
             )
         return answer
 
@@ -151,17 +156,17 @@ class ServerClient:
         page = answer.body.decode("utf-8", errors="replace") if answer.status == 200 else ""
         return max(1, len(parse_metrics(page).get("num_requests_running", [])))
 
-    async def follow_process(self) -> None:
-        """From now on take answers only of the process that answers now.
+    async def follow_origin(self) -> None:
+        """From now on take answers only of the process and the weights that answer now.
 
         Raises:
             ServerError: none does.
         """
-        self._process = (await self._transport.get("/health")).process
+        self._origin = (await self._transport.get("/health")).origin
 
-    def follow_any_process(self) -> None:
+    def follow_any_origin(self) -> None:
         """Take answers of whatever listens there."""
-        self._process = None
+        self._origin = None
 
     async def look(self, *, held_back: bool) -> bool:
         """Look at the server's metrics, and have them decide how much may be in flight.

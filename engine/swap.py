@@ -227,15 +227,15 @@ def make_swapper(
 async def swap_and_prove(
     swapper: Swapper, client: ServerClient, adapter: Adapter, dtype: str
 ) -> tuple[Served, CanaryResult, float]:
-    """Swap to an adapter and run its canary; from then on only the process that passed it counts.
+    """Swap to an adapter and run its canary; from then on only what passed it counts.
 
     Returns:
         What is served, the canary's result, and the seconds from call to proof.
     """
     started = time.monotonic()
-    client.follow_any_process()
+    client.follow_any_origin()
     served = await swapper.swap(adapter)
-    await client.follow_process()
+    await client.follow_origin()
     num_engines = await client.count_engines()
     result = await check_canary(client, served, adapter, dtype, num_engines=num_engines)
     return served, result, time.monotonic() - started

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from selfstudy_engine.engine.asgi import PROCESS_HEADER
+from selfstudy_engine.engine.asgi import ORIGIN_HEADER
 from selfstudy_engine.engine.endpoint import Endpoint
 
 TOKENS_PER_COMPLETION = 12
@@ -74,6 +74,7 @@ class FakeVllm:
         script: gives the text to a prompt, an adapter's name ("" for the base model) and the
             completion's index; None makes texts up.
         process: what every answer's header says of this start; another one is another start.
+        num_merges: what it says of the weights.
         num_engines: behind the one address (data parallelism).
         stuck_engine: of these, one that no swap reaches, although the server says that all is well.
         missing_routes: answered with 404, as a server without development mode does.
@@ -99,6 +100,7 @@ class FakeVllm:
         self.reason = "The reason of number {}."
         self.script: Callable[[str, str, int], str] | None = None
         self.process = secrets.token_hex(4)
+        self.num_merges = 0
         self.num_engines = 1
         self.stuck_engine: int | None = None
         self.missing_routes: set[str] = set()
@@ -226,6 +228,7 @@ class FakeVllm:
     def _collective_rpc(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
         if body["method"] != "serve_merged":
             return 500, {"error": {"message": f"no method {body['method']}"}}
+        self.num_merges += 1
         wanted = body["kwargs"]["adapter_folder"]
         if wanted is not None:
             self._known.add(Path(wanted))
@@ -419,7 +422,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(data)))
-        self.send_header(PROCESS_HEADER, self.server.fake.process)
+        fake = self.server.fake
+        self.send_header(ORIGIN_HEADER, f"{fake.process}.{fake.num_merges}")
         # The client waits that long before the next try, not up to 8 s.
         self.send_header("retry-after-ms", "10")
         self.end_headers()

@@ -1,13 +1,22 @@
 """Every route but /health needs the key; real HTTP against an app behind the guard."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfstudy_engine.engine.asgi import ORIGIN_HEADER, Origin
 from selfstudy_engine.engine.guard import RequireKey
 
 KEY = "a-random-key"
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment of a server's start."""
+    for variable, value in Origin.create(tmp_path / "weights").items():
+        monkeypatch.setenv(variable, value)
 
 
 def request(
@@ -67,3 +76,38 @@ def test_a_server_without_a_key_isnt_started(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     with pytest.raises(KeyError, match="VLLM_API_KEY"):
         RequireKey(lambda *_: None)  # type: ignore[arg-type,return-value]
+
+
+def test_answers_tell_weights_apart_whichever_of_a_servers_processes_swapped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Merged ones have no name of their own; see `Origin`."""
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+
+    one, other = RequireKey(app), RequireKey(app)
+
+    def origin(process: RequireKey, path: str) -> str:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"authorization", f"Bearer {KEY}".encode())]
+        scope = {"type": "http", "path": path, "headers": headers}
+        asyncio.run(process(scope, None, send))  # type: ignore[arg-type]
+        assert sent[0]["headers"][0] == (b"a", b"b")
+        return str(dict(sent[0]["headers"])[ORIGIN_HEADER.encode()].decode())
+
+    first = origin(one, "/health")
+    asks = ("/v1/completions", "/pause", "/reset_prefix_cache", "/resume", "/health")
+    assert {origin(process, path) for process in (one, other) for path in asks} == {first}
+    swapped = origin(one, "/collective_rpc")
+    assert {origin(process, path) for process in (one, other) for path in asks} == {swapped}
+    assert swapped != first
+    assert swapped.partition(".")[0] == first.partition(".")[0]
+    for variable, value in Origin.create(tmp_path / "weights").items():
+        monkeypatch.setenv(variable, value)
+    assert origin(RequireKey(app), "/health").partition(".")[0] != first.partition(".")[0]

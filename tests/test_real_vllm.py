@@ -31,6 +31,7 @@ from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import Manner
 from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
+from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.server import VllmServer, served_model
 from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
@@ -117,7 +118,52 @@ def test_swaps_are_proven_and_the_base_comes_back(
 
             again, _, _ = await swap_and_prove(swapper, client, first, DTYPE)
             assert await answer(client, again) == with_first
-            assert await answer(client, await swapper.swap(None)) == before
+            base = await swapper.swap(None)
+            if config.server.adapter_mode == "merged":  # whichever of its processes answers
+                refused = [answer(client, base) for _ in range(8)]
+                for error in await asyncio.gather(*refused, return_exceptions=True):
+                    assert "was given other weights by another client" in str(error)
+                await client.follow_origin()
+            assert await answer(client, base) == before
+        await admin.close()
+
+    asyncio.run(story())
+    process.check_alive()
+
+
+@pytest.mark.parametrize("server", ["merged"], indirect=True)
+def test_what_other_weights_left_in_the_prefix_cache_isnt_read(
+    server: tuple[VllmServer, RunConfig],
+    adapters: tuple[Adapter, Adapter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even where a reset does nothing."""
+    process, _ = server
+    first, second = adapters
+
+    async def keep(_: AdminApi) -> None:
+        """Say that the cache is empty."""
+
+    monkeypatch.setattr(AdminApi, "reset_prefix_cache", keep)
+
+    def num_read() -> float:
+        page = httpx.get(
+            f"{process.endpoint.url}/metrics", headers=process.endpoint.headers, trust_env=False
+        )
+        return sum(parse_metrics(page.text)["prefix_cache_hits_total"])
+
+    async def story() -> None:
+        admin = AdminApi(process.endpoint)
+        model = str(served_model(process.endpoint)["id"])
+        swapper = make_swapper("merged", admin, model)
+        async with ServerClient(process.endpoint, 8, 300) as client:
+            for adapter in (first, second):
+                served, _, _ = await swap_and_prove(swapper, client, adapter, DTYPE)
+                before = num_read()
+                await answer(client, served)
+                assert num_read() == before, adapter.name
+                await answer(client, served)
+                assert num_read() > before
         await admin.close()
 
     asyncio.run(story())

@@ -319,6 +319,30 @@ def test_the_only_server_isnt_asked_either_once_it_was_started_again(
         ask(connection)
 
 
+def test_what_another_client_swapped_answers_nothing_of_ours(
+    fake: FakeVllm, make_adapter: MakeAdapter
+) -> None:
+    """Merged weights answer under the base model's name, whoever had them merged."""
+    config, mine = config_of([fake]), make_adapter("a")
+    with (
+        Connection(config, "owner/tiny", (), KEY) as ours,
+        Connection(config, "owner/tiny", (), KEY) as theirs,
+    ):
+        for connection in (ours, theirs):
+            connection.connect()
+        ours.swap_to(mine)
+        ask(ours)
+        for swap in (lambda: theirs.swap_to(make_adapter("b")), theirs.swap_to_base):
+            swap()
+            with pytest.raises(ServerError, match="was given other weights by another client"):
+                ask(ours)
+            ask(theirs)
+        ours.swap_to(mine)
+        ask(ours)
+        with pytest.raises(ServerError, match="by another client"):
+            ask(theirs)
+
+
 def test_a_server_that_falls_silent_is_left_and_its_prompts_are_asked_again(
     fakes: list[FakeVllm],
     connected: Connection,

@@ -96,6 +96,17 @@ def test_a_swap_waits_for_completions_in_flight(fake: FakeVllm, make_adapter: Ma
     assert asyncio.run(run()) == ["answered", "swapped"]
 
 
+def test_each_weights_questions_have_a_salt_of_their_own(
+    fake: FakeVllm, make_adapter: MakeAdapter
+) -> None:
+    """So that what others left in the prefix cache is nothing to them."""
+    swap(fake, make_adapter("a"), make_adapter("b"))
+    salts = [r.body["cache_salt"] for r in fake.requests if r.path == "/v1/completions"]
+    assert len(salts) == 8
+    assert salts == [salts[0]] * 4 + [f"{fake.process}.{fake.num_merges}"] * 4
+    assert salts[0] != salts[-1]
+
+
 def test_back_to_the_base_model_only_when_asked(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
     swap(fake, make_adapter("a"))
     assert swap_to_base(fake) == Served("tiny")

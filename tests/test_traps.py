@@ -18,8 +18,9 @@ ROUTES = {
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
 }
 FIELDS = {
+    "cache_salt",
     *("model", "prompt", "n", "temperature", "top_p", "max_tokens", "stop", "stream"),
-    *("logprobs", "prompt_logprobs"),
+    *("logprobs", "prompt_logprobs", "cache_salt"),
 }
 """Of a completion; vLLM ignores what it doesn't know, so each was tried with a real server."""
 
