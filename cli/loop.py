@@ -149,7 +149,8 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)
-    task = load_task(config)
+    teacher = config.teacher
+    task = load_task(config, [] if teacher.url else None)  # a plan asks no teacher
     generation = config.generation
     num_molecules = generation.batch // generation.samples_per_molecule
     num_asked = min(num_molecules, len(task.split.pool))
@@ -173,13 +174,13 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     for what, kind, gpus in here if config.server.ray == "off" else ():
         where = ", ".join(f"{gpu.name} ({gpu.key})" for gpu in gpus) or "cpu"
         click.echo(f"# {what} on: {where} in {resolve_dtype(config.model.dtype, kind)}")
+    taught, known = ", less what becomes exemplars", f" + {len(task.exemplars)} exemplars"
     click.echo(
         f"# table: {len(task.table.molecules)} molecules = {len(task.split.pool)} pool + "
-        f"{len(task.split.test)} test + {len(task.exemplars)} exemplars and their relatives"
+        f"{len(task.split.test)} test{taught if teacher.url else known} and their relatives"
     )
     for reason, rows in task.table.dropped.items():
-        shown = "; ".join(rows[:_MAX_SHOWN])
-        click.echo(f"# dropped, {reason}: {len(rows)} ({shown})")
+        click.echo(f"# dropped, {reason}: {len(rows)} ({'; '.join(rows[:_MAX_SHOWN])})")
     click.echo(
         f"# cost: {completions} completions and up to {evaluations} evaluations, at most "
         f"{tokens:,} output tokens; {config.rounds + 1} trainings; the pool "
@@ -190,7 +191,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     click.echo(
         f"# about {minutes} min of generating at {per_second:,} output tokens/s, plus training"
     )
-    calls = 2 * CANDIDATES_PER_EXEMPLAR * config.teacher.num_exemplars
-    teacher = f"up to {calls} calls" if config.teacher.url else "none"
-    click.echo(f"# teacher: {teacher}")
+    num_calls = 2 * CANDIDATES_PER_EXEMPLAR * teacher.num_exemplars
+    calls = f"up to {num_calls} calls when the loop begins, for {teacher.num_exemplars} exemplars"
+    click.echo(f"# teacher: {calls if teacher.url else 'none'}")
     click.echo(config.to_toml())

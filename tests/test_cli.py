@@ -191,6 +191,20 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path)
     assert config.server.extra_args == ["--max-num-seqs", "4"]
 
 
+def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> None:
+    """Its exemplars aren't known yet, and others (those that are shipped) are no stand-in."""
+    own = tmp_path / "logp.toml"
+    own.write_text("[property]\nname = 'logP'\nunit = 'log units'\ntolerance = 0.5\n", "utf-8")
+    nobody = "http://127.0.0.1:9/v1"
+    common = ("loop", "--dry-run", "--table", table, "--test-size", 5, "--batch", 8)
+    for which in (["--config", own], []):
+        result = call(*common, *which, "--teacher-url", nobody, "--teacher-exemplars", 3)
+        assert result.exit_code == 0, result.output
+        assert "20 molecules = 15 pool + 5 test, less what becomes exemplars and" in result.output
+        assert "# teacher: up to 24 calls when the loop begins, for 3 exemplars" in result.output
+    assert "no exemplars are shipped for logP" in refuse(*common, "--config", own)
+
+
 def test_flags_go_before_the_file(tmp_path: Path, table: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"rounds = 7\n[table]\npath = '{table}'\ntest_size = 5\n[train]\nrank = 4\n")
