@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 NUM_RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
-NEAR = 10.0
-"""The narrow tolerance that is always reported, in the property's unit."""
 _CONFIDENCE = 0.95
 _CHUNK = 2_000_000
 """Resampled values in memory at once."""
@@ -45,7 +43,7 @@ class Metrics:
     rae: Interval | None
     """MAE over that of always saying the measured values' mean; below 1 is better than that."""
     within_near: Interval
-    """Share with an error of at most `NEAR`."""
+    """Share with an error of at most `near(tolerance)`."""
     within_tolerance: Interval
     answered: Interval
     """Share with a well-formed value; the others count as the training median."""
@@ -54,6 +52,15 @@ class Metrics:
     def mse(self) -> float:
         """Mean squared error."""
         return self.rmse.value**2
+
+
+def near(tolerance: float) -> float:
+    """Return the narrow tolerance that is always reported, too: a third, in two digits.
+
+    >>> near(30.0), near(0.7)
+    (10.0, 0.23)
+    """
+    return float(f"{tolerance / 3:.2g}")
 
 
 def measure(measured: Floats, predicted: Floats, fallback: float, tolerance: float) -> Metrics:
@@ -186,7 +193,7 @@ def _statistics(
         "r2": np.where(constant, np.nan, r2),
         "spearman": np.where(constant, np.nan, _correlation(_ranks(measured), _ranks(predicted))),
         "rae": np.where(constant, np.nan, rae),
-        "within_near": (absolute <= NEAR).mean(axis=1),
+        "within_near": (absolute <= near(tolerance)).mean(axis=1),
         "within_tolerance": (absolute <= tolerance).mean(axis=1),
         "answered": answered.mean(axis=1),
     }

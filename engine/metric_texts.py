@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from selfstudy_engine.data.metrics import NEAR, Interval, Metrics
+from selfstudy_engine.data.metrics import Interval, Metrics, near
 
 Outcome = Literal["better", "worse", "same"]
 
@@ -32,7 +32,7 @@ def columns_of(unit: str, tolerance: float) -> list[str]:
         "R²",
         "Spearman",
         "RAE",
-        f"within {NEAR:g} {unit}",
+        f"within {near(tolerance):g} {unit}",
         f"within {tolerance:g} {unit}",
         "answered",
     ]

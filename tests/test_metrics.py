@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as reference
 
-from selfstudy_engine.data.metrics import Floats, bootstrap, measure, measure_change
+from selfstudy_engine.data.metrics import Floats, bootstrap, measure, measure_change, near
 
 GENERATOR = np.random.default_rng(5)
 MEASURED = GENERATOR.normal(80, 90, 300).round()
@@ -34,6 +34,17 @@ def test_metrics_are_those_of_the_reference() -> None:
     assert found.rae.value == pytest.approx(
         absolute.mean() / abs(MEASURED - MEASURED.mean()).mean()
     )
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "limit"), [(30.0, 10.0), (0.7, 0.23), (20.0, 6.7), (4000.0, 1300.0)]
+)
+def test_the_narrow_tolerance_is_a_third_of_the_other_in_any_unit(
+    tolerance: float, limit: float
+) -> None:
+    assert near(tolerance) == limit
+    off = np.array([limit / 2, limit, limit + 0.01, tolerance + 1])
+    assert measure(np.zeros(4), off, 0.0, tolerance).within_near.value == 0.5
 
 
 def test_intervals_agree_with_scipys_bootstrap() -> None:
