@@ -15,6 +15,7 @@ from selfstudy_engine.cli.options import (
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
+    from selfstudy_engine.data.properties import Property
     from selfstudy_engine.engine.ablations import AblationStudy
 
 
@@ -43,15 +44,15 @@ def ablate(run_name: str, runs: Path, as_json: bool, **values: Any) -> None:
     config = apply(read_config(folder), values)
     with make_reporter(config, to_stderr=True) as reporter:
         study = run_ablations(folder, config, reporter, os.environ.get(SERVER_KEY_VARIABLE, ""))
-    paths = save_study(folder.ablations(study.round), study)
+    paths = save_study(folder.ablations(study.round), study, config.property)
     if as_json:
         click.echo(to_json(study), nl=False)
     else:
-        _show(study)
+        _show(study, config.property)
         click.echo("Tables: " + ", ".join(map(str, paths)))
 
 
-def _show(study: "AblationStudy") -> None:
+def _show(study: "AblationStudy", prop: "Property") -> None:
     from selfstudy_engine.cli.console import figures_table, plain_console
     from selfstudy_engine.engine.ablation_table import (
         cells_of_row,
@@ -59,9 +60,9 @@ def _show(study: "AblationStudy") -> None:
         describe_study,
     )
 
-    table = figures_table(*columns_of_study(study))
+    table = figures_table(*columns_of_study(prop))
     for row in study.rows:
-        table.add_row(*cells_of_row(row))
+        table.add_row(*cells_of_row(row, prop))
     console = plain_console()
     console.print(table)
     console.print(describe_study(study))

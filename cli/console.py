@@ -19,12 +19,13 @@ from rich.progress import (
 from rich.table import Table
 
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.data.properties import Property
+from selfstudy_engine.engine.metric_texts import ranged
 from selfstudy_engine.engine.reason_quality import REASONS_COMPARED
 from selfstudy_engine.engine.rounds import RoundRecord
 
 _SECONDS_BETWEEN_LINES = 10.0
-_PLAIN_WIDTH = 180
+_PLAIN_WIDTH = 200
 """Columns of a table in a log: every cell of a round on one line."""
 
 
@@ -76,14 +77,14 @@ class _Reporter:
         table.add_column(f"train MAE, {unit}", justify="right")
         table.add_column("seconds*", justify="right")
         for record in records:
-            table.add_row(*_cells(record))
+            table.add_row(*_cells(record, self._config.property.error_decimals))
         self._console.print(table)
         self._console.print(
             "false claims: share of the answers with a value; 4-grams: distinct among "
             f"{REASONS_COMPARED} accepted reasons"
         )
         self._console.print("* train + swap + evaluate + generate + wait for the server")
-        for line in conclusion(records, unit):
+        for line in conclusion(records, self._config.property):
             self._console.print(line)
 
     def __enter__(self) -> Self:
@@ -94,7 +95,7 @@ class _Reporter:
         """Stop showing."""
 
 
-def conclusion(records: list[RoundRecord], unit: str) -> list[str]:
+def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
     """Return what a run's rounds show, in sentences."""
     if not records:
         return []
@@ -108,9 +109,10 @@ def conclusion(records: list[RoundRecord], unit: str) -> list[str]:
             if change.low > 0
             else "not distinguishable from no change"
         )
+        form = f"+.{prop.error_decimals}f"
         lines = [
-            f"Test MAE since round 0: {change.value:+.1f} {unit} "
-            f"[95% {change.low:+.1f}, {change.high:+.1f}]: {verdict}."
+            f"Test MAE since round 0: {change.value:{form}} {prop.unit} "
+            f"[95% {change.low:{form}}, {change.high:{form}}]: {verdict}."
         ]
     else:
         lines = []
@@ -118,11 +120,7 @@ def conclusion(records: list[RoundRecord], unit: str) -> list[str]:
     return lines
 
 
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
-
-
-def _cells(record: RoundRecord) -> list[str]:
+def _cells(record: RoundRecord, digits: int) -> list[str]:
     timing = record.timing
     seconds = (timing.train, timing.swap, timing.evaluate, timing.generate, timing.wait)
     asked = record.num_completions > 0
@@ -137,10 +135,10 @@ def _cells(record: RoundRecord) -> list[str]:
         _acceptance(record),
         _share(record.false_claims),
         _share(record.distinct_4grams),
-        _interval(record.test_mae),
-        _interval(record.test_rmse),
+        ranged(record.test_mae, digits),
+        ranged(record.test_rmse, digits),
         f"{record.answered:.0%}",
-        f"{record.train_mae:.1f}" if record.train_mae is not None else "-",
+        f"{record.train_mae:.{digits}f}" if record.train_mae is not None else "-",
         "+".join(f"{part:.0f}" for part in seconds),
     ]
 
@@ -155,9 +153,10 @@ def _acceptance(record: RoundRecord) -> str:
     return f"{record.acceptance:.0%}, lift {record.lift:.2f}"
 
 
-def round_line(record: RoundRecord, unit: str) -> str:
+def round_line(record: RoundRecord, prop: Property) -> str:
     """Return one round as one line."""
-    mae = f"test MAE {_interval(record.test_mae)} {unit}, answered {record.answered:.0%}"
+    mae = f"test MAE {ranged(record.test_mae, prop.error_decimals)} {prop.unit}, "
+    mae += f"answered {record.answered:.0%}"
     if not record.passed:
         mae += ", worse than the adapter before, which goes on answering"
     if record.parsed is None:
@@ -198,7 +197,7 @@ class PlainReporter(_Reporter):
 
     def finish_round(self, record: RoundRecord) -> None:
         """See `Reporter`."""
-        self._say(round_line(record, self._config.property.unit))
+        self._say(round_line(record, self._config.property))
 
     def _say(self, text: str) -> None:
         click.echo(f"[{time.monotonic() - self._started:6.0f} s] {text}", err=self._to_stderr)
@@ -243,4 +242,4 @@ class TerminalReporter(_Reporter):
 
     def finish_round(self, record: RoundRecord) -> None:
         """See `Reporter`."""
-        self._progress.console.print(round_line(record, self._config.property.unit))
+        self._progress.console.print(round_line(record, self._config.property))

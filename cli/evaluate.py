@@ -134,7 +134,7 @@ def evaluate(
     if as_json:
         click.echo(to_json(found), nl=False)
     else:
-        show_examination(found)
+        show_examination(found, config.property)
 
 
 def _held_out(

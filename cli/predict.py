@@ -16,6 +16,7 @@ from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from selfstudy_engine.data.config import RunConfig
+    from selfstudy_engine.data.properties import Property
 
 
 @click.command()
@@ -102,7 +103,7 @@ def predict(
         found.forget()
         click.echo(f"{len(rows)} molecules: {out}")
     else:
-        _show(found.rows, config.property.unit)
+        _show(found.rows, config.property)
 
 
 def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, Any]]:
@@ -120,12 +121,12 @@ def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, A
     return [{"name": molecule.name, "smiles": molecule.smiles} for molecule in found]
 
 
-def _show(rows: list[dict[str, Any]], unit: str) -> None:
+def _show(rows: list[dict[str, Any]], prop: "Property") -> None:
     for row in rows:
         value = row["error"]
         if row["predicted"] is not None:
-            spread = f" +- {row['spread']:.0f}" if row["spread"] is not None else ""
-            value = f"{row['predicted']:.0f}{spread} {unit}"
+            spread = f" +- {prop.format(row['spread'])}" if row["spread"] is not None else ""
+            value = f"{prop.format(row['predicted'])}{spread} {prop.unit}"
         click.echo(f"{row['name'] or row['smiles']}: {value}")
         if row["reason"]:
             click.echo(f"  {row['reason']}")

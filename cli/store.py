@@ -243,8 +243,9 @@ def label_errors(
         click.echo(f"{name}  {suspect.smiles}  {suspect.molecule_id}")
         click.echo(
             f"  table: {prop.format(suspect.measured)} {prop.unit}  answers: "
-            f"{prop.format(suspect.median)} ({suspect.distance:+.0f}), {suspect.agreeing:.0%} of "
-            f"{suspect.num_answers} agree, from {suspect.num_rounds} rounds"
+            f"{prop.format(suspect.median)} ({prop.format(suspect.distance, '+')}), "
+            f"{suspect.agreeing:.0%} of {suspect.num_answers} agree, from "
+            f"{suspect.num_rounds} rounds"
         )
         click.echo(f"  reason: {printable(suspect.reason)}\n")
     click.echo(f"{len(found)} molecules whose answers agree far from the table")

@@ -1,12 +1,15 @@
 """`selfstudy-engine table prepare|describe`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from selfstudy_engine.cli.options import TABLE_OPTIONS, config_options, resolve
+
+if TYPE_CHECKING:
+    from selfstudy_engine.data.schema import Molecule
 
 _CONFIG = click.option(
     "--config",
@@ -73,7 +76,11 @@ def describe(config_path: Path | None, **values: Any) -> None:
     read = load_table(config)
     prop = config.property
     _print_counts(read)
-    click.echo(f"{prop.name} ({prop.unit}): {describe_values([m.value for m in read.molecules])}")
+
+    def described(molecules: Sequence["Molecule"]) -> str:
+        return describe_values([molecule.value for molecule in molecules], prop.error_decimals)
+
+    click.echo(f"{prop.name} ({prop.unit}): {described(read.molecules)}")
     parts, exemplars = split_table(read, config)
     counts = [len(part) for part in (parts.pool, parts.test, parts.relatives)]
     click.echo(
@@ -82,8 +89,8 @@ def describe(config_path: Path | None, **values: Any) -> None:
         f"{len(read.molecules) - sum(counts)} left out as exemplars themselves (of "
         f"{len(exemplars)})"
     )
-    click.echo(f"  pool: {describe_values([m.value for m in parts.pool])}")
-    click.echo(f"  test: {describe_values([m.value for m in parts.test])}")
+    click.echo(f"  pool: {described(parts.pool)}")
+    click.echo(f"  test: {described(parts.test)}")
 
 
 def _print_counts(read: Any) -> None:

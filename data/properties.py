@@ -5,7 +5,7 @@ Melting point is built in; any other numeric property is a `[property]` table in
 
 import tomllib
 from importlib import resources
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,7 +30,7 @@ class Property(BaseModel):
     maximum: float = 1e6
     """Predictions above this (in `unit`) can't be meant and count as unparsed."""
     decimals: int = Field(default=0, ge=0, le=6)
-    """Decimals with which a value is written into prompts."""
+    """Decimals with which a value is written, in prompts and elsewhere; errors have one more."""
     wording: str | None = Field(default=None, pattern=r"^\S([^\n\r]*\S)?$")
     """What prompts say before the value [default: "Name (unit):"]; the original template has its
     own."""
@@ -46,10 +46,15 @@ class Property(BaseModel):
         """The line that asks for the value: "Melting point (°C):"."""
         return self.wording or f"{self.name[0].upper()}{self.name[1:]} ({self.unit}):"
 
-    def format(self, value: float) -> str:
-        """Write a value as prompts show it, without "-0"."""
-        text = f"{value:.{self.decimals}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
+    @property
+    def error_decimals(self) -> int:
+        """Decimals of errors, and of what else is a mean of values."""
+        return self.decimals + 1
+
+    def format(self, value: float, sign: Literal["-", "+"] = "-") -> str:
+        """Write a value as prompts show it, without "-0"; "+" is for differences."""
+        text = f"{value:{sign}.{self.decimals}f}"
+        return text.lstrip("+-") if float(text) == 0 else text
 
 
 def built_in_properties() -> dict[str, Property]:

@@ -35,10 +35,10 @@ def write_dropped(path: Path, dropped: Mapping[str, Sequence[str]]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def describe_values(values: Sequence[float]) -> str:
-    """Return number, range, mean, deviation and quartiles.
+def describe_values(values: Sequence[float], digits: int) -> str:
+    """Return number, range, mean, deviation (both with so many digits) and quartiles.
 
-    >>> describe_values([1.0, 2.0, 3.0, 4.0])
+    >>> describe_values([1.0, 2.0, 3.0, 4.0], 1)
     '4 values from 1 to 4, mean 2.5, SD 1.3, quartiles 1.75 / 2.5 / 3.25'
     """
     if len(values) < 2:
@@ -46,6 +46,6 @@ def describe_values(values: Sequence[float]) -> str:
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return (
         f"{len(values)} values from {min(values):g} to {max(values):g}, "
-        f"mean {statistics.mean(values):.1f}, SD {statistics.stdev(values):.1f}, "
+        f"mean {statistics.mean(values):.{digits}f}, SD {statistics.stdev(values):.{digits}f}, "
         f"quartiles {low:g} / {middle:g} / {high:g}"
     )

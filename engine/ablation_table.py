@@ -5,13 +5,14 @@ from pathlib import Path
 import orjson
 
 from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.ablations import Ablated, AblationStudy
-from selfstudy_engine.engine.metric_texts import ranged, signed, verdict_of
+from selfstudy_engine.engine.metric_texts import ranged, ranged_share, signed, verdict_of
 
 
-def columns_of_study(study: AblationStudy) -> list[str]:
+def columns_of_study(prop: Property) -> list[str]:
     """Return the headings over `cells_of_row`."""
-    unit = study.unit
+    unit = prop.unit
     return [
         "trained on",
         "samples",
@@ -20,13 +21,13 @@ def columns_of_study(study: AblationStudy) -> list[str]:
         f"test MAE, {unit}",
         f"minus the loop's, {unit}",
         "",
-        f"within {study.tolerance:g} {unit}",
+        f"within {prop.tolerance:g} {unit}",
         "answered",
         "false claims",
     ]
 
 
-def cells_of_row(row: Ablated) -> list[str]:
+def cells_of_row(row: Ablated, prop: Property) -> list[str]:
     """Return one line of the table."""
     loss = row.training.get("loss")
     return [
@@ -34,11 +35,11 @@ def cells_of_row(row: Ablated) -> list[str]:
         str(row.training.get("num_samples", "–")),
         str(row.training.get("steps", "–")),
         "–" if loss is None else f"{loss:.3f}",
-        ranged(row.metrics.mae),
-        signed(row.change.mae) if row.change else "–",
+        ranged(row.metrics.mae, prop.error_decimals),
+        signed(row.change.mae, prop.error_decimals) if row.change else "–",
         verdict_of(row.change.mae) if row.change else "",
-        ranged(row.metrics.within_tolerance, percent=True),
-        ranged(row.metrics.answered, percent=True),
+        ranged_share(row.metrics.within_tolerance),
+        ranged_share(row.metrics.answered),
         "–" if row.false_claims is None else f"{row.false_claims:.0%}",
     ]
 
@@ -57,17 +58,17 @@ def describe_study(study: AblationStudy) -> str:
     )
 
 
-def to_markdown(study: AblationStudy) -> str:
+def to_markdown(study: AblationStudy, prop: Property) -> str:
     """Return the study as a Markdown table with what must be known about it."""
-    lines = [columns_of_study(study), *map(cells_of_row, study.rows)]
+    lines = [columns_of_study(prop), *(cells_of_row(row, prop) for row in study.rows)]
     head, *rows = [f"| {' | '.join(cells)} |" for cells in lines]
     rule = "|---" * len(lines[0]) + "|"
     return "\n".join([describe_study(study), "", head, rule, *rows, ""])
 
 
-def save_study(folder: Path, study: AblationStudy) -> list[Path]:
+def save_study(folder: Path, study: AblationStudy, prop: Property) -> list[Path]:
     """Write ablations.md and ablations.json; returns their paths."""
-    texts = {"ablations.md": to_markdown(study).encode(), "ablations.json": to_json(study)}
+    texts = {"ablations.md": to_markdown(study, prop).encode(), "ablations.json": to_json(study)}
     for name, content in texts.items():
         write_atomic(folder / name, content)
     return [folder / name for name in texts]

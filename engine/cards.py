@@ -8,6 +8,7 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.prompts import render_question, value_label
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.rounds import RoundRecord
 
@@ -48,7 +49,7 @@ def adapter_card(
                 dataset_name=f"{prop.name}, held-out molecules of run {config.name}",
                 metric_type=kind,
                 metric_name=f"{name}, {unit}",
-                metric_value=round(interval.value, 3),
+                metric_value=round(interval.value, prop.decimals + 3),
             )
             for kind, name, interval in metrics
         ],
@@ -71,8 +72,8 @@ def adapter_card(
         "",
         "| | value | 95% interval |",
         "|---|---|---|",
-        *(f"| {name}, {unit} | {_cells(interval)} |" for _, name, interval in metrics),
-        f"| MAE minus the training median's, {unit} | {_cells(against_median)} |",
+        *(f"| {name}, {unit} | {_cells(interval, prop)} |" for _, name, interval in metrics),
+        f"| MAE minus the training median's, {unit} | {_cells(against_median, prop)} |",
         "",
         f"{record.answered:.0%} of the answers had a value; the others are scored as the training "
         f"median. The adapter is {_verdict(against_median)} than that constant.",
@@ -122,8 +123,9 @@ def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) ->
     return _with_header(data, lines)
 
 
-def _cells(interval: Interval) -> str:
-    return f"{interval.value:.1f} | {interval.low:.1f} to {interval.high:.1f}"
+def _cells(interval: Interval, prop: Property) -> str:
+    form = f".{prop.error_decimals}f"
+    return f"{interval.value:{form}} | {interval.low:{form}} to {interval.high:{form}}"
 
 
 def _verdict(against_median: Interval) -> str:

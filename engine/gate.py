@@ -7,6 +7,7 @@ later: the samples and the adapters after it came from it.
 import logging
 
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import load_records
 
@@ -20,14 +21,14 @@ class Gate:
         folder: of the run.
         enabled: False lets every adapter pass.
         fallback: what an unanswered molecule counts as predicted: the training median.
-        unit: of the property.
+        prop: what is predicted.
     """
 
-    def __init__(self, folder: RunFolder, enabled: bool, fallback: float, unit: str) -> None:
+    def __init__(self, folder: RunFolder, enabled: bool, fallback: float, prop: Property) -> None:
         self.enabled = enabled
         self._folder = folder
         self._fallback = fallback
-        self._unit = unit
+        self._prop = prop
         self._answering: list[int] = []
         for index, record in enumerate(load_records(folder)):
             if record.round != index:
@@ -52,10 +53,11 @@ class Gate:
         change = paired_difference(old, new, self._fallback)
         if change.low <= 0:
             return index
+        digits = self._prop.error_decimals
         logger.warning(
-            "adapter %s is worse on the test set than %s (MAE %+.1f %s [95%% %+.1f, %+.1f]): it is "
+            "adapter %s is worse on the test set than %s (MAE %+.*f %s [95%% %+.*f, %+.*f]): it is "
             "kept, and the other goes on answering (--gate)",
             *(self._folder.adapter(i).name for i in (index, before)),
-            *(change.value, self._unit, change.low, change.high),
+            *(digits, change.value, self._prop.unit, digits, change.low, digits, change.high),
         )
         return before

@@ -1,8 +1,9 @@
 """Metrics and intervals as texts: the same words and digits wherever they are shown."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from selfstudy_engine.data.metrics import Interval, Metrics, near
+from selfstudy_engine.data.properties import Property
 
 Outcome = Literal["better", "worse", "same"]
 
@@ -23,8 +24,9 @@ def verdict_of(change: Interval) -> str:
     ]
 
 
-def columns_of(unit: str, tolerance: float) -> list[str]:
+def columns_of(prop: Property) -> list[str]:
     """Return the headings over `cells_of`."""
+    unit = prop.unit
     return [
         f"MAE, {unit}",
         f"RMSE, {unit}",
@@ -32,47 +34,53 @@ def columns_of(unit: str, tolerance: float) -> list[str]:
         "R²",
         "Spearman",
         "RAE",
-        f"within {near(tolerance):g} {unit}",
-        f"within {tolerance:g} {unit}",
+        f"within {near(prop.tolerance):g} {unit}",
+        f"within {prop.tolerance:g} {unit}",
         "answered",
     ]
 
 
-def cells_of(metrics: Metrics) -> list[str]:
+def cells_of(metrics: Metrics, prop: Property) -> list[str]:
     """Return all metrics as texts, in the table's order."""
-    plain = [ranged(interval) for interval in (metrics.mae, metrics.rmse, metrics.median_error)]
-    shares = [
-        ranged(interval, percent=True)
-        for interval in (metrics.within_near, metrics.within_tolerance, metrics.answered)
+    errors = (metrics.mae, metrics.rmse, metrics.median_error)
+    ratios = (metrics.r2, metrics.spearman, metrics.rae)
+    shares = (metrics.within_near, metrics.within_tolerance, metrics.answered)
+    return [
+        *(ranged(interval, prop.error_decimals) for interval in errors),
+        *(ranged(interval, 2) if interval else "–" for interval in ratios),
+        *map(ranged_share, shares),
     ]
-    ratios = [
-        ranged(interval, digits=2) if interval else "–"
-        for interval in (metrics.r2, metrics.spearman, metrics.rae)
-    ]
-    return [*plain, *ratios, *shares]
 
 
-def ranged(interval: Interval, digits: int = 1, percent: bool = False) -> str:
-    """Write an estimate with its interval.
+def ranged(interval: Interval, digits: int) -> str:
+    """Write an estimate with its interval; an error has its property's `error_decimals`.
 
-    >>> ranged(Interval(0.5, 0.25, 0.75), percent=True)
-    '50% [25, 75]'
+    >>> ranged(Interval(0.5, 0.25, 0.75), 2)
+    '0.50 [0.25, 0.75]'
     """
-    parts: list[Any] = [interval.value, interval.low, interval.high]
-    if percent:
-        value, low, high = (f"{100 * part:.0f}" for part in parts)
-        return f"{value}% [{low}, {high}]"
-    value, low, high = (_minus(f"{part:.{digits}f}") for part in parts)
+    parts = (interval.value, interval.low, interval.high)
+    value, low, high = (minus(f"{part:.{digits}f}") for part in parts)
     return f"{value} [{low}, {high}]"
 
 
-def signed(interval: Interval) -> str:
-    """Write a difference with its sign and interval."""
-    value, low, high = (
-        _minus(f"{part:+.1f}") for part in (interval.value, interval.low, interval.high)
-    )
+def ranged_share(interval: Interval) -> str:
+    """Write a share with its interval, in percent.
+
+    >>> ranged_share(Interval(0.5, 0.25, 0.75))
+    '50% [25, 75]'
+    """
+    parts = (interval.value, interval.low, interval.high)
+    value, low, high = (f"{100 * part:.0f}" for part in parts)
+    return f"{value}% [{low}, {high}]"
+
+
+def signed(interval: Interval, digits: int) -> str:
+    """Write a difference with its sign and interval; see `ranged`."""
+    parts = (interval.value, interval.low, interval.high)
+    value, low, high = (minus(f"{part:+.{digits}f}") for part in parts)
     return f"{value} [95% {low} to {high}]"
 
 
-def _minus(text: str) -> str:
+def minus(text: str) -> str:
+    """Write a number's minus as one, not as a hyphen."""
     return text.replace("-", "\N{MINUS SIGN}")

@@ -93,7 +93,8 @@ def _slider(run: RunFacts, figure: Figure) -> list[dict[str, object]]:
     return [
         {
             "round": facts.index,
-            "text": f"round {facts.index}: test MAE {ranged(facts.test.mae)} {run.unit}, answered "
+            "text": f"round {facts.index}: test MAE "
+            f"{ranged(facts.test.mae, run.prop.error_decimals)} {run.unit}, answered "
             f"{facts.test.answered.value:.0%}",
         }
         for facts in run.rounds
@@ -107,7 +108,7 @@ def _behind(run: RunFacts) -> Sequence[tuple[str, str]]:
     pool, test = run.split.pool, run.split.test
     return [
         ("base model", config.model.path or f"{run.base_model} (embedded)"),
-        ("table", config.table.path or "embedded melting points (package chemicals)"),
+        ("table", config.table.path or f"embedded {run.prop.name}s (package chemicals)"),
         ("molecules", f"{len(pool)} pool, {len(test)} test, {len(run.exemplars)} exemplars"),
         ("task, SHA-256", identity.get("task", "")),
         ("seed", str(config.seed)),

@@ -10,6 +10,8 @@ from typing import Any
 
 import altair as alt
 
+from selfstudy_engine.data.properties import Property
+
 Row = dict[str, Any]
 TEST, TRAIN = "test", "trained on"
 MODEL = "this model"
@@ -195,7 +197,18 @@ def bars_with_intervals(
     return alt.layer(bars, rules)
 
 
-def number(field: str, title: str, form: str = ".1f") -> Any:
+def form_of_errors(prop: Property) -> str:
+    """Return the format of errors, for charts as for Python."""
+    return f".{prop.error_decimals}f"
+
+
+def interval_tooltip(title: str, form: str) -> list[Any]:
+    """Return the tooltip of a value with its interval."""
+    parts = (("value", title), ("low", "95% from"), ("high", "to"))
+    return [number(field, shown, form) for field, shown in parts]
+
+
+def number(field: str, title: str, form: str) -> Any:
     """Return a tooltip of a number."""
     return alt.Tooltip(f"{field}:Q", title=title, format=form)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import altair as alt
 
 from selfstudy_engine.data.evaluations import paired_change
+from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.metric_texts import cells_of, columns_of, outcome_of, signed
 from selfstudy_engine.engine.report_charts import (
@@ -15,6 +16,8 @@ from selfstudy_engine.engine.report_charts import (
     Row,
     coloured,
     figure,
+    form_of_errors,
+    interval_tooltip,
     lines_with_intervals,
     number,
     rounds_axis,
@@ -51,7 +54,7 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
     runs = [gather_facts(folder) for folder in folders]
     labels = _labels(runs)
     sides = [
-        Side(run, label, cells_of(run.last.test), signed(run.last.change.mae))
+        Side(run, label, cells_of(run.last.test, run.prop), _signed(run.last.change.mae, run))
         for run, label in zip(runs, labels, strict=True)
     ]
     figures = [_by_round(sides), _by_labels(sides)]
@@ -61,7 +64,7 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         figures=figures,
         sides=sides,
         verdict=_verdict(runs[0], runs[-1], labels[0], labels[-1]),
-        columns=columns_of(runs[0].unit, runs[0].config.property.tolerance),
+        columns=columns_of(runs[0].prop),
         differences=runs[0].config.differences(runs[-1].config),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -97,8 +100,12 @@ def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: 
     }[outcome_of(change)]
     return (
         f"{second_label} {word} {first_label} on the same {len(ids[0])} test molecules: last "
-        f"round's MAE {signed(change)} {first.unit} (paired bootstrap)."
+        f"round's MAE {_signed(change, first)} {first.unit} (paired bootstrap)."
     )
+
+
+def _signed(change: Interval, run: RunFacts) -> str:
+    return signed(change, run.prop.error_decimals)
 
 
 def _rows(sides: Sequence[Side]) -> list[Row]:
@@ -134,7 +141,8 @@ def _figure(sides: Sequence[Side], key: str, title: str, x: alt.X) -> Figure:
         number("round", "round", "d"),
         number("labels", "labels", "d"),
     ]
-    tooltip += [number("value", y), number("low", "95% from"), number("high", "to")]
+    form = form_of_errors(sides[0].run.prop)
+    tooltip += interval_tooltip(y, form)
     columns = {"series": "run", "round": "round", "labels": "labels", "value": y}
     return figure(
         key,
@@ -143,8 +151,8 @@ def _figure(sides: Sequence[Side], key: str, title: str, x: alt.X) -> Figure:
         _rows(sides),
         alt_text=f"{title} of each run: "
         + "; ".join(
-            f"{side.label} from {side.run.rounds[0].test.mae.value:.1f} to "
-            f"{side.run.last.test.mae.value:.1f}"
+            f"{side.label} from {side.run.rounds[0].test.mae.value:{form}} to "
+            f"{side.run.last.test.mae.value:{form}}"
             for side in sides
         ),
         caption="Bars are bootstrap 95% intervals of each run by itself; the paired difference is "

@@ -24,6 +24,7 @@ from selfstudy_engine.data.evaluations import (
 )
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import Change, Floats, Metrics, measure
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Exemplar, Molecule, Sample
 from selfstudy_engine.data.splits import Split
@@ -101,9 +102,14 @@ class RunFacts:
         )
 
     @property
+    def prop(self) -> Property:
+        """What is predicted."""
+        return self.config.property
+
+    @property
     def unit(self) -> str:
         """Unit of every value."""
-        return self.config.property.unit
+        return self.prop.unit
 
     @property
     def last(self) -> RoundFacts:

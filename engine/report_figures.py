@@ -9,6 +9,8 @@ import numpy as np
 
 from selfstudy_engine.data.features import similarities
 from selfstudy_engine.data.metrics import Floats, Interval, bootstrap
+from selfstudy_engine.data.properties import Property
+from selfstudy_engine.engine.metric_texts import minus
 from selfstudy_engine.engine.report_charts import (
     INK,
     MODEL,
@@ -19,6 +21,8 @@ from selfstudy_engine.engine.report_charts import (
     bars_with_intervals,
     coloured,
     figure,
+    form_of_errors,
+    interval_tooltip,
     lines_with_intervals,
     number,
     plain_lines,
@@ -29,8 +33,8 @@ from selfstudy_engine.engine.report_facts import RoundFacts, RunFacts
 
 MAX_POINTS = 20_000
 """Points of the parity plot: beyond that some rounds are left out, and the caption says so."""
-_MIN_AXIS, _MAX_AXIS = -200.0, 400.0
-"""Axes of the original's parity plot, in °C; wider where values lie outside."""
+_ORIGINAL_AXES = (-200.0, 400.0)
+"""Of the original's parity plot, of melting points in °C."""
 _PANEL = 240
 _SIMILARITIES = (0.0, 0.3, 0.4, 0.5, 0.7, 1.01)
 
@@ -64,19 +68,19 @@ def learning_by_round(run: RunFacts) -> Figure:
             rows.append(_at(facts.index, TRAIN, facts.train.mae))
         for name, metrics in run.baseline_metrics(facts).items():
             rows.append(_at(facts.index, name, metrics.mae) | {"low": None, "high": None})
-    title = f"MAE, {run.unit}"
+    title, form = f"MAE, {run.unit}", form_of_errors(run.prop)
     colour = coloured("series", _series(rows))
-    tooltip = [text("series", "series"), number("round", "round", "d"), number("value", title)]
-    tooltip += [number("low", "95% from"), number("high", "to")]
+    tooltip = [text("series", "series"), number("round", "round", "d")]
+    tooltip += interval_tooltip(title, form)
     first, last = run.rounds[0].test.mae, run.last.test.mae
     return figure(
         "learning",
         "Error by round",
         lines_with_intervals(rounds_axis(), title, colour, tooltip),
         rows,
-        alt_text=f"Mean absolute error by round: on the test set {first.value:.1f} {run.unit} in "
-        f"round {run.rounds[0].index} and {last.value:.1f} in round {run.last.index}, beside that "
-        "on molecules that were trained on and that of each baseline.",
+        alt_text=f"Mean absolute error by round: on the test set {first.value:{form}} {run.unit} "
+        f"in round {run.rounds[0].index} and {last.value:{form}} in round {run.last.index}, beside "
+        "that on molecules that were trained on and that of each baseline.",
         caption="Bars are bootstrap 95% intervals. Trained-on molecules far below the test set "
         "mean memorising. Baselines were fitted to the same labels, at rounds 0, 1, 2, 4, 8, ... "
         "and the last.",
@@ -100,8 +104,8 @@ def learning_by_labels(run: RunFacts) -> Figure:
         scale=alt.Scale(type="log", nice=False, padding=12),
         axis=alt.Axis(format="~s", grid=False, tickCount=6),
     )
-    tooltip = [text("series", "method"), number("labels", "labels", "d"), number("value", title)]
-    tooltip += [number("low", "95% from"), number("high", "to")]
+    tooltip = [text("series", "method"), number("labels", "labels", "d")]
+    tooltip += interval_tooltip(title, form_of_errors(run.prop))
     return figure(
         "labels",
         "Error by labels used",
@@ -132,19 +136,19 @@ def parity(run: RunFacts) -> Figure:
             "name": answer.name or answer.smiles,
             "measured": answer.measured,
             "predicted": round(
-                run.split.median if answer.predicted is None else answer.predicted, 2
+                run.split.median if answer.predicted is None else answer.predicted,
+                run.prop.decimals + 2,
             ),
             "answered": "yes" if answer.predicted is not None else "no: the training median",
         }
         for facts in rounds
         for answer in facts.answers
     ]
-    values = [answer.measured for facts in rounds for answer in facts.answers]
-    low, high = min(_MIN_AXIS, *values), max(_MAX_AXIS, *values)
+    scale, form = _axes(run), form_of_errors(run.prop)
     param = alt.param(name="shown_round", value=rounds[-1].index)
     x, y = (
-        alt.X("measured:Q", title=f"measured, {run.unit}", scale=_between(low, high)),
-        alt.Y("predicted:Q", title=f"predicted, {run.unit}", scale=_between(low, high)),
+        alt.X("measured:Q", title=f"measured, {run.unit}", scale=scale),
+        alt.Y("predicted:Q", title=f"predicted, {run.unit}", scale=scale),
     )
     points = (
         alt.Chart()
@@ -156,8 +160,8 @@ def parity(run: RunFacts) -> Figure:
             shape=alt.Shape("split:N", scale=alt.Scale(domain=[TEST, TRAIN])),
             tooltip=[
                 text("name", "molecule"),
-                number("measured", "measured"),
-                number("predicted", "predicted"),
+                number("measured", "measured", form),
+                number("predicted", "predicted", form),
                 text("answered", "answered"),
             ],
         )
@@ -166,9 +170,7 @@ def parity(run: RunFacts) -> Figure:
     line = (
         alt.Chart()
         .mark_line(strokeDash=[5, 4], color=INK, opacity=0.6)
-        .encode(
-            x=x, y=alt.Y("measured:Q", title=f"predicted, {run.unit}", scale=_between(low, high))
-        )
+        .encode(x=x, y=alt.Y("measured:Q", title=f"predicted, {run.unit}", scale=scale))
         .transform_filter("datum.round == shown_round")
     )
     left_out = len(run.rounds) - len(rounds)
@@ -177,7 +179,7 @@ def parity(run: RunFacts) -> Figure:
         "Predicted against measured",
         alt.layer(line, points).add_params(param),
         rows,
-        alt_text=f"Predicted against measured {run.config.property.name} for one round at a time; "
+        alt_text=f"Predicted against measured {run.prop.name} for one round at a time; "
         f"the slider chooses the round. Points on the dashed line are exact.",
         caption="Axes are the same in all rounds; predictions beyond them stand at the edge. "
         "Unanswered questions stand at the training median."
@@ -204,12 +206,12 @@ def original_error(run: RunFacts) -> Figure:
         if metrics
     ]
     return error_by_round(
-        rows, "original-error", "Error by round, as in the original", run.unit, subtitle_of(run)
+        rows, "original-error", "Error by round, as in the original", run.prop, subtitle_of(run)
     )
 
 
 def error_by_round(
-    rows: Sequence[Row], key: str, title: str, unit: str, subtitle: Sequence[str]
+    rows: Sequence[Row], key: str, title: str, prop: Property, subtitle: Sequence[str]
 ) -> Figure:
     """Draw the original article's first plot.
 
@@ -217,11 +219,12 @@ def error_by_round(
         rows: with round, series ("test" or "trained on") and value.
         key: of the figure.
         title: of the figure.
-        unit: of the values.
+        prop: what is predicted.
         subtitle: see `figure`.
     """
-    y = f"MAE, {unit}"
-    tooltip = [text("series", "molecules"), number("round", "round", "d"), number("value", y)]
+    y = f"MAE, {prop.unit}"
+    tooltip = [text("series", "molecules"), number("round", "round", "d")]
+    tooltip += [number("value", y, form_of_errors(prop))]
     return figure(
         key,
         title,
@@ -249,8 +252,10 @@ def original_parity(run: RunFacts) -> Figure:
         for answer in facts.answers
         if answer.predicted is not None
     ]
-    x = alt.X("measured:Q", title=f"measured, {run.unit}", scale=_between(_MIN_AXIS, _MAX_AXIS))
-    y = alt.Y("predicted:Q", title=f"predicted, {run.unit}", scale=_between(_MIN_AXIS, _MAX_AXIS))
+    is_originals = (run.prop.name, run.unit) == ("melting point", "°C")
+    scale = _between(*_ORIGINAL_AXES) if is_originals else _axes(run)
+    x = alt.X("measured:Q", title=f"measured, {run.unit}", scale=scale)
+    y = alt.Y("predicted:Q", title=f"predicted, {run.unit}", scale=scale)
     points = (
         alt.Chart()
         .mark_point(size=22, opacity=0.65, filled=True)
@@ -272,10 +277,10 @@ def original_parity(run: RunFacts) -> Figure:
         "Predicted against measured, as in the original",
         panels,
         rows,
-        alt_text=f"Predicted against measured {run.config.property.name} in the first and the last "
-        "round, side by side, both axes from -200 to 400.",
-        caption="The original article's second plot, with its axes; as there, unanswered questions "
-        "are left out of this one.",
+        alt_text=f"Predicted against measured {run.prop.name} in the first and the last round, "
+        "side by side.",
+        caption=f"The original article's second plot{', with its axes' if is_originals else ''}; "
+        "as there, unanswered questions are left out of this one.",
         subtitle=subtitle_of(run),
         columns={
             "panel": "round",
@@ -294,14 +299,12 @@ def error_by_value(run: RunFacts) -> Figure:
     edges = np.quantile(measured, [0, 0.25, 0.5, 0.75, 1])
     edges = np.unique(edges)
     bands = np.clip(np.searchsorted(edges, measured, side="right") - 1, 0, max(0, len(edges) - 2))
-    names = [
-        f"{low:.0f} to {high:.0f}".replace("-", "\N{MINUS SIGN}") for low, high in pairwise(edges)
-    ]
-    names = names or [f"{measured[0]:.0f}"]
+    shown = [minus(run.prop.format(edge)) for edge in edges]
+    names = [f"{low} to {high}" for low, high in pairwise(shown)] or shown
     return _by_group(
         run,
         "value",
-        f"Error by measured {run.config.property.name}",
+        f"Error by measured {run.prop.name}",
         groups=dict(zip(_ids(run.last), bands.tolist(), strict=True)),
         names=names,
         x=f"measured, {run.unit}",
@@ -351,10 +354,10 @@ def _by_group(
             if len(inside):
                 row = _at(facts.index, f"round {facts.index}", bootstrap(inside), group=name)
                 rows.append(row | {"molecules": len(inside)})
-    y = f"test MAE, {run.unit}"
+    y, form = f"test MAE, {run.unit}", form_of_errors(run.prop)
     order = [name for name in names if any(row["group"] == name for row in rows)]
-    tooltip = [text("series", "round"), text("group", x), number("value", y)]
-    tooltip += [number("low", "95% from"), number("high", "to"), number("molecules", "n", "d")]
+    tooltip = [text("series", "round"), text("group", x), *interval_tooltip(y, form)]
+    tooltip += [number("molecules", "n", "d")]
     narrow = "width < 330"  # a phone: names would lie over each other
     axis = alt.Axis(
         labelAngle=alt.ExprRef(f"{narrow} ? -35 : 0"),
@@ -375,7 +378,7 @@ def _by_group(
         rows,
         alt_text=f"{title}: "
         + "; ".join(
-            f"{row['series']}, {row['group']}: {row['value']:.0f} {run.unit}" for row in rows
+            f"{row['series']}, {row['group']}: {row['value']:{form}} {run.unit}" for row in rows
         ),
         caption=caption + " Lines are bootstrap 95% intervals.",
         subtitle=subtitle_of(run),
@@ -394,6 +397,12 @@ def _errors(facts: RoundFacts, fallback: float) -> Floats:
             for answer in facts.tested
         ]
     )
+
+
+def _axes(run: RunFacts) -> Any:
+    """Return the scale of a parity plot: the measured values, with a tolerance to spare."""
+    values = [answer.measured for facts in run.rounds for answer in facts.answers]
+    return _between(min(values) - run.prop.tolerance, max(values) + run.prop.tolerance)
 
 
 def _between(low: float, high: float) -> Any:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfstudy_engine.data.metrics import Interval, measure_change
+from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.baselines import MEDIAN
 from selfstudy_engine.engine.metric_texts import (
     Outcome,
     cells_of,
     columns_of,
+    minus,
     outcome_of,
     ranged,
     signed,
@@ -42,7 +44,7 @@ class Headline:
 
 def headline(run: RunFacts) -> Headline:
     """Return what a run shows: the change since round 0, and the place among the baselines."""
-    last, unit = run.last, run.unit
+    last, unit, digits = run.last, run.unit, run.prop.error_decimals
     change = last.change.mae
     outcome = outcome_of(change) if len(run.rounds) > 1 else None
     n = last.test.num_molecules
@@ -56,15 +58,16 @@ def headline(run: RunFacts) -> Headline:
     if outcome:
         ids = [{a.molecule_id for a in facts.tested} for facts in (run.rounds[0], last)]
         sentences.append(
-            f"Test MAE {run.rounds[0].test.mae.value:.1f} → {last.test.mae.value:.1f} {unit} from "
-            f"round {run.rounds[0].index} to round {last.index}: {signed(change)} {unit} (paired "
-            f"bootstrap, {len(ids[0] & ids[1])} molecules)."
+            f"Test MAE {run.rounds[0].test.mae.value:.{digits}f} → "
+            f"{last.test.mae.value:.{digits}f} {unit} from round {run.rounds[0].index} to round "
+            f"{last.index}: {signed(change, digits)} {unit} (paired bootstrap, "
+            f"{len(ids[0] & ids[1])} molecules)."
         )
     else:
-        sentences.append(f"Test MAE {ranged(last.test.mae)} {unit} on {n} molecules.")
+        sentences.append(f"Test MAE {ranged(last.test.mae, digits)} {unit} on {n} molecules.")
     versus = _versus(run)
     if MEDIAN in versus:
-        sentences.append(_against(versus[MEDIAN], "always answering the training median", unit))
+        sentences.append(_against(versus[MEDIAN], "always answering the training median", run.prop))
     others = {
         name: metrics for name, metrics in run.baseline_metrics(last).items() if name != MEDIAN
     }
@@ -74,13 +77,14 @@ def headline(run: RunFacts) -> Headline:
             _against(
                 versus[best],
                 f"the best baseline with the same {len(last.labelled)} labels ({best})",
-                unit,
+                run.prop,
             )
         )
     if last.test.answered.value < 1:
+        median = minus(run.prop.format(run.split.median))
         sentences.append(
             f"{last.test.answered.value:.1%} of the questions got a well-formed value; the others "
-            f"are scored as the training median ({run.split.median:.0f} {unit}), never dropped."
+            f"are scored as the training median ({median} {unit}), never dropped."
         )
     kept_out = [str(facts.index) for facts in run.rounds if not facts.record.passed]
     if kept_out:
@@ -92,14 +96,14 @@ def headline(run: RunFacts) -> Headline:
     if n < 1000:
         half = (last.test.mae.high - last.test.mae.low) / 2
         sentences.append(
-            f"With {n} test molecules an MAE is known to about ±{half:.1f} {unit}; a larger "
+            f"With {n} test molecules an MAE is known to about ±{half:.{digits}f} {unit}; a larger "
             "--test-size narrows that."
         )
     return Headline(
         outcome,
         verdict,
         sentences,
-        [*columns_of(unit, run.config.property.tolerance), "MAE minus the last round's"],
+        [*columns_of(run.prop), "MAE minus the last round's"],
         _rows(run, versus),
     )
 
@@ -115,7 +119,7 @@ def _versus(run: RunFacts) -> dict[str, Interval]:
     }
 
 
-def _against(difference: Interval, what: str, unit: str) -> str:
+def _against(difference: Interval, what: str, prop: Property) -> str:
     """Say where the model stands beside something else, given that one's MAE minus the model's."""
     mine = Interval(-difference.value, -difference.high, -difference.low)
     word = {
@@ -123,18 +127,19 @@ def _against(difference: Interval, what: str, unit: str) -> str:
         "worse": "Worse than",
         "same": "Not distinguishable from",
     }[outcome_of(mine)]
-    return f"{word} {what}: MAE {signed(mine)} {unit}."
+    return f"{word} {what}: MAE {signed(mine, prop.error_decimals)} {prop.unit}."
 
 
 def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
-    last = run.last
+    last, prop = run.last, run.prop
+    digits = prop.error_decimals
     rows = []
     if len(run.rounds) > 1:
         first = run.rounds[0]
         back = Interval(-last.change.mae.value, -last.change.mae.high, -last.change.mae.low)
         name = f"{run.base_model}, round {first.index}"
-        rows.append(Row(name, cells_of(first.test), signed(back), True))
-    rows.append(Row(f"{run.base_model}, round {last.index}", cells_of(last.test), "", True))
+        rows.append(Row(name, cells_of(first.test, prop), signed(back, digits), True))
+    rows.append(Row(f"{run.base_model}, round {last.index}", cells_of(last.test, prop), "", True))
     for name, metrics in run.baseline_metrics(last).items():
-        rows.append(Row(name, cells_of(metrics), signed(versus[name]), False))
+        rows.append(Row(name, cells_of(metrics, prop), signed(versus[name], digits), False))
     return rows

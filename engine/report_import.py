@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from selfstudy_engine.data.errors import TableError, shown, shown_text
-from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.engine.report_charts import TEST, TRAIN, Figure
 from selfstudy_engine.engine.report_figures import error_by_round
 from selfstudy_engine.engine.report_page import render_page, write_page
@@ -96,27 +96,27 @@ def write_imported(path: Path, out: Path) -> list[Figure]:
         TableError: see `load_rounds`.
     """
     runs = load_rounds(path)
-    unit = find_property("melting_point").unit
-    figures = [_figure(run, index, unit) for index, run in enumerate(runs)]
+    prop = find_property("melting_point")
+    figures = [_figure(run, index, prop) for index, run in enumerate(runs)]
     page = render_page(
         "report_import.html.jinja",
         title=f"Imported rounds: {path.name}",
         figures=figures,
         runs=runs,
-        unit=unit,
+        unit=prop.unit,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_page(out, page)
     return figures
 
 
-def _figure(run: ImportedRun, index: int, unit: str) -> Figure:
+def _figure(run: ImportedRun, index: int, prop: Property) -> Figure:
     rows = [
         {"round": found.round, "series": _SERIES[found.split], "value": found.mae}
         for found in run.rounds
     ]
     return error_by_round(
-        rows, f"imported-{index}", run.name, unit, ["imported; labels and test set as there"]
+        rows, f"imported-{index}", run.name, prop, ["imported; labels and test set as there"]
     )
 
 

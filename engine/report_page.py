@@ -18,6 +18,7 @@ import orjson
 from markupsafe import Markup
 
 from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.engine.metric_texts import minus
 from selfstudy_engine.engine.report_charts import Figure
 
 MAX_BYTES = 5_000_000
@@ -40,7 +41,7 @@ def render_page(template: str, *, title: str, figures: Sequence[Figure], **value
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["minus"] = minus
     scripts = [_bundle(), _text("report_page.js")]
     content = [
         {"key": figure.key, "spec": figure.spec, "columns": figure.columns} for figure in figures
@@ -75,14 +76,6 @@ def _bundle() -> str:
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _number(value: float, form: str = ".0f") -> str:
-    """Write a number with a real minus, and no sign before a nought."""
-    text = format(value, form)
-    if not any(digit in text for digit in "123456789"):
-        text = text.lstrip("+-")
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from selfstudy_engine.engine.report_charts import (
     Row,
     coloured,
     figure,
+    interval_tooltip,
     lines_with_intervals,
     number,
     plain_lines,
@@ -58,8 +59,7 @@ def acceptance(run: RunFacts) -> Figure | None:
     if not rows:
         return None
     title = "share of completions"
-    tooltip = [number("round", "round", "d"), number("value", "accepted", ".1%")]
-    tooltip += [number("low", "95% from", ".1%"), number("high", "to", ".1%")]
+    tooltip = [number("round", "round", "d"), *interval_tooltip("accepted", ".1%")]
     tooltip += [number("chance", "best constant guess", ".1%")]
     chart = lines_with_intervals(
         rounds_axis(), title, coloured("series", ["accepted"]), tooltip, ".0%"
@@ -191,7 +191,10 @@ def time_spent(run: RunFacts) -> Figure:
         ]
     total = sum(row["value"] for row in rows)
     tooltip: list[Any] = [text("series", "phase"), number("round", "round", "d")]
-    tooltip += [number("value", "seconds"), number("tokens_per_second", "output tokens/s", ".0f")]
+    tooltip += [
+        number("value", "seconds", ".1f"),
+        number("tokens_per_second", "output tokens/s", ".0f"),
+    ]
     chart = (
         alt.Chart()
         .mark_bar()

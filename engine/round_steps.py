@@ -75,7 +75,7 @@ class RoundSteps:
         self._judges = judges
         self._on_record = on_record
         self._store = SampleStore(folder.samples, folder.files)
-        self._gate = Gate(folder, config.gate, task.median, config.property.unit)
+        self._gate = Gate(folder, config.gate, task.median, config.property)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None

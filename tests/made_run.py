@@ -31,17 +31,20 @@ def make_run(
     gain: float = 0.5,
     test_size: int = 12,
     seed: int = 1,
+    prop: str = "melting_point",
 ) -> RunFolder:
     """Make a run whose errors shrink by `gain` each round, on a table of SMILES, name and value."""
     values = {
         "name": name,
         "rounds": rounds,
+        "property": prop,
         "table.path": str(table),
         "table.name_column": "name",
         "table.test_size": test_size,
         "generation.batch": 12,
     }
     config = load_config(None, values)
+    tolerance = config.property.tolerance
     task = load_task(config)
     folder = open_run(root, config, task.fingerprint, "selfstudy-engine loop --run <made>")
     fix_exemplars(folder, task.exemplars)
@@ -49,10 +52,10 @@ def make_run(
     store = SampleStore(folder.samples)
     generator = random.Random(seed)
     for index in range(rounds + 1):
-        spread = 60 * gain**index
+        spread = 2 * tolerance * gain**index
 
         def guess(molecule: Molecule, spread: float = spread) -> float:
-            return round(molecule.value + generator.gauss(0, spread))
+            return round(molecule.value + generator.gauss(0, spread), config.property.decimals)
 
         write_adapter(folder.adapter(index))
         answers = [_answer("test", m, guess(m)) for m in task.split.test]
@@ -77,8 +80,8 @@ def make_run(
                         measured=molecule.value,
                         predicted=predicted,
                         error=error,
-                        accepted=abs(error) <= 30,
-                        rejections=() if abs(error) <= 30 else ("out of tolerance",),
+                        accepted=abs(error) <= tolerance,
+                        rejections=() if abs(error) <= tolerance else ("out of tolerance",),
                         findings=("false claim",),
                         reason=NASTY_REASON,
                     )

@@ -50,6 +50,8 @@ def test_an_unknown_property_lists_the_known_ones() -> None:
 def test_format(decimals: int, value: float, text: str) -> None:
     prop = Property(name="x", unit="u", tolerance=1, decimals=decimals)
     assert prop.format(value) == text
+    assert prop.format(value, "+") == (f"+{text}" if float(text) > 0 else text)
+    assert prop.error_decimals == decimals + 1
 
 
 @pytest.mark.parametrize(

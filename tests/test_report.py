@@ -34,6 +34,7 @@ from selfstudy_engine.engine.reason_quality import (
     variety,
 )
 from selfstudy_engine.engine.report import figures_of, write_report
+from selfstudy_engine.engine.report_charts import Figure
 from selfstudy_engine.engine.report_compare import write_comparison
 from selfstudy_engine.engine.report_examples import choose_examples, draw, likely_label_errors
 from selfstudy_engine.engine.report_facts import (
@@ -42,6 +43,7 @@ from selfstudy_engine.engine.report_facts import (
     gather_facts,
     rounds_with_baselines,
 )
+from selfstudy_engine.engine.report_figures import original_parity, parity
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
 from selfstudy_engine.engine.report_page import MAX_BYTES
@@ -50,13 +52,13 @@ from selfstudy_engine.engine.report_refresh import ReportRefresher
 REFERENCE = Path("/work/shared/reference/llmchem_runs.csv")
 
 
-def write_table(path: Path) -> Path:
-    """Write forty molecules; each third one has a hostile name."""
+def write_table(path: Path, slope: float = 1.0) -> Path:
+    """Write forty molecules, values times a slope; each third one has a hostile name."""
     lines = ["smiles,name,value"]
     for index, (smiles, value) in enumerate(small_molecules()):
         name = NASTY_NAME if index % 3 == 0 else f"molecule {index}"
         quoted = name.replace('"', '""')
-        lines.append(f'{smiles},"{quoted}",{value}')
+        lines.append(f'{smiles},"{quoted}",{value * slope}')
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 
@@ -65,6 +67,14 @@ def write_table(path: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     root = tmp_path_factory.mktemp("report")
     return make_run(root / "runs", write_table(root / "table.csv"))
+
+
+@pytest.fixture(scope="module")
+def soluble(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The same of log S, -3.8 to -0.6 log mol/L."""
+    root = tmp_path_factory.mktemp("soluble")
+    table = write_table(root / "table.csv", -0.04)
+    return make_run(root / "runs", table, rounds=1, prop="aqueous_solubility")
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +147,8 @@ def test_an_interval_with_nought_is_no_change(low: float, high: float, outcome: 
 
 
 def test_numbers_have_a_real_minus_and_their_interval() -> None:
-    assert signed(Interval(-1.25, -2, 0.5)) == "−1.2 [95% −2.0 to +0.5]"
-    assert ranged(Interval(0.5, -0.25, 0.75), digits=2) == "0.50 [−0.25, 0.75]"
+    assert signed(Interval(-1.25, -2, 0.5), 1) == "−1.2 [95% −2.0 to +0.5]"
+    assert ranged(Interval(0.5, -0.25, 0.75), 2) == "0.50 [−0.25, 0.75]"
 
 
 def test_a_run_that_learns_nothing_is_told_so(made: RunFolder, tmp_path: Path) -> None:
@@ -183,6 +193,44 @@ def test_figures_show_what_the_facts_say(facts: RunFacts) -> None:
     assert [row["value"] for row in accepted] == [f.record.acceptance for f in facts.rounds[:3]]
     false = [row["value"] for row in figures["reasons"].rows if "false" in row["series"]]
     assert set(false) == {1.0}
+
+
+def test_axes_are_those_of_the_values_in_any_unit(facts: RunFacts, soluble: RunFolder) -> None:
+    """The original's figure keeps its own, where it is of melting points."""
+
+    def axes(figure: Figure) -> set[tuple[float, float]]:
+        found = re.findall(rb'"domain":\[(-?[0-9.]+),(-?[0-9.]+)\]', orjson.dumps(figure.spec))
+        return {(round(float(low), 6), round(float(high), 6)) for low, high in found}
+
+    def measured(run: RunFacts) -> list[float]:
+        return [answer.measured for found in run.rounds for answer in found.answers]
+
+    of_logs = gather_facts(soluble)
+    for run, tolerance in ((facts, 30), (of_logs, 0.7)):
+        low, high = min(measured(run)) - tolerance, max(measured(run)) + tolerance
+        assert axes(parity(run)) == {(round(low, 6), round(high, 6))}
+    assert axes(original_parity(facts)) == {(-200.0, 400.0)}
+    assert axes(original_parity(of_logs)) == axes(parity(of_logs))
+
+
+def test_values_have_their_propertys_decimals(soluble: RunFolder, tmp_path: Path) -> None:
+    write_report(soluble, tmp_path / "report.html", check)
+    page = (tmp_path / "report.html").read_text("utf-8").replace("\N{MINUS SIGN}", "-")
+    text = re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", "", page, flags=re.S)
+    value, error = r"[-+]?[0-9]+\.[0-9](?![0-9])", r"[-+]?[0-9]+\.[0-9]{2}(?![0-9])"
+    shown = rf"Answer {value} log mol/L · measured {value} · error {value}"
+    assert len(re.findall(shown, text)) == text.count("Answer ") > 9
+    assert "within 0.23 log mol/L" in text
+    assert re.search(rf"scored as the training median \({value} log mol/L\)", text)
+    assert re.search(rf"MAE {error} → {error} log mol/L from .*: {error} \[95% {error} to", text)
+    assert re.search(rf"known to about ±{error} log mol/L", text)
+    assert re.search(rf'aria-label="[^"]*round 1, [^"]*: {error} log mol/L"', page)
+    figures = {figure["key"]: figure["spec"] for figure in data_of(page)}
+    bands = {row["group"] for row in figures["value"]["data"]["values"]}
+    assert [band for band in bands if not re.fullmatch(rf"{value} to {value}", band)] == []
+    for key in ("learning", "labels", "parity", "value", "original-error"):
+        forms = set(re.findall(r'"format":"(\.[^"]*)"', orjson.dumps(figures[key]).decode()))
+        assert forms == {".2f"}, key
 
 
 def test_nothing_untrusted_becomes_markup(made: RunFolder, tmp_path: Path) -> None:

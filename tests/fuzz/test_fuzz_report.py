@@ -8,6 +8,7 @@ import orjson
 from fuzzing import NASTY_TEXTS, fuzz, texts
 from hypothesis import strategies as st
 
+from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.engine.reason_quality import mark_claims
 from selfstudy_engine.engine.report_charts import Figure
 from selfstudy_engine.engine.report_examples import Example, Suspect, draw
@@ -69,7 +70,7 @@ def page_of(text: str) -> tuple[Outline, Any]:
     example = Example("best", shown, shown, draw(text), 1.0, 2.0, None, pieces, shown)
     suspect = Suspect(shown, shown, draw(text), 1.0, 2.0, 3.0, 4.0)
     figures = [Figure(key, text, text, text, {"title": text}, {"a": text}) for key in FIGURES]
-    prop = SimpleNamespace(name=text)
+    prop = find_property("melting_point").model_copy(update={"name": text, "unit": text})
     config = SimpleNamespace(rounds=3, property=prop)
     last = SimpleNamespace(labelled=[], index=3, test=SimpleNamespace(num_molecules=2))
     page = render_page(
@@ -77,7 +78,7 @@ def page_of(text: str) -> tuple[Outline, Any]:
         title=text,
         figures=figures,
         run=SimpleNamespace(
-            base_model=text, last=last, config=config, table_changed=True, unit=text
+            base_model=text, last=last, config=config, table_changed=True, unit=text, prop=prop
         ),
         headline=Headline("better", text, [text], [text], [Row(text, [text], text, True)]),
         parity_rounds=[{"round": 1, "text": text}],
