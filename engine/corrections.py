@@ -113,8 +113,11 @@ def _judge(
     sample: Sample, value: float | None, config: RunConfig, accepted: AcceptedTexts
 ) -> Sample:
     if value is None:
-        findings = (*(name for name in sample.findings if name != "withdrawn"), "withdrawn")
-        return sample._replace(accepted=False, rejections=findings, findings=findings)
+        rejections, findings = (
+            (*(name for name in names if name != "withdrawn"), "withdrawn")
+            for names in (sample.rejections, sample.findings)
+        )
+        return sample._replace(accepted=False, rejections=rejections, findings=findings)
     molecule = Molecule(sample.molecule_id, sample.name, sample.smiles, value)
     tolerance = config.property.tolerance if sample.tolerance is None else sample.tolerance
     rules = Rules.of(config).for_stored(tolerance, sample.findings, sample.reason)

@@ -107,6 +107,20 @@ def test_a_withdrawn_molecules_samples_are_rejected_until_it_is_back(store: Samp
     assert all(sample.accepted for sample in store.samples())
 
 
+def test_what_was_only_recorded_stays_so_when_a_row_is_withdrawn(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path)
+    outside = {"accepted": False, "rejections": ("out of tolerance",)}
+    with store.writer(0) as writer:
+        writer.add([make_sample("A", findings=("wide range",))])
+        writer.add([make_sample("B", findings=("wide range", "out of tolerance"), **outside)])
+    assert judge_again(store, {"A": None, "B": None}, RunConfig()) == (1, 2)
+    first, second = store.samples()
+    assert first.rejections == ("withdrawn",)
+    assert first.findings == ("wide range", "withdrawn")
+    assert second.rejections == ("out of tolerance", "withdrawn")
+    assert second.findings == ("wide range", "out of tolerance", "withdrawn")
+
+
 def test_evaluations_follow(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.evaluation(0).parent.mkdir()
