@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from selfstudy_engine.data.store import SampleStore
 
-_COLUMNS = ("molecule_id", "name", "smiles", "measured", "predicted", "round")
+_COLUMNS = ("molecule_id", "name", "smiles", "measured", "predicted", "round", "findings")
 _OWN = ~pc.field("hinted")
 """Answers in sight of the table's value say nothing about it."""
 
@@ -53,7 +53,8 @@ def find_label_errors(
     """Return the molecules whose answers agree far from the table, the farthest first.
 
     Args:
-        store: all its answers with a value count, accepted or not; hinted ones don't.
+        store: all its answers with a value count, accepted or not; hinted ones don't, nor those
+            about rows that were withdrawn.
         tolerance: answers this near to their median agree, in the property's unit.
         min_answers: a molecule with fewer answers isn't judged.
         min_agreeing: share of the answers that must agree, 0 to 1.
@@ -63,7 +64,9 @@ def find_label_errors(
     latest: dict[str, tuple[str, str, float]] = {}
     for batch in store.batches(columns=_COLUMNS, where=_OWN):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for molecule_id, name, smiles, measured, predicted, round_index in rows:
+        for molecule_id, name, smiles, measured, predicted, round_index, findings in rows:
+            if "withdrawn" in findings:
+                continue  # the table has its row no more
             latest[molecule_id] = (name, smiles, measured)
             if predicted is not None:
                 answers[molecule_id].append((predicted, round_index))

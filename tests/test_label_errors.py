@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from samples import make_rejected, make_sample
 
 from selfstudy_engine.cli.main import cli
-from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.run_folder import open_run
 from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.corrections import judge_again
 from selfstudy_engine.engine.label_errors import Suspect, find_label_errors
 
 ANSWERS = {
@@ -52,6 +53,12 @@ def test_many_agreeing_answers_far_from_the_table_are_found(store: SampleStore) 
     assert [s.molecule_id for s in find_label_errors(store, min_answers=4, **strict)] == ["BELOW"]
     far = rules | {"min_distance": 150.0}
     assert [s.molecule_id for s in find_label_errors(store, min_answers=4, **far)] == ["FAR"]
+
+
+def test_a_withdrawn_row_is_no_longer_in_question(store: SampleStore) -> None:
+    rules = {"tolerance": 30.0, "min_answers": 4, "min_agreeing": 0.8, "min_distance": 60.0}
+    judge_again(store, {"FAR": None}, RunConfig())
+    assert [suspect.molecule_id for suspect in find_label_errors(store, **rules)] == ["BELOW"]
 
 
 def test_the_command_lists_them(store: SampleStore, tmp_path: Path) -> None:
