@@ -145,8 +145,8 @@ def draw(smiles: str) -> str:
 
 
 def reasons_of(facts: RoundFacts) -> list[tuple[str, Molecule]]:
-    """Return a round's accepted reasons with the molecules that they are about."""
-    return [(sample.reason, _molecule(sample)) for sample in facts.reasons]
+    """Return reasons that a round accepted, unhinted, with the molecules that they are about."""
+    return [(sample.reason, _molecule(sample)) for sample in facts.reasons if not sample.hinted]
 
 
 def _molecule(of: Evaluated | Sample) -> Molecule:

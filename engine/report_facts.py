@@ -51,8 +51,11 @@ class RoundFacts:
     """Whose values were used before this round's adapter was trained."""
     trained: list[Molecule]
     """Exemplars and the molecules with an accepted sample that the adapter was trained on."""
+    num_found: int
+    """Distinct molecules with an accepted sample so far, this round's included; hinted ones don't
+    count."""
     reasons: list[Sample]
-    """Some accepted samples of this round, chosen at random."""
+    """Some accepted samples of this round, chosen at random; hinted ones among them."""
     baselines: dict[str, Floats]
     """Predictions from the same labels for `tested`; empty for rounds that are left out."""
 
@@ -144,7 +147,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
     identity = orjson.loads(folder.identity.read_bytes())
     store = SampleStore(folder.samples)
     labelled = {exemplar.molecule.molecule_id: exemplar.molecule for exemplar in shown}
-    trained = dict(labelled)
+    trained, found = dict(labelled), set[str]()
     chosen = rounds_with_baselines([record.round for record in records])
     first = load_evaluation(folder.evaluation(records[0].round))
     tolerance = config.property.tolerance
@@ -153,14 +156,22 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         answers = load_evaluation(folder.evaluation(record.round))
         test = compute_metrics(answers, "test", split.median, tolerance)
         assert test is not None  # a test set has at least one molecule
+        labelled_before, trained_before = list(labelled.values()), list(trained.values())
+        for molecule, accepted, hinted in _asked(store, record.round):
+            labelled.setdefault(molecule.molecule_id, molecule)
+            if accepted:
+                trained.setdefault(molecule.molecule_id, molecule)
+                if not hinted:
+                    found.add(molecule.molecule_id)
         facts = RoundFacts(
             record=record,
             answers=answers,
             test=test,
             train=compute_metrics(answers, "train", split.median, tolerance),
             change=paired_change(first, answers, split.median, tolerance),
-            labelled=list(labelled.values()),
-            trained=list(trained.values()),
+            labelled=labelled_before,
+            trained=trained_before,
+            num_found=len(found),
             reasons=_some_accepted(store, record.round, config.seed),
             baselines={},
         )
@@ -168,10 +179,6 @@ def gather_facts(folder: RunFolder) -> RunFacts:
             asked = [Molecule(a.molecule_id, a.name, a.smiles, a.measured) for a in facts.tested]
             facts.baselines.update(predict_baselines(facts.labelled, asked))
         rounds.append(facts)
-        for molecule, accepted in _asked(store, record.round):
-            labelled.setdefault(molecule.molecule_id, molecule)
-            if accepted:
-                trained.setdefault(molecule.molecule_id, molecule)
     return RunFacts(folder, config, identity, split, shown, rounds)
 
 
@@ -186,12 +193,13 @@ def rounds_with_baselines(rounds: Sequence[int]) -> set[int]:
     return {index for index in rounds if index & (index - 1) == 0} | {max(rounds)}
 
 
-def _asked(store: SampleStore, round_index: int) -> Iterator[tuple[Molecule, bool]]:
-    columns = ["molecule_id", "name", "smiles", "measured", "accepted"]
+def _asked(store: SampleStore, round_index: int) -> Iterator[tuple[Molecule, bool, bool]]:
+    """Yield each sample's molecule, whether the sample was accepted, and whether it was hinted."""
+    columns = ["molecule_id", "name", "smiles", "measured", "accepted", "hinted"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
-            accepted = row.pop("accepted")
-            yield Molecule(value=row.pop("measured"), **row), accepted
+            accepted, hinted = row.pop("accepted"), row.pop("hinted")
+            yield Molecule(value=row.pop("measured"), **row), accepted, hinted
 
 
 def _some_accepted(store: SampleStore, round_index: int, seed: int) -> list[Sample]:

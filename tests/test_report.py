@@ -4,6 +4,7 @@ import html
 import logging
 import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_task, split_of_run
 from selfstudy_engine.engine.baselines import BASELINES
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
@@ -291,6 +293,36 @@ def test_only_what_all_methods_contradict_is_a_likely_label_error(facts: RunFact
     [suspect] = likely_label_errors(replace(facts, rounds=rounds))
     assert (suspect.smiles, suspect.measured) == (wrong.smiles, 400.0)
     assert suspect.highest < 340
+
+
+def test_hinted_samples_are_in_no_count_of_what_the_model_found(
+    made: RunFolder, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "made")
+    shutil.copytree(made.path, folder.path)
+    store = SampleStore(folder.samples)
+    for path in store.shards():
+        store.supersede(
+            path, [s._replace(hinted=i % 2 == 0) for i, s in enumerate(store.read_shard(path))]
+        )
+    facts = gather_facts(folder)
+    own = [s for s in store.samples() if s.accepted and not s.hinted]
+    assert any(sample.hinted for one in facts.rounds for sample in one.reasons)
+    figures = {figure.key: figure for figure in figures_of(facts, check)}
+    for index in range(3):
+        so_far = {s.molecule_id for s in own if s.round <= index}
+        [known] = [
+            row["value"]
+            for row in figures["molecules"].rows
+            if (row["round"], row["series"]) == (index, "distinct so far")
+        ]
+        assert known == len(so_far)
+        [judged] = [
+            row["reasons"]
+            for row in figures["reasons"].rows
+            if (row["round"], row["series"]) == (index, "accepted with a false claim")
+        ]
+        assert judged == sum(sample.round == index for sample in own)
 
 
 def test_reasons_that_repeat_have_few_distinct_ngrams() -> None:
