@@ -100,14 +100,17 @@ def run_loop(
                 judges=judges,
                 on_record=show,
             )
-            if changes:
-                steps.derive_records_again()
-                finish_settling(folder, task)
-            if not steps.is_finished():
-                if config.rationalize.enabled:
-                    warn_if_idle(len(task.split.pool), config)
-                with trackers, reports, connection, judges, collected_rarely():
-                    (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
+            with reports:
+                if changes:
+                    steps.derive_records_again()
+                    finish_settling(folder, task)
+                    if load_records(folder):
+                        reports.refresh()
+                if not steps.is_finished():
+                    if config.rationalize.enabled:
+                        warn_if_idle(len(task.split.pool), config)
+                    with trackers, connection, judges, collected_rarely():
+                        (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
         return load_records(folder)
 
 

@@ -334,8 +334,9 @@ def test_a_corrected_and_a_withdrawn_row_change_verdicts_at_the_next_start(
     loop(small_config(), copied.path.parent, fake)
     assert caplog.text == ""
     change_table({})
-    loop(small_config(), copied.path.parent, fake)
+    loop(small_config(report="end"), copied.path.parent, fake)
     assert "2 values corrected, 0 withdrawn, 0 new" in caplog.text
+    assert copied.report.exists()  # though the run was finished
     assert {k for k, s in stored(copied).items() if s.accepted} == {s.key for s in good}
 
 

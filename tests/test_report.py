@@ -397,23 +397,20 @@ def follow_table(folder: RunFolder) -> None:
     finish_settling(folder, task)
 
 
-def test_a_report_is_of_the_runs_own_split_and_tells_that_the_table_changed(tmp_path: Path) -> None:
+def test_a_report_is_of_the_runs_own_split_and_tells_that_the_table_changed(
+    facts: RunFacts, tmp_path: Path
+) -> None:
+    assert not facts.table_changed
     table = write_table(tmp_path / "table.csv")
     folder = make_run(tmp_path / "runs", table, "changed", rounds=1)
-    before = gather_facts(folder)
-    assert not before.table_changed
-    text = table.read_text("utf-8")
-    [withdrawn, *_] = [answer for answer in before.last.tested if f"\n{answer.smiles}," in text]
+    before, text = split_of_run(folder, read_config(folder)), table.read_text("utf-8")
+    [withdrawn, *_] = [molecule for molecule in before.test if f"\n{molecule.smiles}," in text]
     table.write_text(re.sub(f"\n{re.escape(withdrawn.smiles)},.*", "", text), "utf-8")
-    assert gather_facts(folder).split == before.split
     follow_table(folder)
     table.unlink()  # it isn't needed
-    after = gather_facts(folder)
-    assert after.split == split_of_run(folder, after.config)
-    assert after.split.pool == before.split.pool
-    assert [m.molecule_id for m in after.split.test] == [
-        m.molecule_id for m in before.split.test if m.molecule_id != withdrawn.molecule_id
-    ]
+    after = gather_facts(folder).split
+    assert after.pool == before.pool
+    assert after.test == [molecule for molecule in before.test if molecule != withdrawn]
     write_report(folder, folder.report)
     assert "The table has changed" in folder.report.read_text("utf-8")
 
