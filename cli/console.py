@@ -116,7 +116,13 @@ def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
         ]
     else:
         lines = []
-    lines.append(f"Acceptance of the best constant guess (lift 1): {last.chance:.1%}.")
+    asked = [record for record in records if record.acceptance is not None] or [last]
+    tolerances = [prop.tolerance if r.tolerance is None else r.tolerance for r in asked]
+    at = ""
+    if len(set(tolerances)) > 1:
+        at = f" at round {asked[-1].round}'s tolerance of {tolerances[-1]:.4g} {prop.unit}"
+    chance = asked[-1].chance
+    lines.append(f"Acceptance of the best constant guess (lift 1){at}: {chance:.1%}.")
     return lines
 
 

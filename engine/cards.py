@@ -1,5 +1,6 @@
 """A run in, the cards of what it hands on out: base, data, metrics and limits, for a model hub."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
@@ -22,6 +23,7 @@ def adapter_card(
     *,
     num_exemplars: int,
     num_test: int,
+    tolerances: Collection[float],
     against_median: Interval,
 ) -> str:
     """Return the model card of a round's adapter.
@@ -32,6 +34,7 @@ def adapter_card(
         record: of the round: its metrics on the test set.
         num_exemplars: in the training data, beside the accepted samples.
         num_test: molecules of the test set.
+        tolerances: of the rounds whose samples it was trained on.
         against_median: MAE minus that of the training median, paired by molecule.
     """
     prop, unit = config.property, config.property.unit
@@ -55,6 +58,8 @@ def adapter_card(
         ],
     )
     template = config.generation.template
+    known = tolerances or [prop.tolerance]
+    low, high = (f"{end(known):.4g}" for end in (min, max))
     lines = [
         f"# {prop.name} with a reason: {adapter.name} of run {config.name}",
         "",
@@ -93,7 +98,7 @@ def adapter_card(
         "",
         "- A reason is a text that led to a value near the measurement; it isn't evidence.",
         f"- Only claims that can be computed from the structure were checked; tolerance was "
-        f"{prop.tolerance:g} {unit}.",
+        f"{low if low == high else f'{low} to {high}'} {unit}.",
         "- Molecules unlike those of its table are outside what was measured.",
     ]
     return _with_header(data, lines)

@@ -42,12 +42,14 @@ def export_adapter(folder: RunFolder, round_index: int | None, out: Path) -> Non
     adapter = read_adapter(folder.adapter(index))
     answers = [a for a in load_evaluation(folder.evaluation(index)) if a.split == "test"]
     guesses = [replace(answer, predicted=None) for answer in answers]
+    records = load_records(folder)
     card = adapter_card(
         config,
         adapter,
-        next(record for record in load_records(folder) if record.round == index),
+        next(record for record in records if record.round == index),
         num_exemplars=len(load_exemplars(folder.exemplars())),
         num_test=len(answers),
+        tolerances=[r.tolerance for r in records if r.round < index and r.tolerance is not None],
         against_median=paired_difference(guesses, answers, split_of_run(folder, config).median),
     )
     manifest = orjson.loads((adapter.folder / MANIFEST).read_bytes())

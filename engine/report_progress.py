@@ -40,6 +40,7 @@ _PHASES = {
 def acceptance(run: RunFacts) -> Figure | None:
     """Return the acceptance rate over the rounds against that of the best constant guess."""
     rows: list[Row] = []
+    largest, unit = run.prop.tolerance, run.unit
     for facts in run.rounds:
         record = facts.record
         if record.acceptance is None:
@@ -53,6 +54,7 @@ def acceptance(run: RunFacts) -> Figure | None:
                 "low": interval.low,
                 "high": interval.high,
                 "chance": record.chance,
+                "tolerance": largest if record.tolerance is None else record.tolerance,
                 "completions": record.num_completions,
             }
         )
@@ -61,11 +63,15 @@ def acceptance(run: RunFacts) -> Figure | None:
     title = "share of completions"
     tooltip = [number("round", "round", "d"), *interval_tooltip("accepted", ".1%")]
     tooltip += [number("chance", "best constant guess", ".1%")]
+    tooltip += [number("tolerance", f"tolerance, {unit}", ".4~g")]
     chart = lines_with_intervals(
         rounds_axis(), title, coloured("series", ["accepted"]), tooltip, ".0%"
     )
     rule = alt.Chart().mark_line(color=INK, strokeDash=[5, 4]).encode(x=rounds_axis(), y="chance:Q")
     first, last = rows[0], rows[-1]
+    tolerance = f"the tolerance of {last['tolerance']:.4g} {unit}"
+    if len({row["tolerance"] for row in rows}) > 1:
+        tolerance = "each round's tolerance"
     return figure(
         "acceptance",
         "Acceptance against chance",
@@ -74,9 +80,8 @@ def acceptance(run: RunFacts) -> Figure | None:
         alt_text=f"Acceptance rate {first['value']:.0%} in round {first['round']} and "
         f"{last['value']:.0%} in round {last['round']}; a constant guess gets "
         f"{last['chance']:.0%}.",
-        caption=f"The dashed line is what the best constant guess would get accepted at the "
-        f"tolerance of {run.config.property.tolerance:g} {run.unit}: acceptance near it is no "
-        "skill. Bars are Wilson 95% intervals.",
+        caption="The dashed line is what the best constant guess would get accepted at "
+        f"{tolerance}: acceptance near it is no skill. Bars are Wilson 95% intervals.",
         subtitle=subtitle_of(run),
         columns={
             "round": "round",
@@ -85,6 +90,7 @@ def acceptance(run: RunFacts) -> Figure | None:
             "low": "from",
             "high": "to",
             "chance": "best constant guess",
+            "tolerance": f"tolerance, {unit}",
         },
     )
 

@@ -205,7 +205,9 @@ def derive_record(
         num_distinct_accepted=len(accepted),
         parsed=num_parsed / num_completions if num_completions else None,
         acceptance=num_accepted / num_completions if num_completions else None,
-        chance=chance_acceptance(values, sample_tolerance or tolerance),
+        chance=chance_acceptance(
+            values, tolerance if sample_tolerance is None else sample_tolerance
+        ),
         rejections=dict(sorted(rejections.items())),
         answered=test.answered.value,
         test_mae=test.mae,

@@ -1,5 +1,6 @@
 """`export`: folders to hand on, with cards that tools and people read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -15,7 +16,7 @@ from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import SAMPLE_SCHEMA
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.rounds import load_records, save_record
 
 
 def export(folder: RunFolder, what: str, *arguments: object) -> Result:
@@ -45,6 +46,17 @@ def test_an_adapter_comes_with_a_model_card(
     assert 'own line "Melting point (°C):" with' in card.text
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)
     assert model.peft_config["default"].r == own.rank
+
+
+def test_a_card_tells_the_tolerances_that_its_samples_were_judged_by(
+    copied: RunFolder, tmp_path: Path
+) -> None:
+    first, *_ = load_records(copied)
+    save_record(copied, replace(first, tolerance=12.5))
+    for index, told in ((0, "30 °C"), (1, "12.5 °C"), (2, "12.5 to 30 °C")):
+        out = tmp_path / str(index)
+        export(copied, "adapter", "--out", out, "--round", index)
+        assert f"tolerance was {told}." in (out / "README.md").read_text("utf-8")
 
 
 def test_a_round_is_chosen(finished: RunFolder, tmp_path: Path) -> None:

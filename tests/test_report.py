@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from conftest import small_molecules
 from made_run import NASTY_NAME, make_run
 
+from selfstudy_engine.cli.console import conclusion
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.evaluations import Evaluated
@@ -49,7 +50,10 @@ from selfstudy_engine.engine.report_figures import original_parity, parity
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
 from selfstudy_engine.engine.report_page import MAX_BYTES
+from selfstudy_engine.engine.report_progress import acceptance
 from selfstudy_engine.engine.report_refresh import ReportRefresher
+from selfstudy_engine.engine.rounds import Trained, derive_record, load_records
+from selfstudy_engine.engine.sampler import chance_acceptance
 
 REFERENCE = Path("/work/shared/reference/llmchem_runs.csv")
 
@@ -293,6 +297,46 @@ def test_only_what_all_methods_contradict_is_a_likely_label_error(facts: RunFact
     [suspect] = likely_label_errors(replace(facts, rounds=rounds))
     assert (suspect.smiles, suspect.measured) == (wrong.smiles, 400.0)
     assert suspect.highest < 340
+
+
+def test_acceptance_and_chance_are_at_each_rounds_tolerance(facts: RunFacts) -> None:
+    fixed = acceptance(facts)
+    assert fixed
+    assert "at the tolerance of 30 °C" in fixed.caption
+    rounds = [
+        replace(one, record=replace(one.record, tolerance=tolerance, chance=chance))
+        for one, tolerance, chance in zip(
+            facts.rounds, (30.0, 12.5, 0.0, None), (0.4, 0.2, 0.1, 0.4), strict=True
+        )
+    ]
+    figure = acceptance(replace(facts, rounds=rounds))
+    assert figure
+    assert "at each round's tolerance" in figure.caption
+    assert [row["tolerance"] for row in figure.rows] == [30.0, 12.5, 0.0]
+    *_, chance = conclusion([one.record for one in rounds], facts.prop)
+    assert chance.endswith("guess (lift 1) at round 2's tolerance of 0 °C: 10.0%.")
+    [*_, chance] = conclusion([one.record for one in facts.rounds], facts.prop)
+    assert chance.endswith(f"guess (lift 1): {facts.rounds[2].record.chance:.1%}.")
+
+
+def test_a_tolerance_of_nought_is_one(made: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "made")
+    shutil.copytree(made.path, folder.path)
+    store, config = SampleStore(folder.samples), read_config(folder)
+    for path in store.shards():
+        store.supersede(path, [s._replace(tolerance=0.0) for s in store.read_shard(path)])
+    task = load_task(config, load_exemplars(folder.exemplars()))
+    [old, *_] = load_records(folder)
+    record = derive_record(
+        *(folder, config, task),
+        trained=Trained.recorded(old),
+        round_index=0,
+        timing=old.timing,
+        answering=0,
+    )
+    values = [molecule.value for molecule in task.split.pool]
+    assert (record.tolerance, record.chance) == (0.0, chance_acceptance(values, 0.0))
+    assert record.chance < old.chance
 
 
 def test_hinted_samples_are_in_no_count_of_what_the_model_found(
