@@ -104,6 +104,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
     import pyarrow.parquet as pq
 
     from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.files import fsync_path
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.schema import SAMPLE_SCHEMA
 
@@ -126,6 +127,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
                     record = _record(row, form, config)
                     file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                     count += 1
+        fsync_path(temporary)
         temporary.rename(out)
     finally:
         temporary.unlink(missing_ok=True)

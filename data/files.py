@@ -7,12 +7,15 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
+
+_WRITER = re.compile("[0-9]+(-[0-9]+)?")
 
 
 def fsync_path(path: Path) -> None:
@@ -22,6 +25,14 @@ def fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there, and those above it that are missing."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_path(folder.parent)
 
 
 def is_temporary(path: Path) -> bool:
@@ -34,8 +45,26 @@ def _leftovers(target: Path) -> Iterator[Path]:
     prefix = f".{target.name}."
     for left in target.parent.glob(f"{glob.escape(prefix)}*.tmp"):
         writer = left.name.removeprefix(prefix).partition(".")[0]
-        if writer.isdecimal() and not Path("/proc", writer).exists():
+        if _WRITER.fullmatch(writer) and not _is_alive(writer):
             yield left
+
+
+def _writer() -> str:
+    """Return PID-START of this process: where containers start again, PIDs do, too."""
+    return f"{os.getpid()}-{_start_of('self')}"
+
+
+def _is_alive(writer: str) -> bool:
+    process, _, start = writer.partition("-")
+    with suppress(OSError):
+        return _start_of(process) == start
+    return False
+
+
+def _start_of(process: str) -> str:
+    """Return a process's start, in clock ticks since the machine's."""
+    stat = Path("/proc", process, "stat").read_text("utf-8", errors="replace")
+    return stat.rpartition(")")[2].split()[19]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -49,7 +78,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     for left in _leftovers(path):
         with suppress(OSError):  # another user's
             left.unlink()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -74,10 +103,10 @@ def publish_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or read-only, or `target` exists already.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     for left in _leftovers(target):
         shutil.rmtree(left, ignore_errors=True)
-    prefix = f".{target.name}.{os.getpid()}."
+    prefix = f".{target.name}.{_writer()}."
     temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
     try:
         yield temporary

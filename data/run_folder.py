@@ -15,7 +15,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import InUseError, RunFolderError
-from selfstudy_engine.data.files import ON_DISK, Files, is_temporary
+from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, make_folder
 from selfstudy_engine.data.hardware import visible_gpus
 
 FORMAT = 1
@@ -165,7 +165,7 @@ def open_run(
         return folder
     check_unused(folder)
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     files.replace(folder.config, config.to_toml().encode())
     # Last: its presence says that the folder is complete.
     identity = {

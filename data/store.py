@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
-from selfstudy_engine.data.files import ON_DISK, Files
-from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample, to_table
+from selfstudy_engine.data.files import ON_DISK, Files, make_folder
+from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Molecule, Sample, to_table
 from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
@@ -99,10 +99,19 @@ class SampleStore:
 
     def accepted(self, before_round: int | None = None) -> Iterator[Sample]:
         """Stream accepted samples, of the rounds before `before_round` only if that is given."""
-        where = pc.field("accepted")
-        if before_round is not None:
-            where &= pc.field("round") < before_round
-        return self.samples(where=where)
+        for index in self.rounds():
+            if before_round is None or index < before_round:
+                yield from self.samples(index, where=pc.field("accepted"))
+
+    def accepted_molecules(self, round_index: int) -> dict[str, Molecule]:
+        """Return a round's molecules with accepted samples, by their ids."""
+        found: dict[str, Molecule] = {}
+        columns = ["accepted", "molecule_id", "name", "smiles", "measured"]
+        for batch in self.batches(round_index, columns, whole=False):
+            for accepted, *values in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                if accepted:
+                    found[values[0]] = Molecule(*values)
+        return found
 
     def read_shard(self, path: Path) -> list[Sample]:
         """Return the samples of one shard; none if it is damaged, and was set aside."""
@@ -139,20 +148,23 @@ class SampleStore:
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
         pairs: set[tuple[str, int]] = set()
-        for batch in self.batches(round_index, ["molecule_id", "sample_index"]):
+        columns = ["molecule_id", "sample_index"]
+        for batch in self.batches(round_index, columns, whole=False):
             pairs.update((row["molecule_id"], row["sample_index"]) for row in batch.to_pylist())
         return pairs
 
     def molecules(self, round_index: int) -> dict[str, bool]:
         """Return the ids of a round's molecules, and whether their samples are hinted."""
         found: dict[str, bool] = {}
-        for batch in self.batches(round_index, ["molecule_id", "hinted"]):
+        for batch in self.batches(round_index, ["molecule_id", "hinted"], whole=False):
             found.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
         return found
 
     def count(self, round_index: int | None = None, where: pc.Expression | None = None) -> int:
         """Return the number of samples."""
-        return sum(batch.num_rows for batch in self.batches(round_index, ["round"], where))
+        whole = where is not None
+        batches = self.batches(round_index, ["round"], where, whole=whole)
+        return sum(batch.num_rows for batch in batches)
 
 
 class SampleWriter:
@@ -165,7 +177,7 @@ class SampleWriter:
         self._files = store.files
         self._folder = store.round_folder(round_index)
         self._round = round_index
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._known = store.molecule_indices(round_index)
         names = (_SHARD.fullmatch(path.name) for path in self._folder.iterdir())
         numbers = [int(match[1]) for match in names if match]
@@ -314,7 +326,7 @@ def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
             table = file.read([name for name in wanted if name in there], use_threads=False)
         table.validate(full=True)
         schema = pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
-        table = _with_added_columns(table).select(columns).cast(schema)
+        table = _with_added_columns(table, columns).select(columns).cast(schema)
         nulls = [
             field.name for field in schema if not field.nullable and table[field.name].null_count
         ]
@@ -325,10 +337,10 @@ def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
     return table
 
 
-def _with_added_columns(table: pa.Table) -> pa.Table:
-    """Fill in what shards of earlier versions lack."""
+def _with_added_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Fill in those of the columns that shards of earlier versions lack."""
     for name, source in ADDED_COLUMNS.items():
-        if name not in table.column_names:
+        if name in columns and name not in table.column_names:
             kind = SAMPLE_SCHEMA.field(name).type
             if isinstance(source, str):
                 column = table[source]

@@ -80,6 +80,9 @@ class RoundSteps:
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None
         self._tallied: dict[tuple[int, bool], dict[str, Tally]] = {}
+        self._learned: dict[str, Molecule] = {}
+        self._learned_before = 0
+        self._recorded: set[int] = set()
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
     def is_finished(self) -> bool:
@@ -88,15 +91,20 @@ class RoundSteps:
 
     def is_recorded(self, round_index: int) -> bool:
         """Tell whether a round is recorded with all the samples that are planned for it now."""
+        if round_index in self._recorded:
+            return True
         records = {record.round: record for record in load_records(self._folder)}
         recorded = records.get(round_index)
         if recorded is None:
             return False
         planned = self._num_planned(round_index)
-        return (
-            recorded.num_completions + recorded.num_hinted >= planned
-            and self._store.count(round_index) >= planned
-        )
+        if (
+            recorded.num_completions + recorded.num_hinted < planned
+            or self._store.count(round_index) < planned
+        ):
+            return False
+        self._recorded.add(round_index)
+        return True
 
     @contextmanager
     def training(self, round_index: int) -> Iterator[Callable[[], None]]:
@@ -333,12 +341,7 @@ class RoundSteps:
 
     def _evaluated(self, adapter_round: int) -> list[tuple[str, Molecule]]:
         """Return the test set, and a random part of what the adapter was trained on."""
-        accepted = {
-            sample.molecule_id: Molecule(
-                sample.molecule_id, sample.name, sample.smiles, sample.measured
-            )
-            for sample in self._store.accepted(adapter_round)
-        }
+        accepted = self._accepted_molecules(adapter_round)
         chosen = sorted(accepted)
         size = min(self._config.train_evaluation_size, len(chosen))
         generator = random.Random(f"{self._config.seed}:{adapter_round}")
@@ -346,6 +349,15 @@ class RoundSteps:
         return [("test", molecule) for molecule in self._task.split.test] + [
             ("train", molecule) for molecule in trained
         ]
+
+    def _accepted_molecules(self, before_round: int) -> dict[str, Molecule]:
+        """Return those of the rounds before one, which are complete; each is read once."""
+        if before_round < self._learned_before:
+            self._learned, self._learned_before = {}, 0
+        for index in range(self._learned_before, before_round):
+            self._learned |= self._store.accepted_molecules(index)
+        self._learned_before = before_round
+        return self._learned
 
     def _account(self, adapter: int, samples_of: int, queue: QuestionQueue, seconds: float) -> None:
         """Share a queue's time between evaluating and generating, by output tokens."""

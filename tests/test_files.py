@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from selfstudy_engine.data.files import is_temporary, publish_folder, sha256_of, write_atomic
+from selfstudy_engine.data import files
+from selfstudy_engine.data.files import (
+    is_temporary,
+    make_folder,
+    publish_folder,
+    sha256_of,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -49,7 +56,11 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_stays(tmp_path: P
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.json")], check=False)
     [left] = tmp_path.iterdir()
     assert is_temporary(left)
-    living = tmp_path / f".a.json.{os.getppid()}.tmp"
+    parent = os.getppid()
+    start = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    living = tmp_path / f".a.json.{parent}-{start}.tmp"
+    before = tmp_path / f".a.json.{parent}-{int(start) - 1}.tmp"  # it had the same number
+    before.write_bytes(b"half")
     other = tmp_path / ".b.json.4194305.tmp"  # no process has such a number
     mine = tmp_path / ".a.json.old.tmp"
     for path in (living, other, mine):
@@ -128,6 +139,19 @@ def test_a_folder_that_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     with publish_folder(tmp_path / "m"):
         pass
     assert names(tmp_path) == [".other.4194305.x.tmp", "m"]
+
+
+def test_a_new_folder_is_in_the_list_of_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a file in it is called durable: a power cut keeps no folder that nobody lists."""
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "fsync_path", flushed.append)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert set(flushed) == {tmp_path, tmp_path / "a"}
+    assert len(flushed) == 2
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_sha256(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from samples import make_rejected, make_sample
 
 from selfstudy_engine.data.errors import StoreError
-from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Sample, to_table
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Molecule, Sample, to_table
 from selfstudy_engine.data.store import FLUSH_SECONDS, SampleStore, SampleWriter
 
 
@@ -138,7 +138,15 @@ def test_rounds_and_filters(store: SampleStore) -> None:
     assert store.rounds() == [0, 2]
     assert (store.count(), store.count(0), store.count(2), store.count(1)) == (3, 2, 1, 0)
     assert [s.round for s in store.accepted()] == [0, 2]
+    [later] = store.shards(2)
+    later.write_bytes(later.read_bytes()[:-9])
     assert [s.round for s in store.accepted(before_round=2)] == [0]
+    assert store.set_aside() == [], "no later shard is opened"
+    sample = make_sample("A")
+    molecule = Molecule("A", sample.name, sample.smiles, sample.measured)
+    assert store.accepted_molecules(0) == {"A": molecule}
+    later.unlink()
+    fill(store, [make_sample("A", round=2)], round_index=2)
     assert store.count(where=~pc.field("accepted")) == 1
     [batch] = store.batches(2, ["molecule_id", "round"])
     assert batch.to_pylist() == [{"molecule_id": "A", "round": 2}]
@@ -407,4 +415,6 @@ def test_shards_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     assert (accepted.hinted, rejected.hinted) == (False, False)
     assert store.count(where=pc.field("hinted")) == 0
     assert store.molecules(0) == {"A": False, "B": False}
+    assert store.molecule_indices(0) == {("A", 0), ("B", 0)}
+    assert (store.count(), store.accepted_molecules(0).keys()) == (2, {"A"})
     assert store.shards() == [path]

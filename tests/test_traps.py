@@ -18,7 +18,6 @@ ROUTES = {
     *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
 }
 FIELDS = {
-    "cache_salt",
     *("model", "prompt", "n", "temperature", "top_p", "max_tokens", "stop", "stream"),
     *("logprobs", "prompt_logprobs", "cache_salt"),
 }
