@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from selfstudy_engine import __version__
+from selfstudy_engine.cli.interrupts import guard_interrupts
 from selfstudy_engine.data.errors import SelfStudyError
 from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.privacy import turn_telemetry_off
@@ -87,6 +88,12 @@ def cli(verbose: int) -> None:
         logging.getLogger("httpx2").setLevel(logging.WARNING)
     # So that `finally` blocks run, and no server is left behind.
     signal.signal(signal.SIGTERM, _terminate)
+
+
+def main() -> None:
+    """Be the process of a command."""
+    guard_interrupts()
+    cli(prog_name="selfstudy-engine")
 
 
 def _terminate(number: int, frame: object) -> None:
