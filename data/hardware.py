@@ -16,7 +16,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 _BFLOAT16_COMPUTE_CAPABILITY = 8.0
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 _QUERY = "index,uuid,memory.total,compute_cap,name"
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ def select_visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> list[
 
     Entries are indices or the beginnings of UUIDs; one that fits no GPU hides those after it, too.
     """
-    if _VISIBLE not in environment:
+    if VISIBLE not in environment:
         return list(gpus)
     chosen: list[Gpu] = []
-    for entry in environment[_VISIBLE].split(","):
+    for entry in environment[VISIBLE].split(","):
         key = entry.strip()
         if key.startswith("MIG-") and gpus:
             chosen.append(replace(gpus[0], key=key, uuid=key, memory_bytes=None))

@@ -71,7 +71,8 @@ def check_gpus(table: str, dtype: str, share: float) -> Check:
     """Judge the first GPU; `share` of its memory must be free for server and training.
 
     Args:
-        table: nvidia-smi's CSV: name, total and free memory in MiB ("[N/A]" where it is unified).
+        table: nvidia-smi's CSV: name, total and free memory in MiB ("[N/A]" where it is unified,
+            or a MIG part's).
 
     Example:
         >>> check_gpus("NVIDIA H200, 143771, 143000", "bfloat16", 0.5).found

@@ -22,7 +22,7 @@ from typing import Literal
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import ALONE_SHARE
-from selfstudy_engine.data.hardware import device, preferred_dtype
+from selfstudy_engine.data.hardware import VISIBLE, device, preferred_dtype, visible_gpus
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.run_folder import processor_name
 from selfstudy_engine.engine import checks
@@ -100,14 +100,20 @@ def _packages() -> Check:
 
 def _device() -> Check:
     dtype = preferred_dtype()
-    if device() == "cuda":
+    if gpus := visible_gpus():
+        first = gpus[0]
+        if first.memory_bytes is None:  # a MIG part, of which nvidia-smi's query says nothing
+            return checks.check_gpus(f"{first.name}, [N/A], [N/A]", dtype, ALONE_SHARE)
         query = "--query-gpu=name,memory.total,memory.free"
-        table = _run(["nvidia-smi", query, "--format=csv,noheader,nounits"], 60)
-        return checks.check_gpus(table, dtype, ALONE_SHARE)
-    found = f"no GPU; {processor_name()}, {len(os.sched_getaffinity(0))} cores, computes in {dtype}"
-    if shutil.which("nvidia-smi"):
-        return Check("device", "warn", found, "look at why `nvidia-smi` lists none")
-    return Check("device", "ok", found)
+        command = ["nvidia-smi", f"--id={first.uuid}", query, "--format=csv,noheader,nounits"]
+        return checks.check_gpus(_run(command, 60), dtype, ALONE_SHARE)
+    cpu = f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, computes in {dtype}"
+    if not shutil.which("nvidia-smi"):
+        return Check("device", "ok", f"no GPU; {cpu}")
+    if (visible := os.environ.get(VISIBLE)) is None:
+        return Check("device", "warn", f"no GPU; {cpu}", "look at why `nvidia-smi` lists none")
+    found = f"no GPU is visible with {VISIBLE}={visible!r}; {cpu}"
+    return Check("device", "warn", found, f"to use one that `nvidia-smi` lists, unset {VISIBLE}")
 
 
 def _memory() -> Check:

@@ -136,6 +136,44 @@ def test_nvidia_smi(tmp_path: Path, capability: str, status: str, words: str) ->
     assert words in result.stdout
 
 
+def test_the_gpu_that_is_visible_is_judged(tmp_path: Path) -> None:
+    """The first one that this process may use, not the first that nvidia-smi lists."""
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '*compute_cap*) echo "0, GPU-a1, 143771, 9.0, NVIDIA H200"\n'
+        '  echo "1, GPU-b2, 15360, 7.5, NVIDIA T4";;\n'
+        '*--id=GPU-b2*) echo "NVIDIA T4, 15360, 15000";;\n'
+        '*) echo "NVIDIA H200, 143771, 1000";;\n'
+        "esac\n"
+    )
+    command.chmod(0o755)
+    code = """
+import os
+from selfstudy_engine.data.hardware import preferred_dtype, visible_gpus
+from selfstudy_engine.engine.doctor import _device
+for visible in "0", "1,0", "GPU-b2", "MIG-7c", "", "-1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    visible_gpus.cache_clear()
+    preferred_dtype.cache_clear()
+    check = _device()
+    print(check.status, check.found.partition("; ")[0])
+"""
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines() == [
+        "warn NVIDIA H200, 140 GiB, 1 GiB free, computes in bfloat16",
+        "ok NVIDIA T4, 15 GiB, 15 GiB free, computes in float16",
+        "ok NVIDIA T4, 15 GiB, 15 GiB free, computes in float16",
+        "ok NVIDIA H200, computes in bfloat16",
+        "warn no GPU is visible with CUDA_VISIBLE_DEVICES=''",
+        "warn no GPU is visible with CUDA_VISIBLE_DEVICES='-1'",
+    ]
+
+
 def test_commands_that_fail() -> None:
     with pytest.raises(ChildProcessError, match=r"no answer within 0\.1 s"):
         doctor._run(["sleep", "5"], 0.1)
