@@ -37,7 +37,8 @@ _OF_A_TABLE = ("table__", "model__", "property", "seed")
     default="last",
     show_default=True,
     metavar="ROUND|last|best|base|DIR",
-    help="What is measured: a round of the run, the base model, or an adapter's folder.",
+    help="What is measured: a round of the run (last: the last one that passed --gate), the base "
+    "model, or an adapter's folder.",
 )
 @click.option(
     "--against",

@@ -110,7 +110,7 @@ ROUND_OPTION = click.option(
     "--round",
     "round_index",
     type=click.IntRange(min=0),
-    help="Round whose adapter is meant [default: the run's last finished one].",
+    help="Round whose adapter is meant [default: the run's last one that passed --gate].",
 )
 
 

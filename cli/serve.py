@@ -97,9 +97,9 @@ def serve(
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.connection import Connection
     from selfstudy_engine.engine.endpoint import HOST
-    from selfstudy_engine.engine.predict import finished_round
     from selfstudy_engine.engine.public_serving import check_key
     from selfstudy_engine.engine.server import VllmServer, check_port, check_servable
+    from selfstudy_engine.engine.subjects import finished_round
 
     public = take_public_options(values)
     key = os.environ.get(SERVER_KEY_VARIABLE, "")

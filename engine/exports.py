@@ -18,8 +18,8 @@ from selfstudy_engine.data.schema import SAMPLE_SCHEMA
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.cards import adapter_card, samples_card
-from selfstudy_engine.engine.predict import finished_round
 from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.subjects import finished_round
 
 _CARD = "README.md"
 
@@ -29,7 +29,7 @@ def export_adapter(folder: RunFolder, round_index: int | None, out: Path) -> Non
 
     Args:
         folder: of the run.
-        round_index: a finished round; None is the last one.
+        round_index: a finished round; None is the last one that passed (see `finished_round`).
         out: the folder to make.
 
     Raises:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import AdapterError
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import half_quartile_range
 from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render_prompt
@@ -16,7 +15,6 @@ from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import Connection, open_connection
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
-from selfstudy_engine.engine.rounds import load_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +30,6 @@ class Prediction:
     """Answers with a value."""
     reason: str
     """Of the answer nearest to the median."""
-
-
-def finished_round(folder: RunFolder, wanted: int | None = None) -> int:
-    """Return the round whose adapter predicts.
-
-    Args:
-        folder: of the run.
-        wanted: None is the last one whose adapter passed (see `Gate`). The one with the lowest test
-            MAE would be chosen by the test set, whose error then says too little about new
-            molecules.
-
-    Raises:
-        AdapterError: no round of the run is finished, or not this one.
-    """
-    records = load_records(folder)
-    finished = [record.round for record in records]
-    if not finished:
-        raise AdapterError(
-            f"run {folder.path} has no finished round yet; continue it with `selfstudy-engine loop`"
-        )
-    if wanted is not None and wanted not in finished:
-        raise AdapterError(
-            f"run {folder.path} has no finished round {wanted}; choose --round from "
-            f"{finished[0]} to {finished[-1]}"
-        )
-    if wanted is None:
-        return max(record.round for record in records if record.passed)
-    return wanted
 
 
 def sampling_params(config: RunConfig, num_answers: int) -> SamplingParams:

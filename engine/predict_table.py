@@ -13,9 +13,10 @@ from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.examiner import Progress
-from selfstudy_engine.engine.predict import Prediction, finished_round, predict, sampling_params
+from selfstudy_engine.engine.predict import Prediction, predict, sampling_params
 from selfstudy_engine.engine.prediction_log import PredictionLog
 from selfstudy_engine.engine.prediction_rows import to_rows
+from selfstudy_engine.engine.subjects import finished_round
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def predict_rows(
         config: the run's, with the server settings of this call.
         smiles_column: of the rows.
         name_column: of the rows; None without one.
-        round_index: whose adapter answers; None is the last one's.
+        round_index: whose adapter answers; None is the last one that passed (see `finished_round`).
         num_answers: behind each median; 1 is the greedy answer.
         partial: file that keeps predictions as they come, and is continued; None keeps none.
         progress: told of every phase.

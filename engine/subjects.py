@@ -1,14 +1,16 @@
 """Words of a command line in, what they name out: a round of a run, an adapter, the base model."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import AdapterError, UsageError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import load_records
 
 BASE, LAST, BEST = "base", "last", "best"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ def find_subject(which: str, folder: RunFolder | None) -> Subject:
     """Return what is named.
 
     Args:
-        which: "base"; "last", "best" or a number for a round of the run; or an adapter's folder.
+        which: "base"; "last" (see `finished_round`), "best" or a number for a round of the run; or
+            an adapter's folder.
         folder: of the run; None where there is none.
 
     Raises:
@@ -64,7 +67,7 @@ def _round(which: str, folder: RunFolder | None) -> Subject:
             "it, it looks better here than it is. An honest figure is the last round's."
         )
     else:
-        index = records[-1].round if which == LAST else int(which)
+        index = finished_round(folder) if which == LAST else int(which)
     known = [record.round for record in records]
     if index not in known:
         raise UsageError(
@@ -73,3 +76,38 @@ def _round(which: str, folder: RunFolder | None) -> Subject:
         )
     adapter = read_adapter(folder.adapter(index))
     return Subject(f"round {index}", adapter, folder.evaluation(index), note)
+
+
+def finished_round(folder: RunFolder, wanted: int | None = None) -> int:
+    """Return the round whose adapter a run's user gets; says so if it isn't the last one.
+
+    Args:
+        folder: of the run.
+        wanted: None is the last one whose adapter passed (see `Gate`). The one with the lowest test
+            MAE would be chosen by the test set, whose error then says too little about new
+            molecules.
+
+    Raises:
+        AdapterError: no round of the run is finished, or not this one.
+    """
+    records = load_records(folder)
+    finished = [record.round for record in records]
+    if not finished:
+        raise AdapterError(
+            f"run {folder.path} has no finished round yet; continue it with `selfstudy-engine loop`"
+        )
+    if wanted is not None and wanted not in finished:
+        raise AdapterError(
+            f"run {folder.path} has no finished round {wanted}; choose --round from "
+            f"{finished[0]} to {finished[-1]}"
+        )
+    if wanted is not None:
+        return wanted
+    passed = max(record.round for record in records if record.passed)
+    if passed != finished[-1]:
+        logger.warning(
+            "run %s: this takes round %d, the last whose adapter passed --gate; name round %d for "
+            "the last one",
+            *(folder.path, passed, finished[-1]),
+        )
+    return passed

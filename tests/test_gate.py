@@ -17,8 +17,8 @@ from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
-from selfstudy_engine.engine.predict import finished_round
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
+from selfstudy_engine.engine.subjects import find_subject, finished_round
 from selfstudy_engine.engine.training import Training
 
 MEASURED = {CanonSmiles(smiles): value for smiles, value in small_molecules()}
@@ -85,14 +85,21 @@ def test_without_the_gate_every_adapter_answers(
     assert records[1].sampled_from == "round-0001"
 
 
-def test_the_last_one_that_passed_predicts(
-    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path
+def test_the_last_one_that_passed_is_predicted_with_and_evaluated(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer_badly(fake, "round-0002")
     folder, records = run(fake, small_config, tmp_path)
     assert [record.passed for record in records] == [True, True, False]
+    caplog.clear()
     assert finished_round(folder) == 1
+    assert find_subject("last", folder).label == "round 1"
+    said = "takes round 1, the last whose adapter passed --gate; name round 2 for the last one"
+    assert [said in message for message in caplog.messages] == [True, True]
+    caplog.clear()
     assert finished_round(folder, 2) == 2
+    assert find_subject("2", folder).label == "round 2"
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("adapter_mode", ["merged", "runtime"])
