@@ -11,8 +11,9 @@ from typing import Any
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, override
+from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.hardware import device, resolve_dtype
+from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.run_folder import describe_host
 from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.task import Task, load_task
@@ -241,7 +242,7 @@ def run_benchmark(
 def _impossible(config: RunConfig) -> set[str]:
     """Return what can't be: merging into a quantised base, the CPU's fast LoRA on a GPU."""
     merging = {"5", *_ON_MERGED_SERVER} if config.server.adapter_mode == "runtime" else set()
-    return merging | ({"7"} if device() == "cuda" else set())
+    return merging | ({"7"} if placement_of(config).server else set())
 
 
 Part = Callable[[], dict[str, Any]]
@@ -313,7 +314,14 @@ def _take_turns(
 def _with_dummy_model(config: RunConfig, folder: Path) -> RunConfig:
     if config.model.path is None:
         raise UsageError("--load-format dummy takes a model's shape from --model FOLDER; give one")
-    make_dummy_checkpoint(Path(config.model.path), folder, resolve_dtype(config.model.dtype))
+    placement = placement_of(config)
+    make_dummy_checkpoint(
+        Path(config.model.path),
+        folder,
+        resolve_dtype(config.model.dtype, placement.server_kind),
+        devices=device_environment(placement.server),
+        trust_remote_code=config.model.trust_remote_code,
+    )
     return override(config, {"model.path": str(folder)})
 
 

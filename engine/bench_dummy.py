@@ -1,5 +1,5 @@
 """A random checkpoint of a configuration's shape, to measure the speed of a model whose weights
-aren't there: `python -m selfstudy_engine.engine.bench_dummy CONFIG_FOLDER OUTPUT DTYPE`.
+aren't there: `python -m selfstudy_engine.engine.bench_dummy CONFIG_FOLDER OUTPUT DTYPE [trust]`.
 
 Everything that follows - training, merging, the canary - is then what it is for a real model; only
 what it answers means nothing.
@@ -14,13 +14,22 @@ from selfstudy_engine.data.errors import BenchmarkError, UsageError
 from selfstudy_engine.data.privacy import child_environment
 
 
-def make_dummy_checkpoint(config_folder: Path, output: Path, dtype: str) -> None:
+def make_dummy_checkpoint(
+    config_folder: Path,
+    output: Path,
+    dtype: str,
+    *,
+    devices: dict[str, str],
+    trust_remote_code: bool = False,
+) -> None:
     """Write random weights beside copies of a folder's configuration and tokenizer.
 
     Args:
         config_folder: with config.json and a tokenizer's files.
         output: the checkpoint's folder.
         dtype: number format of the weights.
+        devices: environment with which a process sees those that it may compute on.
+        trust_remote_code: run code that comes in the folder.
 
     Raises:
         UsageError: the folder has no configuration.
@@ -32,12 +41,14 @@ def make_dummy_checkpoint(config_folder: Path, output: Path, dtype: str) -> None
             "has no config.json"
         )
     command = [sys.executable, "-m", "selfstudy_engine.engine.bench_dummy"]
+    command += [str(config_folder), str(output), dtype, *(["trust"] if trust_remote_code else [])]
     # In a process of its own, which gives a GPU's memory back.
     result = subprocess.run(
-        [*command, str(config_folder), str(output), dtype],
+        command,
+        stdin=subprocess.DEVNULL,  # transformers would ask whether it may trust the code
         capture_output=True,
         text=True,
-        env=child_environment(),
+        env=child_environment() | devices,
         check=False,
     )
     if result.returncode:
@@ -48,16 +59,18 @@ def make_dummy_checkpoint(config_folder: Path, output: Path, dtype: str) -> None
         )
 
 
-def main(config_folder: str, output: str, dtype: str) -> None:
+def main(config_folder: str, output: str, dtype: str, trusted: str = "") -> None:
     """Write the checkpoint."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(config_folder)
+    trust = bool(trusted)
+    tokenizer: Any = AutoTokenizer.from_pretrained(config_folder, trust_remote_code=trust)
+    config = AutoConfig.from_pretrained(config_folder, trust_remote_code=trust)
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model: Any = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(config_folder), dtype=getattr(torch, dtype)
+            config, dtype=getattr(torch, dtype), trust_remote_code=trust
         )
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -46,6 +46,9 @@ ADAPTED = frozenset("12567")
 """Those that answer with an adapter."""
 _ENGINES = ({"3"}, {"3d"}, {"4", "5"}, {"6", "7"})
 _GPU_SHARE = 0.85
+_AT_ONCE = {"1": 1, "2": 16}
+"""Sequences that a reference on transformers computes at once at most, by its key; the second finds
+its best number in the warm-up, up to twice the prompts there."""
 
 
 class Lineup:
@@ -245,8 +248,6 @@ def share_gpu(
     gpus, num_shards = placement.server, placement.parallel.num_shards
     if not gpus:
         return config, {}
-    num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
-    share = round(_GPU_SHARE / max(num_engines, 1), 3)
     size = measure_model(local_folder(model), resolve_dtype(config.model.dtype, "cuda"))
     if any(gpu.memory_bytes is None for gpu in gpus):
         raise UsageError(
@@ -254,13 +255,21 @@ def share_gpu(
             "can't share it; use a whole GPU"
         )
     memory = min(gpu.memory_bytes or 0 for gpu in gpus)
-    kept = server_bytes(size, config.server.max_model_len, num_shards)
-    cache = int(share * memory) - server_bytes(size, 0, num_shards)
-    if share * memory < kept:
+    longest = config.server.max_model_len
+    num_engines = sum(bool(wanted & engine) for engine in _ENGINES)
+    kept = server_bytes(size, longest, num_shards)
+    beside = sum(
+        server_bytes(size, num * longest) for key, num in _AT_ONCE.items() if key in wanted
+    )
+    free = _GPU_SHARE * memory - beside
+    if free < num_engines * kept:
         raise UsageError(
-            f"{num_engines} engines of {kept / GIB:.1f} GiB each don't fit on a GPU of "
-            f"{memory / GIB:.1f} GiB; name fewer with --only"
+            f"{num_engines} engines of {kept / GIB:.1f} GiB each"
+            + (f", beside transformers' {beside / GIB:.1f} GiB," if beside else "")
+            + f" don't fit on a GPU of {memory / GIB:.1f} GiB; name fewer with --only"
         )
+    share = round(free / memory / max(num_engines, 1), 3)
+    cache = int(share * memory) - server_bytes(size, 0, num_shards)
     arguments = ["--kv-cache-memory-bytes", str(cache)]
     config = override(
         config,

@@ -47,7 +47,7 @@ class TransformersReference:
 
     def __init__(self, settings: ReferenceSettings, *, cached: bool) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         trust = settings.trust_remote_code
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -62,6 +62,11 @@ class TransformersReference:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, settings.adapter).merge_and_unload()
+        # As in our servers, a model's own file names ends of text, and says nothing of sampling.
+        own = model.generation_config.eos_token_id
+        ends = {self._tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+        model.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None)
+        self._ends = ends | {self._tokenizer.pad_token_id}
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._cached = cached
         self._batch_size = 0 if cached else 1
@@ -102,9 +107,9 @@ class TransformersReference:
 
         inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
         greedy = params["temperature"] == 0
-        sampling = (
-            {} if greedy else {"temperature": params["temperature"], "top_p": params["top_p"]}
-        )
+        # From all tokens, where transformers' own default is the 50 likeliest.
+        chosen = {"temperature": params["temperature"], "top_p": params["top_p"], "top_k": 0}
+        sampling = {} if greedy else chosen
         stops = params["stop"]
         minimum = params["max_tokens"] if params["ignore_eos"] else None
         with torch.inference_mode():
@@ -129,10 +134,11 @@ class TransformersReference:
     def _to_completion(
         self, ids: list[int], num_prompt_tokens: int, params: dict[str, Any]
     ) -> dict[str, Any]:
-        ends = {self._tokenizer.eos_token_id, self._tokenizer.pad_token_id}
         length = len(ids)
         if not params["ignore_eos"]:
-            length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
+            length = next(
+                (index for index, token in enumerate(ids) if token in self._ends), len(ids)
+            )
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
         stopped = length < len(ids)
         for stop in params["stop"]:
@@ -144,7 +150,10 @@ class TransformersReference:
 
 
 class OfflineReference:
-    """`LLM.generate` of vLLM, base model."""
+    """`LLM.generate` of vLLM, base model.
+
+    Parameters that are given leave a model's own file nothing but its ends of text to set.
+    """
 
     def __init__(self, settings: ReferenceSettings) -> None:
         from vllm import LLM

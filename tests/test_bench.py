@@ -22,7 +22,14 @@ from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.data.task import load_task
 from selfstudy_engine.engine import bench_lineup
-from selfstudy_engine.engine.bench import EXTRAS, FULL, QUICK, parse_wanted
+from selfstudy_engine.engine.bench import (
+    EXTRAS,
+    FULL,
+    QUICK,
+    _impossible,
+    _with_dummy_model,
+    parse_wanted,
+)
 from selfstudy_engine.engine.bench_chart import save_chart
 from selfstudy_engine.engine.bench_contenders import ReferenceContender, peak_memory_gib
 from selfstudy_engine.engine.bench_dummy import make_dummy_checkpoint
@@ -206,9 +213,13 @@ def test_the_chart_names_host_and_contenders(results: Results, tmp_path: Path) -
 
 
 def with_own_code(model: Path, folder: Path) -> Path:
-    """Copy a checkpoint of Llama's to one of a class that comes with it."""
+    """Copy a checkpoint of Llama's to one of a class, and with settings, that come with it."""
     shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 5.0, "top_k": 3}')
     code = """
+import os, pathlib
+visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+pathlib.Path(os.environ["HF_MODULES_CACHE"], "visible").write_text(visible)
 from transformers import LlamaConfig, LlamaForCausalLM
 class OwnConfig(LlamaConfig):
     model_type = "own"
@@ -252,6 +263,10 @@ def test_references_answer_as_asked_and_greedily_alike(
             lengths = [c.num_output_tokens for one in done.completions for c in one]
             assert max(lengths) <= real.params.max_tokens
             assert measure(long, contender.run(long), config).num_output_tokens == 4
+            if kind == "transformers":
+                one_token = replace(real.params, n=400, max_tokens=1, temperature=1, top_p=1)
+                [drawn] = contender.run(replace(real.first(1), params=one_token)).completions
+                assert len({one.text for one in drawn}) > 50, "from all that there are"
             assert peak_memory_gib(process) > 0.1
         assert not Path(f"/proc/{process}").exists()
     assert texts[0] == texts[1]
@@ -270,21 +285,36 @@ def test_a_contender_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
         contender.wait_ready()
 
 
-def test_a_configuration_alone_becomes_a_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for path in tiny_model.iterdir():
-        if path.suffix != ".safetensors":
-            (bare / path.name).write_bytes(path.read_bytes())
-    make_dummy_checkpoint(bare, tmp_path / "model", "bfloat16")
-    found = load_file(tmp_path / "model" / "model.safetensors")
-    expected = load_file(tiny_model / "model.safetensors")
+def test_a_configuration_alone_becomes_a_checkpoint(
+    tiny_model: Path, small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the servers compute, by code that comes with it if that is trusted."""
+    gpus = tuple(Gpu(key, f"GPU-{key}", "NVIDIA H100", 80 * 2**30, 9.0) for key in "01")
+    monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    bare = with_own_code(tiny_model, tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
+    config = small_config(
+        devices__server="cuda:1", model__path=str(bare), model__trust_remote_code=True
+    )
+    made = Path(str(_with_dummy_model(config, tmp_path / "model").model.path))
+    found, expected = (load_file(one / "model.safetensors") for one in (made, tiny_model))
     assert {n: t.shape for n, t in found.items()} == {n: t.shape for n, t in expected.items()}
+    assert (made / "own.py").is_file()
+    assert (tmp_path / "modules" / "visible").read_text() == "1"
+    with pytest.raises(BenchmarkError, match=r"trust_remote_code.*that transformers knows"):
+        make_dummy_checkpoint(bare, tmp_path / "other", "bfloat16", devices={})
     with pytest.raises(UsageError, match=r"has no config.json"):
-        make_dummy_checkpoint(tmp_path, tmp_path / "other", "bfloat16")
-    (bare / "tokenizer.json").unlink()
-    with pytest.raises(BenchmarkError, match=r"needs a config.json that transformers knows"):
-        make_dummy_checkpoint(bare, tmp_path / "other", "bfloat16")
+        make_dummy_checkpoint(tmp_path, tmp_path / "other", "bfloat16", devices={})
+
+
+def test_the_servers_device_decides_what_is_possible(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 2**30, 9.0)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: (gpu,))
+    assert _impossible(small_config()) == {"7"}
+    assert _impossible(small_config(devices__server="cpu")) == set()
 
 
 class Started:
@@ -361,7 +391,10 @@ def test_each_way_to_ask_starts_without_cached_prompts(
     assert [ns for ns in asked if ns] == expected
 
 
-@pytest.mark.parametrize(("wanted", "share"), [({"3", "4", "5", "6"}, 0.283), ({"4", "5"}, 0.85)])
+@pytest.mark.parametrize(
+    ("wanted", "share"),
+    [({"3", "4", "5", "6"}, 0.283), ({"4", "5"}, 0.85), ({"1", "2", "3", "5"}, 0.4)],
+)
 def test_engines_share_a_gpu(
     small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, wanted: set[str], share: float
 ) -> None:
@@ -385,3 +418,5 @@ def test_engines_that_dont_fit_a_gpu_are_refused(
     config = small_config()
     with pytest.raises(UsageError, match=r"4 engines of 2\.\d GiB .* GPU of 4\.0 GiB.*--only"):
         share_gpu(config, str(config.model.path), {"3", "3d", "4", "6"})
+    with pytest.raises(UsageError, match=r"1 engines .* beside transformers' 2\.\d GiB"):
+        share_gpu(config, str(config.model.path), {"2", "4"})
