@@ -15,6 +15,7 @@ from itertools import chain
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerDiedError
 from selfstudy_engine.data.evaluations import save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
@@ -72,6 +73,8 @@ class RoundSteps:
         self._connection = connection
         self._reporter = reporter
         self._start_training = start_training
+        self._wait_for_training: Callable[[], None] | None = None
+        """While one runs that answers are asked beside."""
         self._judges = judges
         self._on_record = on_record
         self._store = SampleStore(folder.samples, folder.files)
@@ -117,6 +120,8 @@ class RoundSteps:
             self._folder.files.add_folder(output, MANIFEST)  # a killed loop may not have come to it
             yield lambda: None
             return
+        if self._config.overlap and self._shares_gpu:
+            self._spend(round_index, wait=self._wait_for_server())
         self._reporter.phase(f"round {round_index}: train")
         started_from = None
         if self._config.train.start_from == "previous" and round_index > 0:
@@ -154,7 +159,20 @@ class RoundSteps:
                 self._folder.files.add_folder(output, MANIFEST)
                 self._spend(round_index, train=time.monotonic() - started)
 
-            yield wait
+            self._wait_for_training = wait
+            try:
+                yield wait
+            finally:
+                self._wait_for_training = None
+
+    @property
+    def _shares_gpu(self) -> bool:
+        """Whether a server and training do: then no server of ours starts beside a training.
+
+        vLLM gives up where less than its share is free at its start, and takes what others allot or
+        free before its KV cache is there for its own doing (docs/decisions.md, "One queue").
+        """
+        return placement_of(self._config).shared
 
     def answering(self, round_index: int) -> int:
         """Return the round whose adapter answers after this one's was trained.
@@ -188,6 +206,9 @@ class RoundSteps:
                 if number == allowed or not self._connection.has_answered:
                     raise
                 logger.warning("%s\nstarting it again, %d of %d times", error, number + 1, allowed)
+                if self._wait_for_training and self._shares_gpu:
+                    self._reporter.phase("train, before a server starts on the same GPU")
+                    self._wait_for_training()
                 self._connection.restart()
 
     def _ask(self, adapter: int, samples_of: int) -> None:
@@ -288,15 +309,19 @@ class RoundSteps:
     def _serve(self, adapter_round: int) -> None:
         """Swap to an adapter, if it isn't the one that answers."""
         adapter = read_adapter(self._folder.adapter(adapter_round))
-        started = time.monotonic()
-        self._reporter.phase("wait for the server")
-        self._connection.connect()
-        wait = time.monotonic() - started
+        wait = self._wait_for_server()
         served = self._connection.served
         if (served.adapter, served.adapter_sha256) == (adapter.name, adapter.sha256):
             return
         self._reporter.phase(f"swap to {adapter.name}")
         self._spend(adapter_round, wait=wait, swap=self._connection.swap_to(adapter))
+
+    def _wait_for_server(self) -> float:
+        """Start it, if it wasn't, and return the seconds until it is ready."""
+        started = time.monotonic()
+        self._reporter.phase("wait for the server")
+        self._connection.connect()
+        return time.monotonic() - started
 
     def _planned(self, round_index: int) -> "_Plan":
         """Return the molecules of a round; those of the rounds before it are complete."""

@@ -7,15 +7,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig, QuietReporter, train_here
+from conftest import MakeConfig, QuietReporter, Trained, train_here
 from fake_vllm import FakeVllm
 
+from selfstudy_engine.data import devices
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import ServerDiedError, ServerError
+from selfstudy_engine.data.errors import ServerDiedError, ServerError, TrainingError
+from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.store import SampleStore
@@ -24,6 +27,7 @@ from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.server import VllmServer
+from selfstudy_engine.engine.training import Training
 
 FAKE = Path(__file__).parent / "fake_vllm_process.py"
 NUM_SAMPLES = 16
@@ -158,6 +162,44 @@ def test_a_death_is_waited_for(small_config: MakeConfig, tmp_path: Path, lives: 
         os.kill(server.process_group, signal.SIGSTOP)
         with pytest.raises(ServerDiedError, match="ended with exit code -9"):
             server.check_healthy()
+
+
+def test_no_server_starts_beside_a_training_on_its_gpu(
+    small_config: MakeConfig, tmp_path: Path, lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --overlap, where a run is continued and where a server dies in a training."""
+    gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 2**30, 9.0)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: (gpu,))
+    config = small_config(overlap=True, server__max_restarts=1)
+    log = RunFolder(tmp_path / "test").logs / "server.log"
+    seen: list[tuple[object, int, int]] = []
+
+    def num_starts() -> int:
+        return log.read_text().count("$ ") if log.exists() else 0
+
+    @contextmanager
+    def train(arguments: dict[str, object], *rest: object) -> Iterator[Training]:
+        """Train when somebody waits for it; note the servers started before and by then."""
+        index, before = arguments["before_round"], num_starts()
+        if (index, before) == (1, 1):
+            raise TrainingError("stopped")
+        ended = False
+
+        def end() -> None:
+            nonlocal ended
+            if not ended:
+                seen.append((index, before, num_starts()))
+                with train_here(arguments):
+                    ended = True
+
+        yield Trained(end)
+
+    lives("", 3)
+    with pytest.raises(TrainingError, match="stopped"):
+        run_loop(config, tmp_path, QuietReporter(), start_training=train)
+    run_loop(config, tmp_path, QuietReporter(), start_training=train)
+    check_complete(tmp_path)
+    assert seen == [(0, 1, 1), (1, 2, 2), (2, 3, 3)]
 
 
 def test_a_server_of_somebody_else_is_not_restarted(
