@@ -60,7 +60,13 @@ class _Engine:
 
 
 async def check_canary(
-    client: ServerClient, served: Served, adapter: Adapter, dtype: str, *, num_engines: int = 1
+    client: ServerClient,
+    served: Served,
+    adapter: Adapter,
+    dtype: str,
+    *,
+    before: Adapter | None = None,
+    num_engines: int = 1,
 ) -> CanaryResult:
     """Prove that the server answers from `adapter`: its log-probabilities are the trainer's.
 
@@ -68,20 +74,29 @@ async def check_canary(
     shows a stale one; then the probability of every token of each probe. Each of several engines is
     asked for itself, as each has its own weights and its own cache.
 
+    Args:
+        client: of the server.
+        served: what should answer.
+        adapter: the same, with what its training found.
+        dtype: that the server computes in.
+        before: the adapter that answered until now; one round's may be near the next one's.
+        num_engines: behind the address.
+
     Returns:
         What the engine found that is farthest from the trainer.
 
     Raises:
-        SwapError: they aren't, or are nearer to the base model's.
+        SwapError: they aren't, or are nearer to the base model's, or far nearer to those of the
+            adapter before.
     """
     numbers = range(num_engines) if num_engines > 1 else (None,)
     engines = [_Engine(client, served.model, number) for number in numbers]
-    results = [await _check_engine(engine, served, adapter, dtype) for engine in engines]
+    results = [await _check_engine(engine, served, adapter, dtype, before) for engine in engines]
     return max(results, key=lambda result: result.distance)
 
 
 async def _check_engine(
-    engine: _Engine, served: Served, adapter: Adapter, dtype: str
+    engine: _Engine, served: Served, adapter: Adapter, dtype: str, before: Adapter | None
 ) -> CanaryResult:
     tolerance = _TOLERANCES[dtype]
     texts = [probe.token_ids for probe in adapter.canary]
@@ -107,6 +122,15 @@ async def _check_engine(
             f"{result.distance:.3g} nats from the trainer's (allowed in {dtype}: {tolerance:g}) "
             f"and {result.distance_to_base:.3g} from the base model's"
         )
+    if before and [probe.token_ids for probe in before.canary] == texts:
+        to_before = distance(scored, [probe.adapter_logprobs for probe in before.canary])
+        # Far: between two that are nearly the same, rounding may favour either.
+        if to_before < result.distance / 2:
+            raise SwapError(
+                f"the server{engine.where} still answers from adapter {before.name}: its "
+                f"log-probabilities are {to_before:.3g} nats from that one's, and "
+                f"{result.distance:.3g} from those of {adapter.name}"
+            )
     if not next_distance <= 2 * tolerance:
         raise SwapError(
             f"the server's{engine.where} next-token log-probabilities for adapter {adapter.name} "

@@ -107,6 +107,8 @@ class Replica:
         """None while there is no session."""
         self.served: Served
         """What answers."""
+        self._proven: Adapter | None = None
+        """The last one that a swap proved, if nothing was swapped since."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -122,7 +124,7 @@ class Replica:
             ServerError: nobody answers, or it isn't vLLM.
         """
         await self.close()
-        self._start = self._ready = None
+        self._start = self._ready = self._proven = None
         self.given_up = False
         model = str((await asyncio.to_thread(served_model, self.endpoint))["id"])
         public = self.server.public if self.server else None
@@ -161,13 +163,16 @@ class Replica:
         """
         assert self.client, "connect() comes first"
         check_servable(adapter, self._config, self._model)
+        before, self._proven = self._proven, None
         self.served, canary, seconds = await swap_and_prove(
-            self._swapper, self.client, adapter, _coarser_dtype(self._config)
+            self._swapper, self.client, adapter, _coarser_dtype(self._config), before=before
         )
+        self._proven = adapter
         return canary, seconds
 
     async def swap_to_base(self) -> None:
         """Make the base model the one that answers."""
+        self._proven = None
         assert self.client, "connect() comes first"
         self.client.follow_any_origin()
         self.served = await self._swapper.swap(None)

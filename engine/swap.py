@@ -225,9 +225,16 @@ def make_swapper(
 
 
 async def swap_and_prove(
-    swapper: Swapper, client: ServerClient, adapter: Adapter, dtype: str
+    swapper: Swapper,
+    client: ServerClient,
+    adapter: Adapter,
+    dtype: str,
+    *,
+    before: Adapter | None = None,
 ) -> tuple[Served, CanaryResult, float]:
     """Swap to an adapter and run its canary; from then on only what passed it counts.
+
+    See `check_canary` for `before`.
 
     Returns:
         What is served, the canary's result, and the seconds from call to proof.
@@ -237,5 +244,7 @@ async def swap_and_prove(
     served = await swapper.swap(adapter)
     await client.follow_origin()
     num_engines = await client.count_engines()
-    result = await check_canary(client, served, adapter, dtype, num_engines=num_engines)
+    result = await check_canary(
+        client, served, adapter, dtype, before=before, num_engines=num_engines
+    )
     return served, result, time.monotonic() - started

@@ -1,6 +1,7 @@
 """Swaps to one adapter after the other on a fake server."""
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 from fake_vllm import FakeVllm
@@ -22,8 +23,11 @@ def swap(
         try:
             async with ServerClient(fake.endpoint, 4, 10) as client:
                 swapper = make_swapper(mode, admin, fake.model)
-                for adapter in adapters:
-                    served, result, seconds = await swap_and_prove(swapper, client, adapter, dtype)
+                for before, adapter in pairwise((None, *adapters)):
+                    assert adapter
+                    served, result, seconds = await swap_and_prove(
+                        swapper, client, adapter, dtype, before=before
+                    )
                     assert seconds > 0
                     found.append((served, result))
         finally:

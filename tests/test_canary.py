@@ -8,8 +8,10 @@ from conftest import MakeAdapter
 from fake_vllm import FakeVllm
 from swapping import swap, swap_to_base
 
+from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import ServerError, SwapError
 from selfstudy_engine.engine.canary import distance
+from selfstudy_engine.engine.connection import Connection
 
 ROUTE = "/v1/completions"
 
@@ -37,6 +39,24 @@ def test_the_adapter_before_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter
     fake.keeps_old_adapter = True
     with pytest.raises(SwapError, match=r"adapter second.*0\.5 nats from the trainer's"):
         swap(fake, second)
+
+
+def test_a_round_before_that_is_near_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
+    """Within the tolerance; what is answered is the one's, not the other's."""
+    first, second = make_adapter("first", -2.0), make_adapter("second", -2.01)
+    config = load_config(None, {"server.url": fake.url, "model.dtype": "float32"})
+    with Connection(config, "owner/tiny", (), fake.api_key) as connection:
+        connection.connect()
+        connection.swap_to(first)
+        fake.keeps_old_adapter = True
+        with pytest.raises(
+            SwapError, match=r"still answers from adapter first: .* 0 nats .*0\.01 "
+        ):
+            connection.swap_to(second)
+        fake.keeps_old_adapter = False
+        connection.swap_to(second)
+        connection.swap_to(second)
+        connection.swap_to(make_adapter("third", -2.01001))
 
 
 def test_an_adapter_near_the_base_model_still_differs_from_it(
