@@ -118,9 +118,9 @@ def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
         lines = []
     asked = [record for record in records if record.acceptance is not None] or [last]
     tolerances = [prop.tolerance if r.tolerance is None else r.tolerance for r in asked]
-    at = ""
+    at = f" on round {asked[-1].round}'s molecules"
     if len(set(tolerances)) > 1:
-        at = f" at round {asked[-1].round}'s tolerance of {tolerances[-1]:.4g} {prop.unit}"
+        at += f" at its tolerance of {tolerances[-1]:.4g} {prop.unit}"
     chance = asked[-1].chance
     lines.append(f"Acceptance of the best constant guess (lift 1){at}: {chance:.1%}.")
     return lines

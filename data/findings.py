@@ -34,6 +34,11 @@ table; that always rejects.
 
 FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
+BESIDE_EARLIER_TEXTS: frozenset[Finding] = frozenset(
+    {"repeated for molecule", "near-duplicate", "molecule has enough"}
+)
+"""What only texts that were accepted before make a finding: they say nothing of the answer."""
+
 REJECT_BY_DEFAULT: tuple[Finding, ...] = (
     "truncated",
     "no value",

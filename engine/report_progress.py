@@ -45,7 +45,7 @@ def acceptance(run: RunFacts) -> Figure | None:
         record = facts.record
         if record.acceptance is None:
             continue
-        interval = wilson(record.num_accepted, record.num_completions)
+        interval = wilson(record.num_accepted + record.num_spare, record.num_completions)
         rows.append(
             {
                 "round": record.round,
@@ -80,8 +80,9 @@ def acceptance(run: RunFacts) -> Figure | None:
         alt_text=f"Acceptance rate {first['value']:.0%} in round {first['round']} and "
         f"{last['value']:.0%} in round {last['round']}; a constant guess gets "
         f"{last['chance']:.0%}.",
-        caption="The dashed line is what the best constant guess would get accepted at "
-        f"{tolerance}: acceptance near it is no skill. Bars are Wilson 95% intervals.",
+        caption="The dashed line is what the best constant guess would get on the molecules that "
+        f"the round asked about, at {tolerance}: acceptance near it is no skill. Answers that only "
+        "texts accepted before kept out count as accepted here. Bars are Wilson 95% intervals.",
         subtitle=subtitle_of(run),
         columns={
             "round": "round",

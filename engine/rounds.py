@@ -13,6 +13,7 @@ from selfstudy_engine.data.evaluations import (
     load_evaluation,
     paired_difference,
 )
+from selfstudy_engine.data.findings import BESIDE_EARLIER_TEXTS
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
@@ -67,7 +68,8 @@ class RoundRecord:
     parsed: float | None
     acceptance: float | None
     chance: float
-    """Acceptance of the best constant guess on the pool."""
+    """What the best constant guess gets on the molecules that were asked about, each as often as
+    it was; where none was, on the pool."""
     rejections: dict[str, int]
     answered: float
     test_mae: Interval
@@ -91,13 +93,25 @@ class RoundRecord:
     num_hinted: int = 0
     """Completions in sight of the value; no other figure of the samples counts them."""
     num_hinted_accepted: int = 0
+    num_spare: int = 0
+    """Completions that only texts accepted before kept from being accepted."""
     passed: bool = True
     """False where --gate found the adapter worse than the one that answered before it."""
 
     @property
+    def acceptable(self) -> float | None:
+        """Share of the completions that are accepted or spare: what chance is held against.
+
+        Else a molecule that is asked again, because it was answered well, would look a failure.
+        """
+        if not self.num_completions:
+            return None
+        return (self.num_accepted + self.num_spare) / self.num_completions
+
+    @property
     def lift(self) -> float | None:
-        """Acceptance over chance; 1 is what a guesser gets."""
-        return None if self.acceptance is None else self.acceptance / self.chance
+        """Acceptable answers over chance: 1 is the most that a guesser gets."""
+        return None if self.acceptable is None else self.acceptable / self.chance
 
     @property
     def completions_per_second(self) -> float:
@@ -166,10 +180,12 @@ def derive_record(
     rejections: Counter[str] = Counter()
     findings: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
-    num_completions = num_hinted = num_hinted_accepted = 0
+    num_completions = num_hinted = num_hinted_accepted = num_spare = 0
+    asked: list[float] = []
     sampled_from: set[str] = set()
     accepted_reasons: list[str] = []
-    columns = ["molecule_id", "adapter", "accepted", "rejections", "findings", "reason", "hinted"]
+    columns = ["molecule_id", "measured", "adapter", "accepted", "rejections", "findings"]
+    columns += ["reason", "hinted"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
             if row["hinted"]:
@@ -177,6 +193,8 @@ def derive_record(
                 num_hinted_accepted += row["accepted"]
                 continue
             num_completions += 1
+            asked.append(row["measured"])
+            num_spare += not row["accepted"] and BESIDE_EARLIER_TEXTS.issuperset(row["rejections"])
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
             findings.update(row["findings"])
@@ -192,7 +210,7 @@ def derive_record(
     num_accepted = sum(accepted.values())
     num_parsed = num_completions - rejections["no value"]
     sample_tolerance = stored_tolerance(store, round_index)
-    values = [molecule.value for molecule in task.split.pool]
+    values = asked or [molecule.value for molecule in task.split.pool]
     return RoundRecord(
         round=round_index,
         adapter=trained.name,
@@ -224,6 +242,7 @@ def derive_record(
         distinct_4grams=variety(accepted_reasons),
         num_hinted=num_hinted,
         num_hinted_accepted=num_hinted_accepted,
+        num_spare=num_spare,
         passed=answering == round_index,
     )
 

@@ -159,7 +159,7 @@ def _spread(
 def chance_acceptance(values: Sequence[float], tolerance: float) -> float:
     """Return the share of values that the best constant guess comes within `tolerance` of.
 
-    What a guesser that never sees the molecule would get accepted; acceptance is held against it.
+    No guesser that never sees the molecule gets more accepted; acceptance is held against it.
 
     >>> chance_acceptance([0.0, 10.0, 20.0, 100.0], 10.0)
     0.75

@@ -314,9 +314,9 @@ def test_acceptance_and_chance_are_at_each_rounds_tolerance(facts: RunFacts) -> 
     assert "at each round's tolerance" in figure.caption
     assert [row["tolerance"] for row in figure.rows] == [30.0, 12.5, 0.0]
     *_, chance = conclusion([one.record for one in rounds], facts.prop)
-    assert chance.endswith("guess (lift 1) at round 2's tolerance of 0 °C: 10.0%.")
+    assert chance.endswith("(lift 1) on round 2's molecules at its tolerance of 0 °C: 10.0%.")
     [*_, chance] = conclusion([one.record for one in facts.rounds], facts.prop)
-    assert chance.endswith(f"guess (lift 1): {facts.rounds[2].record.chance:.1%}.")
+    assert chance.endswith(f"on round 2's molecules: {facts.rounds[2].record.chance:.1%}.")
 
 
 def test_a_tolerance_of_nought_is_one(made: RunFolder, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_tolerance_of_nought_is_one(made: RunFolder, tmp_path: Path) -> None:
         timing=old.timing,
         answering=0,
     )
-    values = [molecule.value for molecule in task.split.pool]
+    values = [sample.measured for sample in store.samples(0)]
     assert (record.tolerance, record.chance) == (0.0, chance_acceptance(values, 0.0))
     assert record.chance < old.chance
 
