@@ -13,11 +13,11 @@ _HINT = re.compile(
 )
 _CHANGE = re.compile(
     r"(?:increas|add|contribut|chang|differen|gain|higher|lower|ris|extra|per|each|combin|added|fragment|substituent|\bby|than|"
-    r"base|parent|compar)[a-z]*(?:\s+[a-z]+){0,3}\s*$",
+    r"base|parent|compar)[a-z]*(?:\s+[a-z]+){0,5}\s*$",
     re.IGNORECASE,
 )
 _CHANGE_AFTER = re.compile(
-    r"(?:\s?-1)?\s{0,3}(?:(?:mass\s)?units?\s)?(?:higher|lower|above|below|more|less|greater|smaller|"
+    r"(?:\s?-1)?\s{0,3}(?:\([^()]{1,40}\)\s)?(?:(?:mass\s)?units?\s)?(?:higher|lower|above|below|more|less|greater|smaller|"
     r"larger|heavier|lighter|than)\b",
     re.IGNORECASE,
 )
@@ -34,6 +34,9 @@ _MASS = re.compile(
     r"(?:mass|weight|weighs|heavy)[^.;\n0-9]{0,30}?(?P<value>[0-9]{2,4}(?:\.[0-9]{1,5})?)\s*"
     r"(?P<unit>g/mol|g\s?mol|Da\b|daltons?)",
     re.IGNORECASE,
+)
+_ATOM = re.compile(
+    r"\b(?:atom|atomic|bromine|chlorine|fluorine|iodine|sulfur|sulphur|silicon|phosphorus)", re.I
 )
 _FORMULA = re.compile(
     r"\b(?P<which>[Mm]olecular|[Cc]hemical|[Ee]mpirical|sum|overall|total|elemental|)\s*[Ff]ormula"
@@ -95,7 +98,7 @@ def find_weights(plain: str) -> Iterator[StatedWeight]:
             plain[max(0, match.start() - 12) : match.end()]
         ):
             before = plain[max(0, match.start() - 40) : match.start()]
-            if "atom" in match.group() or before.rstrip().lower().endswith("atomic"):
+            if _ATOM.search(match.group()) or _ATOM.search(before[-12:]):
                 continue
             changed = bool(
                 _CHANGE.search(before)

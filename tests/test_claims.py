@@ -268,6 +268,10 @@ def test_weight_and_formula(reason: str, truth: str) -> None:
         "Bromine (atomic mass 79.9 g/mol) raises dispersion.",
         "Atomic weight 79.9 g/mol.",
         "The heavy bromine atom (80 g/mol) raises dispersion.",
+        "The mass of bromine is 80 g/mol, which raises dispersion.",
+        "Bromine's mass (80 g/mol) raises dispersion.",
+        "The molecular weight is 80 g/mol (one Br) higher than that of toluene.",
+        "The parent benzoic acid has a molecular weight of 122 g/mol.",
     ],
 )
 def test_a_difference_or_an_atoms_weight_is_not_the_molecules(reason: str) -> None:
