@@ -7,9 +7,11 @@ from pathlib import Path
 
 import altair as alt
 
-from selfstudy_engine.data.evaluations import paired_change
-from selfstudy_engine.data.metrics import Interval
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.evaluations import compute_metrics, paired_change
+from selfstudy_engine.data.metrics import Interval, Metrics
+from selfstudy_engine.data.properties import Property
+from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.engine.metric_texts import cells_of, columns_of, outcome_of, signed
 from selfstudy_engine.engine.report_charts import (
     Figure,
@@ -50,11 +52,13 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
 
     Raises:
         RunFolderError: no round of one is finished yet.
+        UsageError: they are of different properties or units.
     """
+    _check_comparable(folders)
     runs = [gather_facts(folder) for folder in folders]
-    labels = _labels(runs)
+    labels, prop = _labels(runs), runs[0].prop
     sides = [
-        Side(run, label, cells_of(run.last.test, run.prop), _signed(run.last.change.mae, run))
+        Side(run, label, cells_of(_measured(run, prop), prop), _signed(run.last.change.mae, run))
         for run, label in zip(runs, labels, strict=True)
     ]
     figures = [_by_round(sides), _by_labels(sides)]
@@ -64,12 +68,31 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         figures=figures,
         sides=sides,
         verdict=_verdict(runs[0], runs[-1], labels[0], labels[-1]),
-        columns=columns_of(runs[0].prop),
+        columns=columns_of(prop),
         differences=runs[0].config.differences(runs[-1].config),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_page(out, page)
     return figures
+
+
+def _check_comparable(folders: Sequence[RunFolder]) -> None:
+    first, *others = (read_config(folder).property for folder in folders)
+    for folder, prop in zip(folders[1:], others, strict=True):
+        if (prop.name, prop.unit) != (first.name, first.unit):
+            raise UsageError(
+                f"{folders[0].path} is of {first.name} in {first.unit}, {folder.path} of "
+                f"{prop.name} in {prop.unit}: their errors can't stand side by side; name runs of "
+                "one property and unit"
+            )
+
+
+def _measured(run: RunFacts, prop: Property) -> Metrics:
+    """Return a run's last metrics by the first run's tolerance, whichever its own is."""
+    answers = run.last.answers
+    metrics = compute_metrics(answers, "test", run.split.median, prop.tolerance)
+    assert metrics is not None  # a test set has at least one molecule
+    return metrics
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
@@ -84,7 +107,7 @@ def _labels(runs: Sequence[RunFacts]) -> list[str]:
 def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: str) -> str:
     """Say which run's last round is better, where both were measured on the same molecules."""
     ids = [{(a.molecule_id, a.measured) for a in run.last.tested} for run in (first, second)]
-    if ids[0] != ids[1] or first.unit != second.unit:
+    if ids[0] != ids[1]:
         return (
             f"{first_label} and {second_label} were measured on different test molecules: their "
             "errors can't be paired, and a difference may be the test sets'."

@@ -18,8 +18,8 @@ from made_run import NASTY_NAME, make_run
 
 from selfstudy_engine.cli.console import conclusion
 from selfstudy_engine.cli.main import cli
-from selfstudy_engine.data.errors import TableError
-from selfstudy_engine.data.evaluations import Evaluated
+from selfstudy_engine.data.errors import TableError, UsageError
+from selfstudy_engine.data.evaluations import Evaluated, compute_metrics
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.run_folder import RunFolder, read_config
@@ -28,7 +28,7 @@ from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_task, split_of_run
 from selfstudy_engine.engine.baselines import BASELINES
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
-from selfstudy_engine.engine.metric_texts import outcome_of, ranged, signed
+from selfstudy_engine.engine.metric_texts import cells_of, outcome_of, ranged, signed
 from selfstudy_engine.engine.reason_quality import (
     REASONS_COMPARED,
     distinct_ngrams,
@@ -493,10 +493,31 @@ def test_runs_of_one_test_set_are_compared_in_pairs(made: RunFolder, tmp_path: P
     assert "worse is worse than made on the same 12 test molecules" in page
     assert len(data_of(page)[0]["spec"]["data"]["values"]) == 8
     other = make_run(tmp_path, table, "other", rounds=1, test_size=8)
+    lenient = other.config.read_text("utf-8").replace("tolerance = 30.0", "tolerance = 200.0", 1)
+    other.config.write_text(lenient, "utf-8")
     write_comparison([made, other], tmp_path / "compare.html")
     page = (tmp_path / "compare.html").read_text("utf-8")
+    facts = gather_facts(other)
+    at_30 = compute_metrics(facts.last.answers, "test", facts.split.median, 30.0)
+    assert at_30
+    assert at_30.within_tolerance.value < facts.last.test.within_tolerance.value
+    table_of_results = page[page.index('<table id="results">') :]
+    assert cells_of(at_30, facts.prop)[-2] in table_of_results.split("<tr>")[3]
     assert "can&#39;t be paired" in page
     assert "table.test_size: 12 -&gt; 8" in page
+
+
+def test_runs_of_other_properties_or_units_are_not_compared(
+    made: RunFolder, tmp_path: Path
+) -> None:
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(made.path, other.path)
+    text = made.config.read_text("utf-8")
+    for old, new in (("melting point", "boiling point"), ('unit = "°C"', 'unit = "K"')):
+        assert old in text
+        other.config.write_text(text.replace(old, new), "utf-8")
+        with pytest.raises(UsageError, match="can't stand side by side"):
+            write_comparison([made, other], tmp_path / "compare.html")
 
 
 def test_imported_rounds_are_drawn(tmp_path: Path) -> None:
