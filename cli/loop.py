@@ -142,6 +142,7 @@ def teacher_key(url: str | None) -> str:
 def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.hardware import resolve_dtype
+    from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.teacher import CANDIDATES_PER_EXEMPLAR
@@ -174,10 +175,10 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     for what, kind, gpus in here if config.server.ray == "off" else ():
         where = ", ".join(f"{gpu.name} ({gpu.key})" for gpu in gpus) or "cpu"
         click.echo(f"# {what} on: {where} in {resolve_dtype(config.model.dtype, kind)}")
-    taught, known = ", less what becomes exemplars", f" + {len(task.exemplars)} exemplars"
+    num_rows = len(task.table.molecules)
     click.echo(
-        f"# table: {len(task.table.molecules)} molecules = {len(task.split.pool)} pool + "
-        f"{len(task.split.test)} test{taught if teacher.url else known} and their relatives"
+        f"# table: {num_rows} molecules = {describe_split(num_rows, task.split)}"
+        + (", less what becomes exemplars and their relatives" if teacher.url else "")
     )
     for reason, rows in task.table.dropped.items():
         click.echo(f"# dropped, {reason}: {len(rows)} ({'; '.join(rows[:_MAX_SHOWN])})")

@@ -69,7 +69,7 @@ def prepare(config_path: Path | None, out: Path, dropped_path: Path | None, **va
 @_table_arguments
 def describe(config_path: Path | None, **values: Any) -> None:
     """Say how many molecules a table has, how their values lie, and how it would be split."""
-    from selfstudy_engine.data.table_output import describe_values
+    from selfstudy_engine.data.table_output import describe_split, describe_values
     from selfstudy_engine.data.task import load_table, split_table
 
     config = resolve(config_path, values)
@@ -81,14 +81,8 @@ def describe(config_path: Path | None, **values: Any) -> None:
         return describe_values([molecule.value for molecule in molecules], prop.error_decimals)
 
     click.echo(f"{prop.name} ({prop.unit}): {described(read.molecules)}")
-    parts, exemplars = split_table(read, config)
-    counts = [len(part) for part in (parts.pool, parts.test, parts.relatives)]
-    click.echo(
-        f"split by {config.table.split}: {counts[0]} pool, {counts[1]} test, {counts[2]} set aside "
-        "as salts or tautomers of test molecules or exemplars, "
-        f"{len(read.molecules) - sum(counts)} left out as exemplars themselves (of "
-        f"{len(exemplars)})"
-    )
+    parts, _ = split_table(read, config)
+    click.echo(f"split by {config.table.split}: {describe_split(len(read.molecules), parts)}")
     click.echo(f"  pool: {described(parts.pool)}")
     click.echo(f"  test: {described(parts.test)}")
 

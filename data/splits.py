@@ -24,7 +24,8 @@ class Split:
     pool: list[Molecule]
     test: list[Molecule]
     relatives: list[Molecule] = field(default_factory=list)
-    """In neither part: salts, charged forms or tautomers of test molecules or exemplars."""
+    """In neither part: stereoisomers, salts, charged forms or tautomers of test molecules or
+    exemplars."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,13 +70,14 @@ def split(
         TableError: the table is too small for that test set.
     """
     held_out = {exemplar.skeleton for exemplar in exemplars}
+    themselves = {exemplar.molecule_id for exemplar in exemplars}
     taken = _Relatives(exemplars)
     groups: dict[str, list[Molecule]] = defaultdict(list)
     relatives: list[Molecule] = []
     for molecule in molecules:
-        if molecule.skeleton in held_out:
+        if molecule.molecule_id in themselves:
             continue
-        if taken.has(molecule):
+        if molecule.skeleton in held_out or taken.has(molecule):
             relatives.append(molecule)
         else:
             groups[molecule.skeleton].append(molecule)
@@ -92,6 +94,7 @@ def split(
     else:
         chosen = set(ranked[:test_size])
     test = [groups[skeleton][0] for skeleton in ranked if skeleton in chosen]
+    relatives += [m for skeleton in ranked if skeleton in chosen for m in groups[skeleton][1:]]
     related = _Relatives(test)
     pool: list[Molecule] = []
     for skeleton in ranked:

@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.data.splits import Split
 
 
 def write_molecules(path: Path, molecules: Sequence[Molecule]) -> None:
@@ -33,6 +34,15 @@ def write_dropped(path: Path, dropped: Mapping[str, Sequence[str]]) -> None:
     writer.writerow(["reason", "row"])
     writer.writerows((reason, row) for reason, rows in dropped.items() for row in rows)
     write_atomic(path, text.getvalue().encode())
+
+
+def describe_split(num_molecules: int, parts: Split) -> str:
+    """Return how many of a table's molecules are in which part, as a sum."""
+    pool, test, aside = (len(part) for part in (parts.pool, parts.test, parts.relatives))
+    return (
+        f"{pool} pool + {test} test + {aside} set aside (stereoisomers, salts or tautomers of test "
+        f"molecules or exemplars) + {num_molecules - pool - test - aside} exemplars"
+    )
 
 
 def describe_values(values: Sequence[float], digits: int) -> str:

@@ -111,7 +111,7 @@ def chat_template_of(folder: RunFolder) -> ChatTemplate:
     config = read_config(folder)
     exemplars = load_exemplars(folder.exemplars())
     split = split_of_run(folder, config)
-    molecules = [*split.pool, *split.test, *split.relatives, *(e.molecule for e in exemplars)]
+    molecules = [*split.relatives, *split.pool, *split.test, *(e.molecule for e in exemplars)]
     names = {molecule.name.lower(): molecule for molecule in molecules if molecule.name}
     return ChatTemplate(config, exemplars[: config.generation.prompt_exemplars], names)
 

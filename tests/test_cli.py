@@ -180,7 +180,7 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path)
         *("--", "--max-num-seqs", "4"),
     )
     assert result.exit_code == 0, result.output
-    assert "20 molecules = 14 pool + 5 test + 1 exemplar" in result.output
+    assert "20 molecules = 14 pool + 5 test + 0 set aside (stereo" in result.output
     assert "dropped, unparsable SMILES: 1 (line 22: 'xyz')" in result.output
     assert "16 completions" in result.output
     assert sorted(tmp_path.iterdir()) == before
@@ -200,7 +200,8 @@ def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> No
     for which in (["--config", own], []):
         result = call(*common, *which, "--teacher-url", nobody, "--teacher-exemplars", 3)
         assert result.exit_code == 0, result.output
-        assert "20 molecules = 15 pool + 5 test, less what becomes exemplars and" in result.output
+        assert "20 molecules = 15 pool + 5 test + 0 set aside (stereo" in result.output
+        assert ", less what becomes exemplars and their relatives" in result.output
         assert "# teacher: up to 24 calls when the loop begins, for 3 exemplars" in result.output
     assert "no exemplars are shipped for logP" in refuse(*common, "--config", own)
 

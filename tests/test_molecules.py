@@ -23,6 +23,7 @@ from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import check_leaks, scaffold, split
 from selfstudy_engine.data.table_files import Row, read_rows
+from selfstudy_engine.data.table_output import describe_split
 
 MELTING_POINT = find_property("melting_point")
 NAMED = TableConfig(name_column="name")
@@ -393,6 +394,20 @@ def test_relatives_of_test_molecules_and_exemplars_are_set_aside() -> None:
         assert {m.smiles for m in everything} == {m.smiles for m in molecules}
         assert "CC(=O)[O-].[Na+]" in {m.smiles for m in parts.relatives}
         check_leaks(parts.pool, parts.test, exemplar)
+
+
+def test_every_molecule_of_a_table_is_in_one_part_or_is_an_exemplar() -> None:
+    """Stereoisomers, too: of each pair one may be tested, and the other then isn't learned from."""
+    pairs = [f"C[C@{at}H](O)C{'C' * n}N" for n in range(4) for at in ("", "@")]
+    molecules = molecules_of(*pairs, "CCO")
+    exemplars = molecules_of(pairs[0])
+    parts = split(molecules, exemplars, 2, 0)
+    assert [len(part) for part in (parts.pool, parts.test, parts.relatives)] == [3, 2, 3]
+    everything = [*parts.pool, *parts.test, *parts.relatives, *exemplars]
+    assert sorted(m.smiles for m in everything) == sorted(m.smiles for m in molecules)
+    told = describe_split(len(molecules), parts)
+    assert told.startswith("3 pool + 2 test + 3 set aside (stereoisomers, ")
+    assert told.endswith(" + 1 exemplars")
 
 
 @pytest.mark.parametrize(

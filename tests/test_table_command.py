@@ -71,8 +71,8 @@ def test_describe_tells_values_and_split(raw: Path) -> None:
     result = run("describe", *arguments_for(raw), "--split", "random")
     assert result.exit_code == 0, result.output
     assert "melting point (°C): 8 values from -114.2 to 6, mean" in result.output
-    assert "split by random: 6 pool, 2 test, 0 set aside" in result.output
-    assert "0 left out as exemplars themselves (of 10)" in result.output
+    assert "split by random: 6 pool + 2 test + 0 set aside (stereo" in result.output
+    assert " + 0 exemplars\n" in result.output
     refused = run("describe", *arguments_for(raw)[:-4])
     assert (refused.exit_code, "--conflicts drop" in refused.output) == (2, True)
 
