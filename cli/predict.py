@@ -99,7 +99,7 @@ def predict(
             server_key=os.environ.get(SERVER_KEY_VARIABLE, ""),
         )
     if out:
-        write_rows(out, found.rows, smiles_column)
+        write_rows(out, found.rows, smiles_column, COLUMNS)
         found.forget()
         click.echo(f"{len(rows)} molecules: {out}")
     else:

