@@ -20,7 +20,7 @@ from rich.table import Table
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.properties import Property
-from selfstudy_engine.engine.metric_texts import ranged
+from selfstudy_engine.engine.metric_texts import ranged, signed, verdict_of
 from selfstudy_engine.engine.reason_quality import REASONS_COMPARED
 from selfstudy_engine.engine.rounds import RoundRecord
 
@@ -102,17 +102,9 @@ def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
     last = records[-1]
     change = last.test_change
     if len(records) > 1:
-        verdict = (
-            "better"
-            if change.high < 0
-            else "worse"
-            if change.low > 0
-            else "not distinguishable from no change"
-        )
-        form = f"+.{prop.error_decimals}f"
         lines = [
-            f"Test MAE since round 0: {change.value:{form}} {prop.unit} "
-            f"[95% {change.low:{form}}, {change.high:{form}}]: {verdict}."
+            f"Test MAE since round 0: {signed(change, prop.error_decimals)} {prop.unit}: "
+            f"{verdict_of(change)}."
         ]
     else:
         lines = []

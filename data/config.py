@@ -45,7 +45,7 @@ class RunConfig(Section):
     """Train the next adapter while its predecessor generates; pays on a second device."""
     gate: bool = False
     """Keep the last adapter answering where a new one is significantly worse on the test set, which
-    then helps to choose: its error is a little too low."""
+    then helps to choose: its error is a little too low. Below 20 molecules it can't tell."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
     """What is predicted."""
     remote: str | None = None

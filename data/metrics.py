@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 NUM_RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
+ENOUGH_FOR_A_VERDICT = 20
+"""Molecules below which an interval is too narrow to tell a change from noise: without any change
+it excludes 0 in half of all cases at 2 molecules, a sixth at 5, a tenth at 10."""
 _CONFIDENCE = 0.95
 _CHUNK = 2_000_000
 """Resampled values in memory at once."""
@@ -25,6 +28,12 @@ class Interval:
     value: float
     low: float
     high: float
+    num_molecules: int | None = None
+    """That it rests on; None where that isn't known."""
+
+    def __neg__(self) -> "Interval":
+        """Return the same change, seen from the other side."""
+        return Interval(-self.value, -self.high, -self.low, self.num_molecules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def measure(measured: Floats, predicted: Floats, fallback: float, tolerance: flo
     constant = measured.min() == measured.max()
 
     def interval(name: str) -> Interval:
-        return _interval(float(whole[name][0]), np.concatenate(drawn[name]))
+        return _interval(float(whole[name][0]), drawn[name], len(measured))
 
     return Metrics(
         num_molecules=len(measured),
@@ -139,14 +148,14 @@ def measure_change(before: Floats, after: Floats, tolerance: float) -> Change:
         for name, values in changes(before[picks], after[picks]).items():
             drawn[name].append(values)
     return Change(
-        **{name: _interval(float(whole[name][0]), np.concatenate(drawn[name])) for name in whole}
+        **{name: _interval(float(whole[name][0]), drawn[name], len(before)) for name in whole}
     )
 
 
 def bootstrap(values: Floats, seed: int = 0) -> Interval:
     """Return the mean of shape-(n,) values with its interval."""
     means = [values[picks].mean(axis=1) for picks in _resamples(len(values), seed)]
-    return _interval(float(values.mean()), np.concatenate(means))
+    return _interval(float(values.mean()), means, len(values))
 
 
 def half_quartile_range(values: Sequence[float] | Floats) -> float | None:
@@ -169,11 +178,12 @@ def _resamples(size: int, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         yield generator.integers(0, size, size=(min(rows, NUM_RESAMPLES - start), size))
 
 
-def _interval(value: float, drawn: Floats) -> Interval:
+def _interval(value: float, drawn: Sequence[Floats], num_molecules: int) -> Interval:
     tail = (1 - _CONFIDENCE) / 2
-    usable = drawn[~np.isnan(drawn)]  # draws of one value only have no R2
+    every = np.concatenate(drawn)
+    usable = every[~np.isnan(every)]  # draws of one value only have no R2
     low, high = np.quantile(usable, [tail, 1 - tail]) if len(usable) else (np.nan, np.nan)
-    return Interval(value, float(low), float(high))
+    return Interval(value, float(low), float(high), num_molecules)
 
 
 def _statistics(

@@ -11,6 +11,7 @@ from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.prompts import render_question, value_label
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.metric_texts import outcome_of
 from selfstudy_engine.engine.rounds import RoundRecord
 
 _ASKED = Molecule("", "ethanol", "CCO", 0.0)
@@ -81,7 +82,7 @@ def adapter_card(
         f"| MAE minus the training median's, {unit} | {_cells(against_median, prop)} |",
         "",
         f"{record.answered:.0%} of the answers had a value; the others are scored as the training "
-        f"median. The adapter is {_verdict(against_median)} than that constant.",
+        f"median. {_verdict(against_median)}",
         "",
         "## How to ask",
         "",
@@ -130,13 +131,17 @@ def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) ->
 
 def _cells(interval: Interval, prop: Property) -> str:
     form = f".{prop.error_decimals}f"
-    return f"{interval.value:{form}} | {interval.low:{form}} to {interval.high:{form}}"
+    ends = f"{interval.low:{form}} to {interval.high:{form}}"
+    return f"{interval.value:{form}} | {'–' if interval.num_molecules == 1 else ends}"
 
 
 def _verdict(against_median: Interval) -> str:
-    if against_median.high < 0:
-        return "better"
-    return "worse" if against_median.low > 0 else "not distinguishably better or worse"
+    return {
+        "better": "The adapter is better than that constant.",
+        "worse": "The adapter is worse than that constant.",
+        "same": "The adapter is not distinguishably better or worse than that constant.",
+        "few": "So few molecules can't tell whether the adapter is better than that constant.",
+    }[outcome_of(against_median)]
 
 
 def _with_header(data: ModelCardData | DatasetCardData, lines: list[str]) -> str:

@@ -7,8 +7,10 @@ later: the samples and the adapters after it came from it.
 import logging
 
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
+from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.engine.metric_texts import outcome_of
 from selfstudy_engine.engine.rounds import load_records
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Gate:
         """Return the round whose adapter answers once this round's is evaluated.
 
         It is this round's, unless the whole 95% interval of the change of the test set's MAE,
-        paired by molecule, is above 0.
+        paired by molecule, is above 0. Too few molecules can't tell: then it is this round's.
         """
         if not self.enabled:
             return round_index
@@ -51,7 +53,14 @@ class Gate:
     def _better(self, before: int, index: int) -> int:
         old, new = (load_evaluation(self._folder.evaluation(i)) for i in (before, index))
         change = paired_difference(old, new, self._fallback)
-        if change.low <= 0:
+        outcome = outcome_of(change)
+        if outcome == "few":
+            logger.warning(
+                "adapter %s answers unjudged: --gate can't tell a change from noise on %d test "
+                "molecules (at least %d are needed; --test-size)",
+                *(self._folder.adapter(index).name, change.num_molecules, ENOUGH_FOR_A_VERDICT),
+            )
+        if outcome != "worse":
             return index
         digits = self._prop.error_decimals
         logger.warning(

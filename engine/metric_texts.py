@@ -2,26 +2,33 @@
 
 from typing import Literal
 
-from selfstudy_engine.data.metrics import Interval, Metrics, near
+from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, Metrics, near
 from selfstudy_engine.data.properties import Property
 
-Outcome = Literal["better", "worse", "same"]
+Outcome = Literal["better", "worse", "same", "few"]
 
 
 def outcome_of(change: Interval) -> Outcome:
     """Return what a paired change of an error says: an interval with 0 is no change.
 
+    Of too few molecules it says nothing: "few".
+
     >>> outcome_of(Interval(-5.0, -9.0, -1.0)), outcome_of(Interval(-5.0, -11.0, 1.0))
     ('better', 'same')
     """
+    if change.num_molecules is not None and change.num_molecules < ENOUGH_FOR_A_VERDICT:
+        return "few"
     return "better" if change.high < 0 else "worse" if change.low > 0 else "same"
 
 
 def verdict_of(change: Interval) -> str:
     """Return the outcome of a change in words that don't claim too much."""
-    return {"better": "better", "worse": "worse", "same": "no difference to be told"}[
-        outcome_of(change)
-    ]
+    return {
+        "better": "better",
+        "worse": "worse",
+        "same": "no difference to be told",
+        "few": "too few molecules for a verdict",
+    }[outcome_of(change)]
 
 
 def columns_of(prop: Property) -> list[str]:
@@ -55,12 +62,14 @@ def cells_of(metrics: Metrics, prop: Property) -> list[str]:
 def ranged(interval: Interval, digits: int) -> str:
     """Write an estimate with its interval; an error has its property's `error_decimals`.
 
+    One molecule has no interval.
+
     >>> ranged(Interval(0.5, 0.25, 0.75), 2)
     '0.50 [0.25, 0.75]'
     """
     parts = (interval.value, interval.low, interval.high)
     value, low, high = (minus(f"{part:.{digits}f}") for part in parts)
-    return f"{value} [{low}, {high}]"
+    return value if interval.num_molecules == 1 else f"{value} [{low}, {high}]"
 
 
 def ranged_share(interval: Interval) -> str:
@@ -71,14 +80,14 @@ def ranged_share(interval: Interval) -> str:
     """
     parts = (interval.value, interval.low, interval.high)
     value, low, high = (f"{100 * part:.0f}" for part in parts)
-    return f"{value}% [{low}, {high}]"
+    return f"{value}%" if interval.num_molecules == 1 else f"{value}% [{low}, {high}]"
 
 
 def signed(interval: Interval, digits: int) -> str:
     """Write a difference with its sign and interval; see `ranged`."""
     parts = (interval.value, interval.low, interval.high)
     value, low, high = (minus(f"{part:+.{digits}f}") for part in parts)
-    return f"{value} [95% {low} to {high}]"
+    return value if interval.num_molecules == 1 else f"{value} [95% {low} to {high}]"
 
 
 def minus(text: str) -> str:

@@ -116,14 +116,17 @@ def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: 
     change = paired_change(
         first.last.answers, second.last.answers, first.split.median, tolerance
     ).mae
+    outcome = outcome_of(change)
     word = {
         "better": "is better than",
         "worse": "is worse than",
         "same": "can't be told from",
-    }[outcome_of(change)]
+        "few": "can't be told from",
+    }[outcome]
+    too_few = ", too few for a verdict" if outcome == "few" else ""
     return (
-        f"{second_label} {word} {first_label} on the same {len(ids[0])} test molecules: last "
-        f"round's MAE {_signed(change, first)} {first.unit} (paired bootstrap)."
+        f"{second_label} {word} {first_label} on the same {len(ids[0])} test molecules{too_few}: "
+        f"last round's MAE {_signed(change, first)} {first.unit} (paired bootstrap)."
     )
 
 

@@ -30,7 +30,7 @@ from selfstudy_engine.data.schema import Exemplar, Molecule, Sample
 from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
-from selfstudy_engine.engine.baselines import predict_baselines
+from selfstudy_engine.engine.baselines import MEDIAN, predict_baselines
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 
 REASONS_PER_ROUND = 100
@@ -57,7 +57,8 @@ class RoundFacts:
     reasons: list[Sample]
     """Some accepted samples of this round, chosen at random; hinted ones among them."""
     baselines: dict[str, Floats]
-    """Predictions from the same labels for `tested`; empty for rounds that are left out."""
+    """Predictions from the same labels for `tested`; empty for rounds that are left out. The
+    training median is the pool's: what an unanswered molecule counts as."""
 
     @property
     def index(self) -> int:
@@ -178,6 +179,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         if record.round in chosen:
             asked = [Molecule(a.molecule_id, a.name, a.smiles, a.measured) for a in facts.tested]
             facts.baselines.update(predict_baselines(facts.labelled, asked))
+            facts.baselines[MEDIAN] = np.full(len(asked), split.median)
         rounds.append(facts)
     return RunFacts(folder, config, identity, split, shown, rounds)
 

@@ -83,7 +83,7 @@ def learning_by_round(run: RunFacts) -> Figure:
         "that on molecules that were trained on and that of each baseline.",
         caption="Bars are bootstrap 95% intervals. Trained-on molecules far below the test set "
         "mean memorising. Baselines were fitted to the same labels, at rounds 0, 1, 2, 4, 8, ... "
-        "and the last.",
+        "and the last; the training median is the whole pool's.",
         subtitle=subtitle_of(run),
         columns={"series": "series", "round": "round", "value": title, "low": "from", "high": "to"},
     )
@@ -114,7 +114,8 @@ def learning_by_labels(run: RunFacts) -> Figure:
         alt_text="Test error against the number of labels, for the model and for each baseline "
         "that was fitted to the same labels.",
         caption="A label counts as used once its molecule was asked about, accepted or not, or is "
-        "an exemplar's. All methods got the same labels and the same test set.",
+        "an exemplar's. All methods got the same labels and the same test set; the training median "
+        "alone is the whole pool's.",
         subtitle=subtitle_of(run),
         columns={
             "series": "method",

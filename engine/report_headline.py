@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfstudy_engine.data.metrics import Interval, measure_change
+from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, measure_change
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.baselines import MEDIAN
 from selfstudy_engine.engine.metric_texts import (
@@ -52,6 +52,7 @@ def headline(run: RunFacts) -> Headline:
         "better": "It learned.",
         "worse": "It got worse.",
         "same": "No change that this test set can tell from noise.",
+        "few": "Too few test molecules for a verdict.",
         None: "One round so far: nothing to compare with yet.",
     }[outcome]
     sentences = []
@@ -93,7 +94,12 @@ def headline(run: RunFacts) -> Headline:
             f"{', '.join(kept_out)}. The test set helped to choose, so the error of those that "
             "answered is a little too low."
         )
-    if n < 1000:
+    if n < ENOUGH_FOR_A_VERDICT:
+        sentences.append(
+            f"{n} test molecules can't tell a change from noise: below {ENOUGH_FOR_A_VERDICT} "
+            "intervals are too narrow; give a larger --test-size."
+        )
+    elif n < 1000:
         half = (last.test.mae.high - last.test.mae.low) / 2
         sentences.append(
             f"With {n} test molecules an MAE is known to about ±{half:.{digits}f} {unit}; a larger "
@@ -121,11 +127,12 @@ def _versus(run: RunFacts) -> dict[str, Interval]:
 
 def _against(difference: Interval, what: str, prop: Property) -> str:
     """Say where the model stands beside something else, given that one's MAE minus the model's."""
-    mine = Interval(-difference.value, -difference.high, -difference.low)
+    mine = -difference
     word = {
         "better": "Better than",
         "worse": "Worse than",
         "same": "Not distinguishable from",
+        "few": "Too few molecules to tell from",
     }[outcome_of(mine)]
     return f"{word} {what}: MAE {signed(mine, prop.error_decimals)} {prop.unit}."
 
@@ -136,9 +143,9 @@ def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
     rows = []
     if len(run.rounds) > 1:
         first = run.rounds[0]
-        back = Interval(-last.change.mae.value, -last.change.mae.high, -last.change.mae.low)
         name = f"{run.base_model}, round {first.index}"
-        rows.append(Row(name, cells_of(first.test, prop), signed(back, digits), True))
+        back = signed(-last.change.mae, digits)
+        rows.append(Row(name, cells_of(first.test, prop), back, True))
     rows.append(Row(f"{run.base_model}, round {last.index}", cells_of(last.test, prop), "", True))
     for name, metrics in run.baseline_metrics(last).items():
         rows.append(Row(name, cells_of(metrics, prop), signed(versus[name], digits), False))

@@ -29,7 +29,7 @@ def make_run(
     *,
     rounds: int = 3,
     gain: float = 0.5,
-    test_size: int = 12,
+    test_size: int = 20,
     seed: int = 1,
     prop: str = "melting_point",
 ) -> RunFolder:

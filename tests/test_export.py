@@ -42,6 +42,7 @@ def test_an_adapter_comes_with_a_model_card(
     assert f"and {record.num_trained_samples} accepted samples" in card.text
     assert own.sha256 in card.text
     assert "## On 6 held-out molecules" in card.text
+    assert "So few molecules can't tell whether the adapter is better" in card.text
     assert "SMILES: CCO\nFacts: C2H6O" in card.text
     assert 'own line "Melting point (°C):" with' in card.text
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)

@@ -39,7 +39,8 @@ def answer_badly(fake: FakeVllm, *bad: str) -> None:
 def run(
     fake: FakeVllm, make_config: MakeConfig, runs: Path, **changes: Any
 ) -> tuple[RunFolder, list[RoundRecord]]:
-    config = make_config(**({"gate": True, "server__url": fake.url} | changes))
+    given = {"gate": True, "table__test_size": 20, "server__url": fake.url}
+    config = make_config(**(given | changes))
     records = run_loop(config, runs, QuietReporter(), fake.api_key, start_training=train_here)
     folder = RunFolder(runs / "test")
     for sample in SampleStore(folder.samples).samples():
@@ -74,6 +75,18 @@ def test_an_adapter_that_isnt_worse_by_more_than_chance_passes(
     _, records = run(fake, small_config, tmp_path)
     assert [record.passed for record in records] == [True, True, True]
     assert [record.sampled_from for record in records] == ["round-0000", "round-0001", ""]
+
+
+def test_few_molecules_close_no_gate(
+    fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer_badly(fake, "round-0001")
+    with caplog.at_level(logging.WARNING):
+        _, records = run(fake, small_config, tmp_path, rounds=1, table__test_size=19)
+    assert [record.passed for record in records] == [True, True]
+    [message] = [record.getMessage() for record in caplog.records if "--gate" in record.message]
+    assert "round-0001 answers unjudged" in message
+    assert "19 test molecules (at least 20 are needed" in message
 
 
 def test_without_the_gate_every_adapter_answers(
@@ -148,7 +161,9 @@ def test_training_goes_on_from_the_one_that_passed(
         with train_here(arguments) as training:
             yield training
 
-    config = small_config(gate=True, server__url=fake.url, train__start_from="previous")
+    config = small_config(
+        gate=True, table__test_size=20, server__url=fake.url, train__start_from="previous"
+    )
     run_loop(config, tmp_path, QuietReporter(), fake.api_key, start_training=note)
     folder = RunFolder(tmp_path / "test")
     assert started_from == {0: None, 1: folder.adapter(0), 2: folder.adapter(0)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from click.testing import CliRunner, Result
@@ -21,12 +22,12 @@ from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.errors import TableError, UsageError
 from selfstudy_engine.data.evaluations import Evaluated, compute_metrics
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.data.metrics import Interval, bootstrap, measure_change
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_task, split_of_run
-from selfstudy_engine.engine.baselines import BASELINES
+from selfstudy_engine.engine.baselines import BASELINES, MEDIAN
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
 from selfstudy_engine.engine.metric_texts import cells_of, outcome_of, ranged, signed
 from selfstudy_engine.engine.reason_quality import (
@@ -137,9 +138,9 @@ def test_the_headline_says_what_the_interval_says(facts: RunFacts) -> None:
     assert shown.outcome == "better"
     assert shown.verdict == "It learned."
     text = " ".join(shown.sentences)
-    assert "12 molecules" in text
+    assert "20 molecules" in text
     assert "training median" in text
-    assert "91.7% of the questions got a well-formed value" in text
+    assert "95.0% of the questions got a well-formed value" in text
     assert [row.name for row in shown.rows][2:] == list(BASELINES)
     assert all(len(row.cells) + 1 == len(shown.columns) for row in shown.rows)
 
@@ -150,6 +151,32 @@ def test_the_headline_says_what_the_interval_says(facts: RunFacts) -> None:
 )
 def test_an_interval_with_nought_is_no_change(low: float, high: float, outcome: str) -> None:
     assert outcome_of(Interval((low + high) / 2, low, high)) == outcome
+    assert outcome_of(Interval((low + high) / 2, low, high, 20)) == outcome
+    assert outcome_of(Interval((low + high) / 2, low, high, 19)) == "few"
+
+
+def test_few_molecules_get_no_verdict_and_one_no_interval(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.csv")
+    few, other = (
+        make_run(tmp_path, table, name, test_size=6, gain=gain, rounds=1)
+        for name, gain in (("few", 0.01), ("other", 1.0))
+    )
+    run = gather_facts(few)
+    shown = headline(run)
+    assert (shown.outcome, shown.verdict) == ("few", "Too few test molecules for a verdict.")
+    assert run.last.change.mae.high < 0, "it looks better"
+    text = " ".join(shown.sentences)
+    assert "Too few molecules to tell from always answering the training median: MAE" in text
+    assert not re.search("Better than|Worse than", text)
+    assert "6 test molecules can't tell a change from noise" in text
+    change, *_ = conclusion(load_records(few), run.prop)
+    assert change.endswith("°C: too few molecules for a verdict.")
+    write_comparison([few, other], tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text("utf-8")
+    assert "other can&#39;t be told from few on the same 6 test molecules, too few" in page
+    assert ranged(bootstrap(np.array([5.0])), 1) == "5.0"
+    change = measure_change(np.array([7.0]), np.array([5.0]), 30.0).mae
+    assert signed(change, 1) == "−2.0"
 
 
 def test_numbers_have_a_real_minus_and_their_interval() -> None:
@@ -161,6 +188,17 @@ def test_a_run_that_learns_nothing_is_told_so(made: RunFolder, tmp_path: Path) -
     table = made.path.parent.parent / "table.csv"
     folder = make_run(tmp_path, table, "flat", rounds=1, gain=1.0)
     assert headline(gather_facts(folder)).verdict.startswith("No change")
+
+
+def test_a_model_that_never_answers_is_the_training_median(facts: RunFacts) -> None:
+    last = facts.last
+    silent = replace(last, answers=[replace(answer, predicted=None) for answer in last.answers])
+    run = replace(facts, rounds=[*facts.rounds[:-1], silent])
+    [median] = [row for row in headline(run).rows if row.name == MEDIAN]
+    assert median.versus == "+0.0 [95% +0.0 to +0.0]"
+    assert set(last.baselines[MEDIAN]) == {facts.split.median}
+    [sentence] = [s for s in headline(run).sentences if "always answering" in s]
+    assert sentence.startswith("Not distinguishable from always answering the training median")
 
 
 def test_adapters_that_the_gate_kept_out_are_named(facts: RunFacts) -> None:
@@ -194,7 +232,7 @@ def test_figures_show_what_the_facts_say(facts: RunFacts) -> None:
         facts.last.answers
     )
     by_value = [row for row in figures["value"].rows if row["series"] == "round 3"]
-    assert sum(row["molecules"] for row in by_value) == 12
+    assert sum(row["molecules"] for row in by_value) == 20
     accepted = figures["acceptance"].rows
     assert [row["value"] for row in accepted] == [f.record.acceptance for f in facts.rounds[:3]]
     false = [row["value"] for row in figures["reasons"].rows if "false" in row["series"]]
@@ -471,13 +509,13 @@ def test_a_test_row_that_was_away_for_a_while_is_paired_by_its_molecule(
     first, second, *later = facts.rounds
     now = replace(facts, rounds=[without(first), without(second), *later])
     text = " ".join(headline(now).sentences)
-    assert "(paired bootstrap, 11 molecules)" in text
-    assert "With 12 test molecules" in text
+    assert "(paired bootstrap, 19 molecules)" in text
+    assert "With 20 test molecules" in text
     [by_value] = [figure for figure in figures_of(now, check) if figure.key == "value"]
     counts: Counter[str] = Counter()
     for row in by_value.rows:
         counts[row["series"]] += row["molecules"]
-    assert counts == {"round 0": 11, "round 3": 12}
+    assert counts == {"round 0": 19, "round 3": 20}
     before = {a.molecule_id: a.predicted for a in now.rounds[0].tested}
     examples = [one for one in choose_examples(now, check) if one.kind != "accepted"]
     ids = {answer.smiles: answer.molecule_id for answer in now.last.tested}
@@ -490,7 +528,7 @@ def test_runs_of_one_test_set_are_compared_in_pairs(made: RunFolder, tmp_path: P
     worse = make_run(tmp_path, table, "worse", rounds=3, gain=1.0, seed=2)
     write_comparison([made, worse], tmp_path / "compare.html")
     page = (tmp_path / "compare.html").read_text("utf-8")
-    assert "worse is worse than made on the same 12 test molecules" in page
+    assert "worse is worse than made on the same 20 test molecules" in page
     assert len(data_of(page)[0]["spec"]["data"]["values"]) == 8
     other = make_run(tmp_path, table, "other", rounds=1, test_size=8)
     lenient = other.config.read_text("utf-8").replace("tolerance = 30.0", "tolerance = 200.0", 1)
@@ -504,7 +542,7 @@ def test_runs_of_one_test_set_are_compared_in_pairs(made: RunFolder, tmp_path: P
     table_of_results = page[page.index('<table id="results">') :]
     assert cells_of(at_30, facts.prop)[-2] in table_of_results.split("<tr>")[3]
     assert "can&#39;t be paired" in page
-    assert "table.test_size: 12 -&gt; 8" in page
+    assert "table.test_size: 20 -&gt; 8" in page
 
 
 def test_runs_of_other_properties_or_units_are_not_compared(

@@ -74,7 +74,11 @@ def soluble(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfig) 
     lines = [f"{smiles},{value}" for smiles, value in MEASURED.items()]
     (root / "table.csv").write_text("\n".join(["smiles,value", *lines]), "utf-8")
     config = small_config(
-        property="aqueous_solubility", table__path=str(root / "table.csv"), gate=True, rounds=1
+        property="aqueous_solubility",
+        table__path=str(root / "table.csv"),
+        table__test_size=20,
+        gate=True,
+        rounds=1,
     )
     logger, messages = logging.getLogger("selfstudy_engine.engine.gate"), _Messages()
     logger.addHandler(messages)
@@ -101,7 +105,7 @@ def test_a_loop_says_errors_with_two_decimals(
     shown = capsys.readouterr().out
     assert re.search(rf"round 1: test MAE {RANGED} log mol/L, answered", shown)
     assert len(re.findall(RANGED, shown)) == 1 + 2 * 2, "MAE and RMSE of both rounds"
-    assert re.search(rf"Test MAE since round 0: {ERROR} log mol/L \[95% {ERROR}, {ERROR}\]", shown)
+    assert re.search(rf"Test MAE since round 0: {SIGNED} log mol/L: ", shown)
     assert re.search(rf"100% +{ERROR} +\S+\+\S+ *$", shown, re.M), "the train MAE"
 
 
