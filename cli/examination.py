@@ -84,3 +84,9 @@ def _show_reason_use(console: Console, found: ReasonUse, prop: Property) -> None
         f"correlation is {reason} with what the reason's molecule had been given, and "
         f"{molecule} with what the molecule had been given with its own reason."
     )
+    if found.moved_again and found.mean_move_again:
+        console.print(
+            f"Sampling alone: with their own reason once more {ranged_share(found.moved_again)} of "
+            f"the values change, by {ranged(found.mean_move_again, prop.error_decimals)} "
+            f"{prop.unit} on average."
+        )

@@ -14,7 +14,7 @@ from selfstudy_engine.data.metrics import Floats, bootstrap, measure
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split
-from selfstudy_engine.engine.evaluate import Manner
+from selfstudy_engine.engine.evaluate import PLAIN, Manner
 from selfstudy_engine.engine.examination import Asking, Comparison, Examination, ReasonUse
 from selfstudy_engine.engine.examiner import Examiner, kept_answers
 from selfstudy_engine.engine.subjects import Subject
@@ -102,17 +102,25 @@ class Board:
         manner = Manner(asking.num_answers, asking.hidden)
         if not asking.swap_reasons:
             return self._examiner.ask(subject.adapter, molecules, manner), None
-        own, giving = self._swap(subject, molecules)
-        reasons = {mine.molecule_id: other.reason for mine, other in zip(own, giving, strict=True)}
-        swapped = [molecule for molecule in molecules if molecule.molecule_id in reasons]
-        answers = self._examiner.ask(subject.adapter, swapped, replace(manner, reasons=reasons))
-        by_id = {answer.molecule_id: answer for answer in answers}
-        return answers, self._reason_use([by_id[one.molecule_id] for one in own], own, giving)
+        own = self._with_reasons(subject, molecules)
+        givers = derange([answer.molecule_id for answer in own], self._seed)
+        by_id = {molecule.molecule_id: molecule for molecule in molecules}
+        asked = [by_id[answer.molecule_id] for answer in own]
 
-    def _swap(
-        self, subject: Subject, molecules: Sequence[Molecule]
-    ) -> tuple[list[Evaluated], list[Evaluated]]:
-        """Return the plain answers that have a reason and a value, and those that give theirs."""
+        def answers_to(reasons: Sequence[str]) -> list[Evaluated]:
+            by_id = {one.molecule_id: text for one, text in zip(asked, reasons, strict=True)}
+            return self._examiner.ask(subject.adapter, asked, replace(manner, reasons=by_id))
+
+        reasons = [answer.reason for answer in own]
+        swapped = answers_to([reasons[giver] for giver in givers])
+        again = None
+        if manner != PLAIN:  # else the plain answers are what the own reasons lead to
+            own = answers_to(reasons)
+            again = answers_to(reasons) if manner.num_answers > 1 else None
+        return swapped, self._reason_use(swapped, own, [own[giver] for giver in givers], again)
+
+    def _with_reasons(self, subject: Subject, molecules: Sequence[Molecule]) -> list[Evaluated]:
+        """Return the plain answers that have a reason and a value."""
         asked = {molecule.molecule_id for molecule in molecules}
         own = [
             answer
@@ -124,19 +132,23 @@ class Board:
                 f"{subject.label} gave a reason and a value for {len(own)} of {len(asked)} "
                 "molecules: there are no reasons to swap"
             )
-        givers = derange([answer.molecule_id for answer in own], self._seed)
-        return own, [own[giver] for giver in givers]
+        return own
 
     def _reason_use(
-        self, swapped: list[Evaluated], own: list[Evaluated], giving: list[Evaluated]
+        self,
+        swapped: list[Evaluated],
+        own: list[Evaluated],
+        giving: list[Evaluated],
+        again: list[Evaluated] | None,
     ) -> ReasonUse:
-        """Compare three values of each molecule: after the swap, before it, and the giver's.
+        """Compare values of each molecule: after the swap, before it, the giver's, and once more.
 
         Raises:
             UsageError: none has a value after it; those that have none say nothing of the reason.
         """
-        values = np.stack([_predicted(answers) for answers in (swapped, own, giving)])
-        after, before, given = values[:, np.isfinite(values[0])]
+        asked = (swapped, own, giving, again or own)
+        values = np.stack([_predicted(answers) for answers in asked])
+        after, before, given, repeated = values[:, np.isfinite(values).all(axis=0)]
         if not len(after):
             raise UsageError("with another molecule's reason no answer has a value to compare")
         from_own = measure(before, after, self._split.median, self._prop.tolerance)
@@ -146,6 +158,8 @@ class Board:
             mean_move=from_own.mae,
             follows_reason=from_giver.spearman,
             follows_molecule=from_own.spearman,
+            moved_again=bootstrap((repeated != before).astype(float)) if again else None,
+            mean_move_again=bootstrap(abs(repeated - before)) if again else None,
         )
 
     def _compare(

@@ -2,7 +2,8 @@
 
 Questions may be asked in other manners than the adapter was trained to be asked in: with a line
 hidden, with several answers, or with the answer made to begin with another molecule's reason. The
-plain manner is then asked too, and compared with.
+plain manner is then asked too, and compared with; what the own reason leads to is asked in the same
+manner as what another's does.
 """
 
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ class ReasonUse:
     """Rank correlation with what the reason's own molecule had been given."""
     follows_molecule: Interval | None
     """Rank correlation with what the molecule had been given with its own reason."""
+    moved_again: Interval | None = None
+    """Share of the values that changed when their own reason was put in twice: sampling alone. None
+    for greedy answers."""
+    mean_move_again: Interval | None = None
+    """Mean absolute change then."""
 
 
 @dataclass(frozen=True, slots=True)

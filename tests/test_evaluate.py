@@ -1,6 +1,8 @@
 """`evaluate` on a finished run and without one, through the fake server."""
 
+import random
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,7 @@ def test_the_last_round_by_default_from_what_the_run_kept(
     found = of_run(finished, fake)
     last = load_records(finished)[-1]
     assert found["subject"] == "round 2"
-    assert found["metrics"]["mae"] == {
-        "value": last.test_mae.value,
-        "low": last.test_mae.low,
-        "high": last.test_mae.high,
-    }
+    assert found["metrics"]["mae"] == asdict(last.test_mae)
     assert found["notes"] == []
     median = split_of_run(finished, read_config(finished)).median
     answers = [a for a in load_evaluation(finished.evaluation(2)) if a.split == "test"]
@@ -181,6 +179,32 @@ def test_swapped_reasons_tell_what_the_value_follows(
     assert use["mean_move"]["value"] == 0.0
 
 
+def test_sampling_and_hiding_are_not_taken_for_the_reasons_doing(
+    finished: RunFolder, fake: FakeVllm, named: Path, tiny_model: Path
+) -> None:
+    """Values hang on the molecule, on what is hidden of it, and on luck: not on the reason."""
+    luck = random.Random(0)
+
+    def answer(prompt: str, name: str, index: int) -> str:
+        question = prompt.rsplit("Reason:", maxsplit=1)[0]
+        lucky = luck.randrange(50) if index else 0
+        number = sum(map(ord, question)) % 900 + lucky
+        return f" {number}" if prompt.endswith(LABEL) else f" Number {number}{LABEL} {number}"
+
+    fake.script = answer
+    adapter = ["--adapter", finished.adapter(2), "--swap-reasons"]
+    use = of_run(finished, fake, *adapter, "--samples", 4)["reason_use"]
+    assert use["moved"]["value"] == use["moved_again"]["value"] == 1.0
+    assert abs(use["mean_move"]["value"] - use["mean_move_again"]["value"]) < 10
+    table = ["--table", named, "--name-column", "name", "--test-size", 12]
+    model = ["--model", tiny_model, "--dtype", "float32"]
+    result = call(fake, *table, *model, *adapter, "--hide", "name", "--json")
+    assert result.exit_code == 0, result.output
+    use = orjson.loads(result.stdout)["reason_use"]
+    assert use["moved"]["value"] == 0.0
+    assert use["moved_again"] is None
+
+
 def test_an_adapter_without_reasons_has_none_to_swap(finished: RunFolder, fake: FakeVllm) -> None:
     fake.script = lambda prompt, name, index: f"{LABEL} 50"
     where = ["--run", "test", "--runs", finished.path.parent, "--adapter", finished.adapter(2)]
@@ -292,6 +316,7 @@ def test_the_tables_show_all_that_was_found(finished: RunFolder, fake: FakeVllm)
         "central interval of the answers",
         "Rank correlation of spread and error",
         "With another molecule's reason",
+        "Sampling alone: with their own reason once more",
         "6 test molecules; brackets are bootstrap 95% intervals",
         "scored as the training median",
     ):
