@@ -80,7 +80,8 @@ class RoundRecord:
     test_change: Interval
     """Change of the test MAE since round 0, paired by molecule; negative is better."""
     train_mae: float | None
-    """On molecules that were trained on: far below the test MAE means memorising."""
+    """On molecules that were trained on. Each of them once had an answer near its value: for that
+    alone it is below the test MAE, also of a model that memorises nothing."""
     timing: Timing = field(default_factory=Timing)
     findings: dict[str, int] = field(default_factory=dict)
     """Samples with each finding, whether it rejects or not."""

@@ -47,7 +47,7 @@ from selfstudy_engine.engine.report_facts import (
     gather_facts,
     rounds_with_baselines,
 )
-from selfstudy_engine.engine.report_figures import original_parity, parity
+from selfstudy_engine.engine.report_figures import learning_by_round, original_parity, parity
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
 from selfstudy_engine.engine.report_page import MAX_BYTES
@@ -188,6 +188,16 @@ def test_a_run_that_learns_nothing_is_told_so(made: RunFolder, tmp_path: Path) -
     table = made.path.parent.parent / "table.csv"
     folder = make_run(tmp_path, table, "flat", rounds=1, gain=1.0)
     assert headline(gather_facts(folder)).verdict.startswith("No change")
+
+
+def test_the_error_on_trained_molecules_stands_beside_a_constants(facts: RunFacts) -> None:
+    values = [answer.measured for answer in facts.last.answers if answer.split == "train"]
+    best = min(np.mean([abs(value - guess) for value in values]) for guess in values)
+    caption = learning_by_round(facts).caption
+    assert f"the best constant gets {best:.1f} °C on those of round 3;" in caption
+    answers = [answer for answer in facts.last.answers if answer.split == "test"]
+    untrained = replace(facts, rounds=[replace(facts.last, answers=answers, train=None)])
+    assert "constant" not in learning_by_round(untrained).caption
 
 
 def test_a_model_that_never_answers_is_the_training_median(facts: RunFacts) -> None:
