@@ -49,11 +49,12 @@ def _tells(found: re.Match[str], value: float, prop: Property) -> bool:
 
 
 def _unit_named(text: str | None, prop: Property) -> str | None:
-    """Return the unit that a text means; "degrees" are those of the property."""
+    """Return the unit that a text means; "degrees" alone are those of the property."""
     if text is None:
         return None
     known = {unit.lower(): unit for unit in commensurable(prop.unit)}
-    return known.get(text.lower(), prop.unit)
+    word = re.sub(r"^degrees?\s*", "°", text.lower())
+    return known.get(word) or known.get(word.removeprefix("°"), prop.unit)
 
 
 @lru_cache(maxsize=16)
@@ -61,7 +62,7 @@ def _numbers(unit: str) -> re.Pattern[str]:
     names = sorted(commensurable(unit), key=len, reverse=True)
     units = "|".join(map(re.escape, names))
     if "°C" in names:
-        units = rf"{units}|degrees?(?:\s+celsius)?"
+        units = rf"(?:degrees?\s+)?(?:{units})|degrees?"
     units = rf"(?:{units})(?![A-Za-z0-9])"
     return re.compile(
         rf"(?<![\w.])(?P<value>{_NUMBER})"

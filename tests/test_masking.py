@@ -52,7 +52,12 @@ def test_names_of_every_form(name: str, reason: str, masked: str) -> None:
         "82°C",
         "82.0 °C",
         "about 82",
+        "82 degrees",
         "82 degrees Celsius",
+        "85 degrees C",
+        "180 degrees Fahrenheit",
+        "355 degrees Kelvin",
+        "75 to 180 degrees F",
         "82 C",
         "355 K",
         "179.6 °F",
@@ -84,6 +89,8 @@ def test_a_number_that_tells_the_value_is_masked(text: str) -> None:
         "C82 and x82",
         "80 atoms",
         "83 C",
+        "82 degrees Fahrenheit",
+        "82 kelvin",
         "200 K",
         "-82 °C",
         "",
@@ -110,6 +117,8 @@ def test_other_properties_have_their_own_unit_and_tolerance() -> None:
     assert mask_value(said, -3.0, solubility) == "about [value], not -5 log(mol/L) and not 3 °C"
     kelvin = Property(name="boiling point", unit="K", tolerance=10)
     assert mask_value("350 K or 80 °C or 20 °C", 353.0, kelvin) == "[value] or [value] or 20 °C"
+    assert mask_value("80 degrees Celsius or 353 degrees", 353.0, kelvin) == "[value] or [value]"
+    assert mask_value("353 degrees Celsius", 353.0, kelvin) == "353 degrees Celsius"
 
 
 def test_what_is_masked_stays_masked() -> None:
