@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.run_folder import RunFolder, read_config
-from selfstudy_engine.data.schema import Exemplar
+from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.splits import Split
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_table, split_of_run, split_table
+from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.subjects import Subject, find_subject
 
 _ASKED_BY = {"template", "prompt_exemplars", "max_tokens"}
@@ -50,7 +53,7 @@ class HeldOut:
         if as_now != as_before:  # what is kept answered other questions
             subjects = [replace(subject, kept=None) for subject in subjects]
         exemplars = load_exemplars(folder.exemplars())
-        return cls(config, split_of_run(folder, config), exemplars, subjects)
+        return cls._of(config, split_of_run(folder, config), exemplars, subjects)
 
     @classmethod
     def of_table(cls, config: RunConfig, names: Sequence[str]) -> Self:
@@ -69,4 +72,50 @@ class HeldOut:
                 needed["model.path"] = adapters[0].base_model
             config = override(config, needed)
         split, exemplars = split_table(load_table(config), config)
-        return cls(config, split, exemplars, subjects)
+        return cls._of(config, split, exemplars, subjects)
+
+    @classmethod
+    def _of(
+        cls,
+        config: RunConfig,
+        split: Split,
+        exemplars: list[Exemplar],
+        subjects: Sequence[Subject],
+    ) -> Self:
+        noted = [_note_what_it_knows(subject, split.test) for subject in subjects]
+        return cls(config, split, exemplars, noted)
+
+
+def _note_what_it_knows(subject: Subject, test: Sequence[Molecule]) -> Subject:
+    """Note where an adapter was, or may have been, trained on molecules of the test set."""
+    if subject.adapter is None:
+        return subject
+    skeletons = _trained_on(subject.adapter)
+    if skeletons is None:
+        note = f"What {subject.label} was trained on isn't known: the test set may hold some of it."
+    else:
+        num_known = sum(molecule.skeleton in skeletons for molecule in test)
+        if not num_known:
+            return subject
+        note = (
+            f"{subject.label} was trained on {num_known} of the {len(test)} test molecules: it "
+            "looks better here than it is."
+        )
+    return replace(subject, note=f"{subject.note} {note}".lstrip())
+
+
+def _trained_on(adapter: Adapter) -> set[str] | None:
+    """Return the skeletons of exemplars and accepted samples behind a run's adapter.
+
+    Of an adapter that lies in no run, as where it was copied, that isn't known: None.
+    """
+    place = adapter.folder.resolve()
+    run = RunFolder(place.parent.parent)
+    rounds = [record.round for record in load_records(run) if run.adapter(record.round) == place]
+    if not rounds:
+        return None
+    store = SampleStore(run.samples)
+    known = [exemplar.molecule for exemplar in load_exemplars(run.exemplars())]
+    for index in range(rounds[0]):
+        known += store.accepted_molecules(index).values()
+    return {molecule.skeleton for molecule in known}

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fake_vllm import FakeVllm, Request
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.rounds import load_records
 
@@ -288,6 +290,28 @@ def test_a_wrong_call_says_why(
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
     assert not asked(fake)
+
+
+def test_what_an_adapter_was_trained_on_is_told(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    fake.script = lambda prompt, name, index: f" Because.{LABEL} 50"
+    config = read_config(finished)
+    assert of_run(finished, fake, "--adapter", finished.adapter(2))["notes"] == []
+    copied = shutil.copytree(finished.adapter(2), tmp_path / "copied")
+    [note] = of_run(finished, fake, "--adapter", copied)["notes"]
+    assert note.startswith(f"What adapter {copied} was trained on isn't known")
+
+    command = ["--table", config.table.path, "--test-size", 30, "--seed", 5, "--dtype", "float32"]
+    command += ["--model", config.model.path, "--adapter", finished.adapter(2), "--json"]
+    out = tmp_path / "answers.parquet"
+    result = call(fake, *command, "--out", out)
+    assert result.exit_code == 0, result.output
+    trained = {sample.molecule_id for sample in SampleStore(finished.samples).accepted(2)}
+    known = {answer.molecule_id for answer in load_evaluation(out)} & trained
+    assert known
+    [note] = orjson.loads(result.stdout)["notes"]
+    assert f"was trained on {len(known)} of the 30 test molecules" in note
 
 
 def test_a_round_needs_a_run(fake: FakeVllm, table: Path) -> None:
