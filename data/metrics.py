@@ -158,6 +158,27 @@ def bootstrap(values: Floats, seed: int = 0) -> Interval:
     return _interval(float(values.mean()), means, len(values))
 
 
+def independent_trials(successes: Floats, trials: Floats) -> float:
+    """Return how many independent trials would tell as much of a share as trials in groups do.
+
+    All trials over the design effect (Kish 1965, ch. 5); at least one for each group.
+
+    Args:
+        successes: shape (n,), of each group.
+        trials: shape (n,), of each group, each at least 1.
+
+    >>> independent_trials(np.array([4.0, 0.0, 4.0, 0.0]), np.full(4, 4.0))
+    4.0
+    """
+    num_groups, total = len(trials), float(trials.sum())
+    share = successes.sum() / total
+    if num_groups < 2 or not 0 < share < 1:
+        return float(num_groups)
+    off = float(((successes - share * trials) ** 2).sum())
+    variance = off * num_groups / (num_groups - 1) / total**2
+    return float(np.clip(share * (1 - share) / variance, num_groups, total)) if off else total
+
+
 def half_quartile_range(values: Sequence[float] | Floats) -> float | None:
     """Return how far answers lie apart; None for fewer than two.
 

@@ -1,7 +1,7 @@
 """What is compared about how a run trained: each ablation changes one thing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from selfstudy_engine.data.config import RunConfig
 
@@ -46,8 +46,11 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
     unchecked = Ablation(
         "tolerance-alone", "all answers within the tolerance", reject=_TOLERANCE_ALONE
     )
+    first = AS_THE_LOOP
+    if train.start_from == "previous":  # all of them begin at the base model
+        first = replace(first, title="as the loop did, but from the base model, in one training")
     return [
-        AS_THE_LOOP,
+        first,
         Ablation("exemplars-only", "exemplars only", with_samples=False),
         *(
             Ablation(key, title, {"train.reasons": reasons}, as_many_steps=as_many_steps)

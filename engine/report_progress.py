@@ -45,7 +45,8 @@ def acceptance(run: RunFacts) -> Figure | None:
         record = facts.record
         if record.acceptance is None:
             continue
-        interval = wilson(record.num_accepted + record.num_spare, record.num_completions)
+        passed = record.num_accepted + record.num_spare
+        interval = wilson(passed, record.num_completions, record.independent_completions)
         rows.append(
             {
                 "round": record.round,
@@ -82,7 +83,8 @@ def acceptance(run: RunFacts) -> Figure | None:
         f"{last['chance']:.0%}.",
         caption="The dashed line is what the best constant guess would get on the molecules that "
         f"the round asked about, at {tolerance}: acceptance near it is no skill. Answers that only "
-        "texts accepted before kept out count as accepted here. Bars are Wilson 95% intervals.",
+        "texts accepted before kept out count as accepted here. Bars are Wilson 95% intervals; "
+        "answers to one molecule are alike, and count for fewer than they are.",
         subtitle=subtitle_of(run),
         columns={
             "round": "round",
@@ -132,8 +134,11 @@ def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
     """Return how varied the accepted reasons of each round are, and how many say false things."""
     rows: list[Row] = []
 
-    def add(round_index: int, series: str, share: float, size: int) -> None:
-        interval = wilson(round(share * size), size) if series != DIVERSITY else None
+    def add(
+        round_index: int, series: str, share: float, size: int, independent: float | None = None
+    ) -> None:
+        known = series != DIVERSITY
+        interval = wilson(round(share * size), size, independent) if known else None
         rows.append(
             {
                 "round": round_index,
@@ -151,7 +156,7 @@ def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
             add(facts.index, DIVERSITY, record.distinct_4grams, REASONS_COMPARED)
         if record.false_claims is not None and record.parsed is not None:
             num_parsed = round(record.parsed * record.num_completions)
-            add(facts.index, FALSE, record.false_claims, num_parsed)
+            add(facts.index, FALSE, record.false_claims, num_parsed, record.independent_parsed)
         found = false_share(accepted, check)
         if found:
             add(facts.index, FALSE_ACCEPTED, found[0], len(accepted))
@@ -174,7 +179,8 @@ def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
         "reasons with a false claim.",
         caption=f"False claims are counted on all answers with a value, and on up to "
         f"{REASONS_PER_ROUND} accepted ones. Distinct 4-grams are counted on {REASONS_COMPARED} "
-        "accepted reasons, so that rounds compare: where they fall, reasons become copies.",
+        "accepted reasons, so that rounds compare: where they fall, reasons become copies. Bars "
+        "are Wilson 95% intervals; those of accepted ones take each reason for independent.",
         subtitle=subtitle_of(run),
         columns={"series": "what", "round": "round", "reasons": "reasons", "value": "share"},
     )
@@ -228,14 +234,19 @@ def time_spent(run: RunFacts) -> Figure:
     )
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def wilson(successes: int, trials: int, independent: float | None = None) -> Interval:
     """Return a share with its Wilson 95% interval (E. B. Wilson, JASA 22, 209, 1927).
+
+    Args:
+        successes: of the trials.
+        trials: at least 1.
+        independent: as many independent ones tell as much; None takes all for independent.
 
     >>> wilson(0, 10).low, round(wilson(0, 10).high, 3)
     (0.0, 0.278)
     """
     z = 1.959964
-    share = successes / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    share, n = successes / trials, independent or trials
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return Interval(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))

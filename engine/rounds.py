@@ -1,9 +1,11 @@
 """A round's figures, derived from its artefacts: what metrics.jsonl holds and the CLI shows."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import orjson
 
 from selfstudy_engine.data.adapters import Adapter
@@ -14,7 +16,7 @@ from selfstudy_engine.data.evaluations import (
     paired_difference,
 )
 from selfstudy_engine.data.findings import BESIDE_EARLIER_TEXTS
-from selfstudy_engine.data.metrics import Interval
+from selfstudy_engine.data.metrics import Interval, independent_trials
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
@@ -94,6 +96,11 @@ class RoundRecord:
     num_hinted: int = 0
     """Completions in sight of the value; no other figure of the samples counts them."""
     num_hinted_accepted: int = 0
+    independent_completions: float | None = None
+    """As many independent ones would tell as much of the share that is acceptable: answers to one
+    molecule are alike."""
+    independent_parsed: float | None = None
+    """The same of the parsed ones and their false claims."""
     num_spare: int = 0
     """Completions that only texts accepted before kept from being accepted."""
     passed: bool = True
@@ -183,6 +190,7 @@ def derive_record(
     accepted: Counter[str] = Counter()
     num_completions = num_hinted = num_hinted_accepted = num_spare = 0
     asked: list[float] = []
+    of_molecule: dict[str, list[int]] = {}
     sampled_from: set[str] = set()
     accepted_reasons: list[str] = []
     columns = ["molecule_id", "measured", "adapter", "accepted", "rejections", "findings"]
@@ -195,7 +203,13 @@ def derive_record(
                 continue
             num_completions += 1
             asked.append(row["measured"])
-            num_spare += not row["accepted"] and BESIDE_EARLIER_TEXTS.issuperset(row["rejections"])
+            is_spare = not row["accepted"] and BESIDE_EARLIER_TEXTS.issuperset(row["rejections"])
+            num_spare += is_spare
+            counts = of_molecule.setdefault(row["molecule_id"], [0, 0, 0, 0])
+            counts[0] += 1
+            counts[1] += row["accepted"] or is_spare
+            counts[2] += "no value" not in row["rejections"]
+            counts[3] += "false claim" in row["findings"]
             sampled_from.add(row["adapter"])
             rejections.update(row["rejections"])
             findings.update(row["findings"])
@@ -244,8 +258,16 @@ def derive_record(
         num_hinted=num_hinted,
         num_hinted_accepted=num_hinted_accepted,
         num_spare=num_spare,
+        independent_completions=_independent(of_molecule, 0, 1),
+        independent_parsed=_independent(of_molecule, 2, 3),
         passed=answering == round_index,
     )
+
+
+def _independent(counts: Mapping[str, list[int]], trials: int, successes: int) -> float | None:
+    """Return `independent_trials` of two of each molecule's counts; None without a trial."""
+    rows = np.array([row for row in counts.values() if row[trials]], dtype=np.float64)
+    return independent_trials(rows[:, successes], rows[:, trials]) if len(rows) else None
 
 
 def load_records(folder: RunFolder) -> list[RoundRecord]:

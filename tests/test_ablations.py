@@ -87,6 +87,13 @@ def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
     others = ["own-reasons", "shuffled-reasons", "label-measured", "label-checked"]
     others += ["tolerance-alone"]
     assert keys(label="predicted", reasons="drop") == ["loop", "exemplars-only", *others]
+    base, previous = (
+        ablations_of(load_config(None, {"train.start_from": start}))[0]
+        for start in ("base", "previous")
+    )
+    assert base.title == "as the loop did"
+    assert "but from the base model" in previous.title
+    assert base.key == previous.key
     unchecked = load_config(None, {"verdict.reject": ["out of tolerance", "no value"]})
     assert "tolerance-alone" not in [ablation.key for ablation in ablations_of(unchecked)]
 

@@ -7,18 +7,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from samples import make_evaluated, make_sample
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.evaluations import save_evaluation
+from selfstudy_engine.data.metrics import Floats, independent_trials
 from selfstudy_engine.data.molecules import Table
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.report_progress import wilson
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
     Timing,
@@ -115,8 +118,33 @@ def test_a_guesser_that_doesnt_say_the_same_has_less(tmp_path: Path) -> None:
     assert all(record.lift and record.lift < 1.1 for record in records)
 
 
+@pytest.mark.parametrize(("num_answers", "num_molecules"), [(2, 128), (8, 32)])
+def test_the_interval_of_acceptance_knows_that_answers_to_one_molecule_are_alike(
+    num_answers: int, num_molecules: int
+) -> None:
+    generator = np.random.default_rng(0)
+
+    def accepted(size: int) -> Floats:
+        errors = generator.normal(0, 60, (size, 1)) + generator.normal(0, 25, (size, num_answers))
+        return np.asarray((abs(errors) <= TOLERANCE).sum(axis=1), dtype=np.float64)
+
+    truth = accepted(200_000).mean() / num_answers
+    covered = np.zeros(2)
+    trials = np.full(num_molecules, float(num_answers))
+    for _ in range(1000):
+        found = accepted(num_molecules)
+        counts = int(found.sum()), int(trials.sum())
+        for place, independent in enumerate((independent_trials(found, trials), None)):
+            interval = wilson(*counts, independent)
+            covered[place] += interval.low <= truth <= interval.high
+    assert covered[0] > 920
+    assert covered[1] < covered[0] - 15
+
+
 def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
     _, [record] = play(RunFolder(tmp_path), load_config(None, {}), best_constant, num_rounds=1)
     line = orjson.loads(orjson.dumps(record))
-    del line["num_spare"]
-    assert RoundRecord.from_json(orjson.dumps(line)) == replace(record, num_spare=0)
+    added = {"num_spare": 0, "independent_completions": None, "independent_parsed": None}
+    for name in added:
+        del line[name]
+    assert RoundRecord.from_json(orjson.dumps(line)) == replace(record, **added)
