@@ -25,7 +25,7 @@ from selfstudy_engine.engine.bench_contenders import (
     ServerContender,
     peak_memory_gib,
 )
-from selfstudy_engine.engine.bench_reference import ReferenceSettings
+from selfstudy_engine.engine.bench_reference import MOST_AT_ONCE, ReferenceSettings
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.server import VllmServer
@@ -46,9 +46,8 @@ ADAPTED = frozenset("12567")
 """Those that answer with an adapter."""
 _ENGINES = ({"3"}, {"3d"}, {"4", "5"}, {"6", "7"})
 _GPU_SHARE = 0.85
-_AT_ONCE = {"1": 1, "2": 16}
-"""Sequences that a reference on transformers computes at once at most, by its key; the second finds
-its best number in the warm-up, up to twice the prompts there."""
+_AT_ONCE = {"1": 1, "2": MOST_AT_ONCE}
+"""Sequences that a reference on transformers computes at once at most, by its key."""
 
 
 class Lineup:

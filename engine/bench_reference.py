@@ -13,6 +13,10 @@ from typing import Any, Protocol
 
 import orjson
 
+MOST_AT_ONCE = 64
+"""Sequences that transformers computes at once at most; more and their keys and values would leave
+other contenders on the same GPU too little memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReferenceSettings:
@@ -90,7 +94,7 @@ class TransformersReference:
         best, best_rate = 1, 0.0
         short = params | {"max_tokens": min(12, params["max_tokens"]), "ignore_eos": True}
         size = 8
-        while size <= 2 * len(prompts):
+        while size <= MOST_AT_ONCE:
             batch = (prompts * (size // len(prompts) + 1))[:size]
             started = time.perf_counter()
             self._batch(batch, short)
