@@ -103,7 +103,7 @@ def predict(
         found.forget()
         click.echo(f"{len(rows)} molecules: {out}")
     else:
-        _show(found.rows, config.property)
+        _show(found.rows, smiles_column, name_column, config.property)
 
 
 def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, Any]]:
@@ -121,14 +121,19 @@ def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, A
     return [{"name": molecule.name, "smiles": molecule.smiles} for molecule in found]
 
 
-def _show(rows: list[dict[str, Any]], prop: "Property") -> None:
+def _show(
+    rows: list[dict[str, Any]], smiles_column: str, name_column: str | None, prop: "Property"
+) -> None:
     for row in rows:
         value = row["error"]
         if row["predicted"] is not None:
             spread = f" +- {prop.format(row['spread'])}" if row["spread"] is not None else ""
             value = f"{prop.format(row['predicted'])}{spread} {prop.unit}"
-        click.echo(f"{row['name'] or row['smiles']}: {value}")
+        name = row[name_column] if name_column else ""
+        click.echo(f"{name or row[smiles_column]}: {value}")
         if row["reason"]:
             click.echo(f"  {row['reason']}")
-        if row["num_false_claims"]:
-            click.echo(f"  {row['claims']}")
+        if row["claims"]:
+            click.echo(f"  claims: {row['claims']}")
+        if row["similarity"] is not None:
+            click.echo(f"  similarity to what was trained on: {row['similarity']:.2f}")
