@@ -1,13 +1,17 @@
 """Settings of the server, and of the devices that it and training compute on."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from selfstudy_engine.data.config_section import Section
+from selfstudy_engine.data.errors import shown
 from selfstudy_engine.data.vllm_arguments import refuse_arguments
 
 _DEVICES = r"^(auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?)$"
+
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:\[\]]+)(:[0-9]{1,5})?(/[^\s?#]*)?")
 
 
 def _as_servers(value: object) -> object:
@@ -62,6 +66,11 @@ class ServerConfig(Section):
             raise ValueError(
                 "url is written into files: leave the key out, set SELFSTUDY_SERVER_KEY"
             )
+        for url in self.url:
+            if not _URL.fullmatch(url):
+                raise ValueError(
+                    f"url {shown(url)} isn't a server's address; give it as http://127.0.0.1:8000"
+                )
         if len(set(self.url)) < len(self.url):
             raise ValueError("url names a server twice; name each once")
         if reason := refuse_arguments(self.extra_args):

@@ -23,6 +23,7 @@ from selfstudy_engine.engine.http_session import HttpSession
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas
+from selfstudy_engine.engine.server import served_model
 
 _SPARE_THREADS = 4
 Result = TypeVar("Result")
@@ -49,8 +50,9 @@ class Connection:
         self._started = False
         self.has_answered = False
         """Whether the servers were ready once: those that never were need another configuration."""
-        running = [] if servers else [Endpoint(url, server_key) for url in config.server.url]
-        places = [*((one, None) for one in servers), *((None, one) for one in running)]
+        urls = [] if servers else config.server.url
+        self._running = [Endpoint(url, server_key) for url in urls]
+        places = [*((one, None) for one in servers), *((None, one) for one in self._running)]
         self._http_processes = [HttpProcess() for _ in range(num_processes(len(places)))]
         sessions = [process.open_session for process in self._http_processes] or [HttpSession]
         self._replicas = Replicas(
@@ -131,6 +133,22 @@ class Connection:
         await asyncio.gather(*left, return_exceptions=True)
         await self._replicas.close()
         await asyncio.gather(*(process.close() for process in self._http_processes))
+
+    def check_running(self) -> None:
+        """See whether a running server answers, before anything long is done for it.
+
+        Raises:
+            ServerError: there are such servers, and none does; the first one's reason.
+        """
+        failure = None
+        for endpoint in self._running:
+            try:
+                served_model(endpoint)
+                return
+            except ServerError as error:
+                failure = failure or error
+        if failure:
+            raise failure
 
     def connect(self) -> None:
         """Wait until the servers answer, and warm them up; does nothing the second time.

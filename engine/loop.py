@@ -13,6 +13,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
+from selfstudy_engine.data.molecules import Table
 from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
@@ -78,6 +79,8 @@ def run_loop(
         ):
             folder.update_config(config)
             fix_exemplars(folder, task.exemplars)
+            if not folder.split.exists():
+                _warn_of_dropped(task.table, config)
             task, changes = settle_task(folder, task, config)
             # Own servers get ready while the first adapter is trained, unless one shares its GPU.
             connection = Connection(places.config, model, places.servers, server_key)
@@ -107,10 +110,13 @@ def run_loop(
                     if load_records(folder):
                         reports.refresh()
                 if not steps.is_finished():
+                    connection.check_running()
                     if config.rationalize.enabled:
                         warn_if_idle(len(task.split.pool), config)
                     with trackers, connection, judges, collected_rarely():
                         (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
+                if reports.is_due:
+                    reporter.phase("write the report")
         return load_records(folder)
 
 
@@ -186,6 +192,16 @@ def _taught(config: RunConfig, folder: RunFolder, reporter: Reporter, key: str) 
             describe_rejections(lessons.rejections),
         )
     return lessons.exemplars
+
+
+def _warn_of_dropped(table: Table, config: RunConfig) -> None:
+    if config.table.path and table.dropped:
+        logger.warning(
+            "%d rows of %s are left out (%s); `selfstudy-engine table prepare` with the same "
+            "options lists them",
+            *(sum(map(len, table.dropped.values())), config.table.path),
+            ", ".join(f"{reason}: {len(rows)}" for reason, rows in table.dropped.items()),
+        )
 
 
 def _check_reasons(config: RunConfig) -> None:

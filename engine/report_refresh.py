@@ -38,6 +38,11 @@ class ReportRefresher:
             self._collect()
             self._start()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether leaving takes a while: a report is being written, or one is left to write."""
+        return self._is_stale or (self._process is not None and self._process.poll() is None)
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,5 +1,6 @@
 """Defaults < TOML < command line, and messages that say what to change."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,16 @@ def test_servers_are_taken_by_one_url_or_several(tmp_path: Path) -> None:
         load_config(None, {"server.url": ["http://a", "http://a/v1"]})
     with pytest.raises(UsageError, match=r"server\.url"):
         load_config(None, {"server.url": 8000})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "foo", "http://", "http:///v1", "ftp://a", "http://a:port", "http://a b"],
+)
+def test_what_is_no_servers_address_is_refused_by_its_name(url: str) -> None:
+    shown = url.rstrip("/").removesuffix("/v1")
+    with pytest.raises(UsageError, match=re.escape(f"url {shown!r} isn't")):
+        load_config(None, {"server.url": ["http://[::1]:8000", "https://a-b.c/d/v1", url]})
 
 
 def test_arguments_that_only_look_alike_are_passed_on() -> None:

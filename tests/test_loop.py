@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -17,6 +18,7 @@ from selfstudy_engine.data.errors import (
     SelfStudyError,
     ServerError,
     SwapError,
+    TrainingError,
     UsageError,
 )
 from selfstudy_engine.data.evaluations import load_evaluation
@@ -155,6 +157,23 @@ def test_fewer_rounds_or_another_batch_are_refused(
     assert fake.requests == []
 
 
+def test_rows_that_are_left_out_are_counted_when_a_run_begins(
+    tmp_path: Path,
+    small_config: MakeConfig,
+    table: Path,
+    fake: FakeVllm,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text(f"{table.read_text()}not a molecule,3\nCCO,-500\nnor this,4\n")
+    config = small_config(server__url="http://127.0.0.1:1", table__path=str(bad))
+    for _ in range(2):
+        with pytest.raises(ServerError, match="no vLLM server"):
+            run_loop(config, tmp_path, QuietReporter())
+    [said] = caplog.messages
+    assert said.startswith(f"3 rows of {bad} are left out (unparsable SMILES: 2, value outside")
+
+
 def test_a_table_that_grows_keeps_the_test_set_and_the_pool_takes_what_is_new(
     copied: RunFolder,
     small_config: MakeConfig,
@@ -202,7 +221,7 @@ def test_a_damaged_adapter_is_never_served(
         file.write(b"x")
     with pytest.raises(SelfStudyError, match="isn't what was published"):
         loop(small_config(), before_generating.path.parent, fake)
-    assert fake.requests == []
+    assert [request.path for request in fake.requests] == ["/v1/models"]
 
 
 def test_a_server_that_fails_in_the_middle_leaves_the_samples_before(
@@ -255,6 +274,28 @@ def test_a_server_that_isnt_there_is_named(
     config = small_config(server__url="http://127.0.0.1:1")
     with pytest.raises(ServerError, match=r"no vLLM server answers at http://127.0.0.1:1 "):
         run_loop(config, before_generating.path.parent, QuietReporter(), "key")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_server_that_isnt_there_is_named_before_anything_is_trained(
+    tmp_path: Path, small_config: MakeConfig, fake: FakeVllm, overlap: bool
+) -> None:
+    missing = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+    begun: list[object] = []
+
+    def train(*call: Any) -> Any:
+        begun.append(call)
+        raise TrainingError("begun")
+
+    def start(*urls: str) -> None:
+        config = small_config(server__url=list(urls), overlap=overlap)
+        run_loop(config, tmp_path, QuietReporter(), fake.api_key, start_training=train)
+
+    with pytest.raises(ServerError, match=f"no vLLM server answers at {missing[0]} "):
+        start(*missing)
+    assert not begun
+    with pytest.raises(TrainingError, match="begun"):
+        start(missing[0], fake.url)
 
 
 def test_runtime_mode_goes_the_same_way(
