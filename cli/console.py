@@ -25,8 +25,19 @@ from selfstudy_engine.engine.reason_quality import REASONS_COMPARED
 from selfstudy_engine.engine.rounds import RoundRecord
 
 _SECONDS_BETWEEN_LINES = 10.0
-_PLAIN_WIDTH = 200
-"""Columns of a table in a log: every cell of a round on one line."""
+_PLAIN_WIDTH = 10_000
+"""Of a log's lines: every cell of a round on one."""
+_DROPPED_FIRST = (
+    *("4-grams", "tokens/s", "compl./s", "seconds*", "train MAE", "false claims", "loss"),
+    *("parsed", "test RMSE", "answered", "accepted", "samples"),
+)
+"""Columns that a narrow terminal goes without, in this order."""
+_NOTES = {
+    "false claims": "false claims: share of the answers with a value",
+    "4-grams": f"4-grams: distinct among {REASONS_COMPARED} accepted reasons",
+    "seconds*": "* train + swap + evaluate + generate + wait for the server",
+}
+"""What columns mean."""
 
 
 def make_reporter(config: RunConfig, to_stderr: bool = False) -> "PlainReporter | TerminalReporter":
@@ -58,6 +69,28 @@ def figures_table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
+def rounds_table(
+    records: list[RoundRecord], config: RunConfig, console: Console
+) -> tuple[Table, list[str]]:
+    """Return a table of all rounds with the columns that fit, and the names of the others."""
+    unit, digits = config.property.unit, config.property.error_decimals
+    rows = [_cells(record, digits) for record in records]
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    left_out: list[str] = []
+    while True:
+        table = Table(title=f"Run {config.name}: {config.property.name}", box=SIMPLE)
+        for name in columns:
+            table.add_column(f"{name}, {unit}" if name.endswith("E") else name, justify="right")
+        for cells in zip(*columns.values(), strict=True):
+            table.add_row(*cells)
+        unlimited = console.options.update(max_width=_PLAIN_WIDTH)
+        fits = console.measure(table, options=unlimited).maximum <= console.width
+        if fits or len(left_out) == len(_DROPPED_FIRST) or not rows:
+            return table, left_out
+        left_out.append(_DROPPED_FIRST[len(left_out)])
+        del columns[left_out[-1]]
+
+
 class _Reporter:
     def __init__(self, config: RunConfig, to_stderr: bool = False) -> None:
         self._config = config
@@ -66,24 +99,13 @@ class _Reporter:
 
     def print_summary(self, records: list[RoundRecord]) -> None:
         """Print a table of all rounds, and what they come to."""
-        unit = self._config.property.unit
-        table = Table(title=f"Run {self._config.name}: {self._config.property.name}", box=SIMPLE)
-        for name in ("round", "samples", "loss", "compl./s", "tokens/s", "parsed", "accepted"):
-            table.add_column(name, justify="right")
-        for name in ("acceptance", "false claims", "4-grams"):
-            table.add_column(name, justify="right")
-        for name in (f"test MAE, {unit}", f"test RMSE, {unit}", "answered"):
-            table.add_column(name, justify="right")
-        table.add_column(f"train MAE, {unit}", justify="right")
-        table.add_column("seconds*", justify="right")
-        for record in records:
-            table.add_row(*_cells(record, self._config.property.error_decimals))
+        table, left_out = rounds_table(records, self._config, self._console)
         self._console.print(table)
-        self._console.print(
-            "false claims: share of the answers with a value; 4-grams: distinct among "
-            f"{REASONS_COMPARED} accepted reasons"
-        )
-        self._console.print("* train + swap + evaluate + generate + wait for the server")
+        for column, note in _NOTES.items():
+            if column not in left_out:
+                self._console.print(note)
+        if left_out:
+            self._console.print(f"left out, as the terminal is narrow: {', '.join(left_out)}")
         for line in conclusion(records, self._config.property):
             self._console.print(line)
 
@@ -118,27 +140,28 @@ def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
     return lines
 
 
-def _cells(record: RoundRecord, digits: int) -> list[str]:
+def _cells(record: RoundRecord, digits: int) -> dict[str, str]:
+    """Return a round's row by column."""
     timing = record.timing
     seconds = (timing.train, timing.swap, timing.evaluate, timing.generate, timing.wait)
     asked = record.num_completions > 0
-    return [
-        str(record.round),
-        str(record.num_trained_samples),
-        f"{record.train_loss:.3f}",
-        f"{record.completions_per_second:.1f}" if asked else "-",
-        f"{record.output_tokens_per_second:.0f}" if asked else "-",
-        _share(record.parsed),
-        f"{record.num_accepted}/{record.num_completions}" if asked else "-",
-        _acceptance(record),
-        _share(record.false_claims),
-        _share(record.distinct_4grams),
-        ranged(record.test_mae, digits),
-        ranged(record.test_rmse, digits),
-        f"{record.answered:.0%}",
-        f"{record.train_mae:.{digits}f}" if record.train_mae is not None else "-",
-        "+".join(f"{part:.0f}" for part in seconds),
-    ]
+    return {
+        "round": str(record.round),
+        "samples": str(record.num_trained_samples),
+        "loss": f"{record.train_loss:.3f}",
+        "compl./s": f"{record.completions_per_second:.1f}" if asked else "-",
+        "tokens/s": f"{record.output_tokens_per_second:.0f}" if asked else "-",
+        "parsed": _share(record.parsed),
+        "accepted": f"{record.num_accepted}/{record.num_completions}" if asked else "-",
+        "acceptance": _acceptance(record),
+        "false claims": _share(record.false_claims),
+        "4-grams": _share(record.distinct_4grams),
+        "test MAE": ranged(record.test_mae, digits),
+        "test RMSE": ranged(record.test_rmse, digits),
+        "answered": f"{record.answered:.0%}",
+        "train MAE": f"{record.train_mae:.{digits}f}" if record.train_mae is not None else "-",
+        "seconds*": "+".join(f"{part:.0f}" for part in seconds),
+    }
 
 
 def _share(share: float | None) -> str:
@@ -190,8 +213,8 @@ class PlainReporter(_Reporter):
         """See `Reporter`."""
         if time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            total = f" of {self._total}" if self._total else ""
-            self._say(f"{self._name}: {done}{total} {detail}".rstrip())
+            parts = [f"{done} of {self._total}", detail] if self._total else [f"{done} {detail}"]
+            self._say(f"{self._name}: {', '.join(filter(None, parts))}".rstrip())
 
     def finish_round(self, record: RoundRecord) -> None:
         """See `Reporter`."""

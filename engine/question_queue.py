@@ -96,9 +96,10 @@ class QuestionQueue:
                 await judging.add(Answered(question, completions, time.time()))
 
     def _advance(self) -> None:
-        stored = self._sampling.writer.num_durable_accepted if self._sampling else 0
-        done = len(self._answers) + self.num_samples
-        self._reporter.advance(done, f"{stored} accepted and stored")
+        detail = ""
+        if self._sampling:
+            detail = f"{self._sampling.writer.num_durable_accepted} accepted and stored"
+        self._reporter.advance(len(self._answers) + self.num_samples, detail)
 
     def _judging(self, advance: Callable[[], None]) -> AbstractAsyncContextManager[Judging | None]:
         """Return a pass of answers that become samples, if there is a place for them to go to."""
