@@ -5,12 +5,14 @@ from typing import Any
 
 import click
 
+from selfstudy_engine.cli.options import NewFile
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="JSONL file to write [default: FILE with the ending .claims.jsonl].",
 )
 @click.option("--swap", is_flag=True, help="Hold each reason against another row's molecule, too.")
@@ -43,8 +45,8 @@ def claims(
     )
 
     target = out or file.with_suffix(".claims.jsonl")
-    if target.exists() and target.resolve() == file.resolve():
-        raise UsageError(f"--out {target} is the file of reasons itself; name another")
+    if target.exists():
+        raise UsageError(f"{target} exists already; name another file with --out")
     rows = read_reasons(file)
     known = _known_values() if values else None
     report, lines = ClaimReport(), []

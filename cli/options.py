@@ -91,6 +91,20 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class NewFile(click.Path):
+    """A file to write: its folder is there, or is named before any work was done."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"folder {path.parent} doesn't exist; make it, or name another", param, ctx)
+        return path
+
+
 RUNS_OPTION = click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),

@@ -9,6 +9,7 @@ import click
 from selfstudy_engine.cli.options import (
     ROUND_OPTION,
     SERVER_OPTIONS,
+    NewFile,
     existing_run_options,
     server_option,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="File to write: .csv, .tsv, .parquet, .jsonl or .sdf [default: the screen].",
 )
 @server_option

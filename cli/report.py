@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run_name", metavar="[RUN]", default="default")
+@click.argument("run_name", metavar="[RUN]", required=False)
 @RUNS_OPTION
 @click.option(
     "--compare",
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help="Folder for each figure as SVG and PNG. [default: none are written]",
 )
 def report(
-    run_name: str,
+    run_name: str | None,
     runs: Path,
     compare: tuple[str, str] | None,
     import_metrics: Path | None,
@@ -51,24 +51,27 @@ def report(
     """
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.run_folder import find_run
+    from selfstudy_engine.engine.report_page import check_replaceable
 
     if compare and import_metrics:
         raise UsageError("--compare and --import-metrics make different pages; give one of them")
+    option = "--compare" if compare else "--import-metrics" if import_metrics else None
+    if option and run_name:
+        raise UsageError(f"{option} makes no report of run {run_name}; leave out {run_name}")
+    folder = None if option else find_run(runs, run_name or "default")
+    target = out or (folder.report if folder else Path("report.html"))
+    check_replaceable(target)
     if import_metrics:
         from selfstudy_engine.engine.report_import import write_imported
 
-        target = out or Path("report.html")
         drawn = write_imported(import_metrics, target)
     elif compare:
         from selfstudy_engine.engine.report_compare import write_comparison
 
-        target = out or Path("report.html")
         drawn = write_comparison([find_run(runs, name) for name in compare], target)
-    else:
+    elif folder:
         from selfstudy_engine.engine.report import write_report
 
-        folder = find_run(runs, run_name)
-        target = out or folder.report
         drawn = write_report(folder, target)
     if figures:
         _export(drawn, figures)

@@ -8,6 +8,7 @@ import click
 import orjson
 
 from selfstudy_engine.cli.options import (
+    NewFile,
     apply,
     config_options,
     existing_run_options,
@@ -91,7 +92,7 @@ def show(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     required=True,
     help="File to write; must not exist.",
 )

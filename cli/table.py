@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfstudy_engine.cli.options import TABLE_OPTIONS, config_options, resolve
+from selfstudy_engine.cli.options import TABLE_OPTIONS, NewFile, config_options, resolve
 
 if TYPE_CHECKING:
     from selfstudy_engine.data.schema import Molecule
@@ -35,14 +35,14 @@ def table() -> None:
 @_table_arguments
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     required=True,
-    help="Parquet or CSV file to write: molecule_id, name, smiles, value. Must not exist.",
+    help=".csv, .tsv or .parquet file to write: molecule_id, name, smiles, value. Must not exist.",
 )
 @click.option(
     "--dropped",
     "dropped_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="CSV file that lists every dropped row with its reason [default: OUT.dropped.csv].",
 )
 def prepare(config_path: Path | None, out: Path, dropped_path: Path | None, **values: Any) -> None:
@@ -51,9 +51,11 @@ def prepare(config_path: Path | None, out: Path, dropped_path: Path | None, **va
     The result is a table for --table (with --name-column name), in the property's own unit.
     """
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.table_output import write_dropped, write_molecules
+    from selfstudy_engine.data.table_output import SUFFIXES, write_dropped, write_molecules
     from selfstudy_engine.data.task import load_table
 
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out {out} must end in {', '.join(SUFFIXES)}")
     dropped_path = dropped_path or out.with_name(f"{out.name}.dropped.csv")
     for path in (out, dropped_path):
         if path.exists():

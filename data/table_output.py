@@ -15,15 +15,19 @@ from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split
 
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
 
 def write_molecules(path: Path, molecules: Sequence[Molecule]) -> None:
-    """Write molecule_id, name, smiles and value as Parquet, or as CSV under another suffix."""
+    """Write molecule_id, name, smiles and value; `path` ends in one of SUFFIXES."""
     table = pa.Table.from_pylist([asdict(molecule) for molecule in molecules])
     sink = pa.BufferOutputStream()
-    if path.suffix.lower() in {".parquet", ".pq"}:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         pa.parquet.write_table(table, sink)
     else:
-        pa.csv.write_csv(table, sink)
+        options = pa.csv.WriteOptions(delimiter="\t" if suffix == ".tsv" else ",")
+        pa.csv.write_csv(table, sink, options)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

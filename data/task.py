@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_sources import TableConfig
 from selfstudy_engine.data.embedded import embedded_model, embedded_table
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
@@ -39,13 +40,27 @@ def load_table(config: RunConfig) -> Table:
 
     Raises:
         TableError: it can't be used.
-        UsageError: no table is given for a property that the embedded one doesn't have.
+        UsageError: no table is given for a property that the embedded one doesn't have, or for the
+            columns that are named.
     """
     if config.table.path is None:
+        _check_no_columns(config.table)
         return embedded_table(config.property)
     path = Path(config.table.path)
     rows = read_rows(path, config.table, config.property)
     return canonicalize(rows, config.property, config.table, str(path))
+
+
+def _check_no_columns(table: TableConfig) -> None:
+    """Refuse settings that would say nothing about the embedded table."""
+    default = TableConfig()
+    for field in ("smiles_column", "value_column", "name_column", "value_unit"):
+        value = getattr(table, field)
+        if value != getattr(default, field):
+            raise UsageError(
+                f"table.{field} ({value!r}) is of a table of your own: name its file with --table, "
+                f"or leave out --{field.replace('_', '-')}"
+            )
 
 
 def load_task(config: RunConfig, exemplars: list[Exemplar] | None = None) -> Task:

@@ -4,6 +4,7 @@ The swap holds each reason against another row's molecule: a check that sees not
 sees nothing.
 """
 
+import codecs
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -76,7 +77,7 @@ def read_reasons(path: Path) -> list[ReasonRow]:
         UsageError: the file can't be read, or a line isn't such an object; it is named by number.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UsageError(f"can't read reasons {path}: {error.strerror}") from error
     rows = [

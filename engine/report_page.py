@@ -17,12 +17,15 @@ import jinja2
 import orjson
 from markupsafe import Markup
 
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.engine.metric_texts import minus
 from selfstudy_engine.engine.report_charts import Figure
 
 MAX_BYTES = 5_000_000
 """A report stays below this; its charts' points are what would grow."""
+
+_IN_ALL = b'<script type="application/json" id="figures">'
 
 
 def render_page(template: str, *, title: str, figures: Sequence[Figure], **values: Any) -> bytes:
@@ -56,6 +59,16 @@ def render_page(template: str, *, title: str, figures: Sequence[Figure], **value
         **values,
     )
     return page.encode("utf-8", errors="replace")  # a lone surrogate can't be written
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to write a page where something else is.
+
+    Raises:
+        UsageError: a file is there that is no page of ours.
+    """
+    if path.exists() and _IN_ALL not in path.read_bytes():
+        raise UsageError(f"{path} exists and is no report; name another file with --out")
 
 
 def write_page(path: Path, page: bytes) -> None:

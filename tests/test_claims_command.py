@@ -51,7 +51,8 @@ def test_melting_points_of_named_compounds(tmp_path: Path) -> None:
     rows = [{"smiles": "Oc1ccccc1", "reason": "Naphthalene has a melting point of 180 °C."}]
     path = write(tmp_path, rows)
     assert orjson.loads(call(path, "--json").stdout)["num_false"] == 1
-    assert orjson.loads(call(path, "--json", "--no-values").stdout)["num_claims"] == 0
+    unchecked = call(path, "--json", "--no-values", "--out", tmp_path / "unchecked.jsonl")
+    assert orjson.loads(unchecked.stdout)["num_claims"] == 0
 
 
 def test_figures_in_words(tmp_path: Path) -> None:
@@ -82,12 +83,22 @@ def test_what_is_no_file_of_reasons_is_refused(tmp_path: Path, content: str, mes
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_is_not_there_or_its_own_output_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named_and_one_that_is_stays(tmp_path: Path) -> None:
     assert "can't read reasons" in call(tmp_path / "no.jsonl").output
     path = write(tmp_path, ROWS)
     before = path.read_bytes()
-    assert call(path, "--out", path).exit_code == 2
+    assert call(path, "--no-values").exit_code == 0
+    for more in (["--out", path], ["--no-values"]):
+        again = call(path, *more)
+        assert again.exit_code == 2
+        assert "exists already; name another file with --out" in again.output
     assert path.read_bytes() == before
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = write(tmp_path, ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [row.columns for row in read_reasons(path)] == ROWS
 
 
 def test_a_swap_gives_every_reason_another_molecule(tmp_path: Path) -> None:

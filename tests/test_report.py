@@ -50,7 +50,7 @@ from selfstudy_engine.engine.report_facts import (
 from selfstudy_engine.engine.report_figures import learning_by_round, original_parity, parity
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_import import load_rounds, write_imported
-from selfstudy_engine.engine.report_page import MAX_BYTES
+from selfstudy_engine.engine.report_page import MAX_BYTES, check_replaceable
 from selfstudy_engine.engine.report_progress import acceptance
 from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.rounds import Trained, derive_record, load_records
@@ -465,12 +465,23 @@ def test_the_command_writes_page_and_figures(made: RunFolder, tmp_path: Path) ->
     assert "currentColor" not in svg
     assert "SmolLM2-135M-Instruct" in svg
     assert (figures / "learning.png").read_bytes().startswith(b"\x89PNG")
+    check_replaceable(out)  # a report may be written over
 
 
 def test_a_wrong_call_says_what_to_do(made: RunFolder, tmp_path: Path) -> None:
     unknown = call("nobody", "--runs", made.path.parent)
     assert unknown.exit_code == 2
     assert "there: made" in unknown.output
+    mine = tmp_path / "mine.html"
+    mine.write_text("<p>my notes</p>", "utf-8")
+    for way in (["made"], ["--compare", "made", "made"], ["--import-metrics", made.metrics]):
+        refused = call(*way, "--runs", made.path.parent, "--out", mine)
+        assert refused.exit_code == 2
+        assert "is no report; name another file with --out" in refused.output
+    assert mine.read_text("utf-8") == "<p>my notes</p>"
+    third = call("made", "--compare", "made", "made", "--runs", made.path.parent)
+    assert third.exit_code == 2
+    assert "--compare makes no report of run made; leave out made" in third.output
     both = call("--compare", "made", "made", "--import-metrics", made.metrics)
     assert both.exit_code == 2
     empty = RunFolder(tmp_path / "runs" / "empty")

@@ -38,7 +38,7 @@ def arguments_for(raw: Path) -> list[object]:
     return [*options, "--test-size", 2]
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "tsv"])
 def test_prepare_accounts_for_every_row(raw: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"clean.{suffix}"
     result = run("prepare", *arguments_for(raw), "--out", out)
@@ -65,6 +65,33 @@ def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
     result = run("prepare", *arguments_for(raw), "--out", tmp_path / "clean.csv")
     assert (result.exit_code, "exists already" in result.output) == (2, True)
     assert (tmp_path / "clean.csv").read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["clean.xlsx", "clean.sdf", "clean"])
+def test_what_prepare_cannot_write_is_refused(raw: Path, tmp_path: Path, name: str) -> None:
+    result = run("prepare", *arguments_for(raw), "--out", tmp_path / name)
+    assert result.exit_code == 2
+    assert "must end in .csv, .tsv, .parquet" in result.output
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+def test_a_folder_that_is_not_there_is_named(raw: Path, tmp_path: Path) -> None:
+    for option in ("--out", "--dropped"):
+        files = {"--out": tmp_path / "a.csv"} | {option: tmp_path / "nodir" / "p.csv"}
+        given = [part for pair in files.items() for part in pair]
+        result = run("prepare", *arguments_for(raw), *given)
+        assert result.exit_code == 2
+        said = " ".join(result.output.split())
+        assert f"'{option}': folder {tmp_path}/nodir doesn't exist; make it" in said
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+@pytest.mark.parametrize("option", ["--smiles-column", "--name-column", "--value-unit"])
+def test_columns_of_no_table_are_refused(option: str) -> None:
+    result = run("describe", option, "K")
+    assert result.exit_code == 2
+    assert "('K') is of a table of your own: name its file with --table" in result.output
+    assert f"or leave out {option}" in result.output
 
 
 def test_describe_tells_values_and_split(raw: Path) -> None:
