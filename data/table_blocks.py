@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -33,6 +33,8 @@ class Block:
     columns: pa.RecordBatch
     lines: list[int]
     """Of each row: where an editor shows its beginning, or a record's number."""
+    decimal_comma: bool = False
+    """Whether numbers may be written as 1,5."""
 
 
 def read_blocks(path: Path) -> Iterator[Block]:
@@ -71,6 +73,8 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
     # Not Arrow's reader: it takes all that follows a quote which is never closed for one cell.
     csv.field_size_limit(_CELL_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
+        if delimiter == "," and _has_semicolons(file):
+            delimiter = ";"
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         rows = _text_rows(reader)
         _, header = next(rows, (0, []))
@@ -85,8 +89,20 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
             columns = list(zip(*(cells for _, cells in block), strict=True)) or [()] * len(header)
             arrays = [pa.array(column, pa.string()) for column in columns]
             yield Block(
-                pa.RecordBatch.from_arrays(arrays, names=header), [line for line, _ in block]
+                pa.RecordBatch.from_arrays(arrays, names=header),
+                [line for line, _ in block],
+                decimal_comma=delimiter == ";",
             )
+
+
+def _has_semicolons(file: TextIO) -> bool:
+    """Tell by its header line whether a CSV is as Excel writes it where decimals have commas."""
+    try:
+        header = next(filter(str.strip, file), "")
+    except UnicodeDecodeError:  # told when its rows are read
+        header = ""
+    file.seek(0)
+    return ";" in header and "," not in header
 
 
 def _blocks_of(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:
@@ -116,7 +132,8 @@ def _text_rows(reader: Any) -> Iterator[TextRow]:
             cause = f"a quote is never closed, or a cell is over {_CELL_CHARACTERS} characters long"
         raise ValueError(f"line {line}: {cause}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"it isn't UTF-8 from line {line} on or later") from error
+        where = f"from line {line} on or later"
+        raise ValueError(f"it isn't UTF-8 {where}: save it as UTF-8") from error
 
 
 def _parquet_blocks(path: Path) -> Iterator[Block]:

@@ -72,6 +72,8 @@ def _cells(path: Path, table: TableConfig) -> Iterator[tuple[int, Any, Any, Any]
     for block in read_blocks(path):
         _check_columns(path, block.columns.schema, wanted)
         *names, smiles, values = (block.columns.column(name).to_pylist() for name in wanted)
+        if block.decimal_comma:
+            values = [str(text).replace(",", ".") for text in values]
         name = names[0] if names else [""] * len(smiles)
         yield from zip(block.lines, name, smiles, values, strict=True)
 

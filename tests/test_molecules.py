@@ -51,6 +51,8 @@ ROWS = [Row(2, "ethanol", "OCC", -114.1), Row(3, "", "c1ccccc1", 5.5)]
         ("a.csv", "\ufeffname,smiles,value\nethanol,OCC,-1.141e2\n,c1ccccc1,5.5"),
         ("a.CSV", 'value,smiles,name\n"-114.1","OCC","ethanol"\n5.5,c1ccccc1,""\n'),
         ("a.tsv", "name\tsmiles\tvalue\nethanol\tOCC\t-114.1\n\tc1ccccc1\t5.5\n"),
+        ("a.csv", "\ufeffname;smiles;value\r\nethanol;OCC;-114,1\r\n;c1ccccc1;5.5\r\n"),
+        ("a.csv", '"name";"smiles";"value"\nethanol;OCC;"-1,141e2"\n;c1ccccc1;5,5\n'),
     ],
 )
 def test_text_tables(tmp_path: Path, name: str, content: str) -> None:
@@ -124,9 +126,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.csv", b"", "Empty CSV"),
-        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "isn't UTF-8"),
+        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "save it as UTF-8"),
         ("a.csv", "smiles,value,caf\xe9\nCCO,1,x\n".encode("latin-1"), "UTF-8"),
-        ("a.csv", "smiles,value\nCCO,1\n".encode("utf-16"), "UTF-8"),
+        ("a.csv", "smiles;value\nCCO;1\n".encode("utf-16"), "from line 1 on .*save it as UTF-8"),
         ("a.csv", b"smiles,value\nCCO,1\nCC\n", "Expected 2 columns, got 1"),
         ("a.parquet", b"smiles,value\nCCO,1\n", "Parquet"),
         ("a.csv/", b"", "directory"),
@@ -141,6 +143,18 @@ def test_an_unreadable_table_is_refused(
         read_rows(path, TableConfig(), MELTING_POINT)
     assert str(path) in str(caught.value)
     assert "UTF-8, with a header line" in str(caught.value)
+
+
+def test_semicolons_and_commas_of_other_cells_stay(tmp_path: Path) -> None:
+    path = write(tmp_path, "name;smiles;value\n2,3-dimethylbutane;CC(C)C(C)C;-128,8\n")
+    [row] = read_rows(path, NAMED, MELTING_POINT)
+    assert (row.name, row.value) == ("2,3-dimethylbutane", -128.8)
+    path = write(tmp_path, "smiles;x,value\nCCO;1,2\n")
+    with pytest.raises(TableError, match="it has: smiles;x, value"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+    path = write(tmp_path, "smiles;value\nCCO;1.234,5\n")
+    with pytest.raises(TableError, match="line 2"):
+        read_rows(path, TableConfig(), MELTING_POINT)
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -125,6 +126,7 @@ BASES = tuple(
         'name,smiles,value\r\n"ethanol, pure","CCO",-114\r\n"two\r\nlines",CC,"1.5e1"\r\n',
         'id,value,smiles,name\n1,5,CCO,"say ""x"""\n2,6,CC,\n\n3,7,C,x\n',
         "smiles,value\nCCO,1\nCC,2\n",
+        "smiles;value\nCCO;1,5\nCC;2\n",
     )
 )
 table_tokens = st.one_of(
@@ -139,7 +141,7 @@ table_tokens = st.one_of(
 )
 
 
-def records(text: str) -> list[list[str]] | None:
+def records(text: str, separator: str) -> list[list[str]] | None:
     """Split a text into rows and cells, letter by letter; None where a quote is out of place."""
     found: list[list[str]] = []
     cells: list[str] = []
@@ -155,12 +157,12 @@ def records(text: str) -> list[list[str]] | None:
                 at += 2 if text[at] == '"' else 1
             at += 1
         else:
-            while at < end and text[at] not in ",\r\n":
+            while at < end and text[at] not in f"{separator}\r\n":
                 cell, at = cell + text[at], at + 1
         cells.append(cell)
-        if text[at : at + 1] not in ("", ",", "\r", "\n"):
+        if text[at : at + 1] not in ("", separator, "\r", "\n"):
             return None
-        if text[at : at + 1] == ",":
+        if text[at : at + 1] == separator:
             at += 1
             if at < end and text[at] not in "\r\n":
                 continue
@@ -177,13 +179,16 @@ def as_written(path: Path) -> list[tuple[str, ...]] | None:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
-    rows = records(text)
+    header = next(filter(str.strip, re.split("[\r\n]", text)), "")
+    semicolons = ";" in header and "," not in header
+    rows = records(text, ";" if semicolons else ",")
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         return None
     if any(rows[0].count(name) != 1 for name in ("smiles", "value")):
         return None
     places = [rows[0].index(name) for name in ("smiles", "value")]
-    return [tuple(row[place].strip() for place in places) for row in rows[1:]]
+    found = [tuple(row[place].strip() for place in places) for row in rows[1:]]
+    return [(smiles, value.replace(",", ".") if semicolons else value) for smiles, value in found]
 
 
 @fuzz(45, short=40, content=mutated(BASES, table_tokens))
