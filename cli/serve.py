@@ -50,7 +50,13 @@ if TYPE_CHECKING:
 @ROUND_OPTION
 @RUNS_OPTION
 @SERVER_OPTIONS
-@config_options(("train.rank", "--max-lora-rank"), "train.tokens_per_step")
+@click.option(
+    "--max-lora-rank",
+    "train__rank",
+    type=int,
+    help="Largest rank of an adapter that can be served. [default: 16, or that of --run]",
+)
+@config_options("train.tokens_per_step")
 @click.option(
     "--config",
     "config_path",

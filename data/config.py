@@ -47,7 +47,7 @@ class RunConfig(Section):
     """Keep the last adapter answering where a new one is significantly worse on the test set, which
     then helps to choose: its error is a little too low. Below 20 molecules it can't tell."""
     property: Property = Field(default_factory=lambda: find_property("melting_point"))
-    """What is predicted."""
+    """What is predicted [default: melting_point]."""
     remote: str | None = None
     """S3 address, such as s3://bucket/runs, that keeps the run: its folder is a working copy then,
     and another machine can continue it."""
