@@ -58,7 +58,7 @@ def test_each_module_says_what_it_is(path: Path) -> None:
 
 def test_the_command_is_the_cli() -> None:
     scripts = PROJECT["project"]["scripts"]
-    assert scripts == {"selfstudy-engine": "selfstudy_engine.cli.main:cli"}
+    assert scripts == {"selfstudy-engine": "selfstudy_engine.cli.main:main"}
 
 
 def test_vllm_finds_the_plugins() -> None:
