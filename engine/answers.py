@@ -15,6 +15,12 @@ from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.http_session import Answer
 
 _FINISHED = ("stop", "length")
+_TOO_LONG = (
+    b"context length",
+    b"longer than the maximum model length",
+    b"max_tokens must be at least 1, got 0",  # of a prompt that leaves no room; we never ask for 0
+)
+"""What vLLM's checks of a prompt say, one after the other."""
 _MOST_TOKENS = 2**31 - 1
 """What the store's column holds."""
 
@@ -41,8 +47,8 @@ def decode(answer: Answer, url: str) -> dict[str, Any]:
 
 
 def is_too_long(answer: Answer) -> bool:
-    """Tell whether the server refused a prompt because it is over its context length."""
-    return answer.status == 400 and b"context length" in answer.body
+    """Tell whether the server refused a prompt that leaves no room for an answer."""
+    return answer.status == 400 and any(words in answer.body for words in _TOO_LONG)
 
 
 def to_completions(answer: Mapping[str, Any], model: str, n: int) -> list[Completion]:

@@ -264,8 +264,15 @@ def test_a_refused_request_isnt_tried_again(fake: FakeVllm) -> None:
     assert len(fake.requests) == 1
 
 
-def test_a_prompt_over_the_context_length_is_data(fake: FakeVllm) -> None:
-    message = "This model's maximum context length is 64 tokens"
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 64 tokens",
+        "max_tokens must be at least 1, got 0.",  # a prompt of 64 tokens
+        "The decoder prompt (length 65) is longer than the maximum model length of 64.",
+    ],
+)
+def test_a_prompt_over_the_context_length_is_data(fake: FakeVllm, message: str) -> None:
     fake.fail_next(ROUTE, status=400, text=json.dumps({"error": {"message": message}}))
     [generated] = generate(fake)
     assert [(c.text, c.finish_reason) for c in generated.completions] == [("", "length")] * 2
