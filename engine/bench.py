@@ -85,6 +85,7 @@ class BenchSize:
             num_real=grown(self.num_real),
             transformers_prompts=grown(self.transformers_prompts),
             overlap_batch=grown(self.overlap_batch),
+            training_steps=grown(self.training_steps),
         )
 
 
@@ -293,11 +294,14 @@ def _take_turns(
     results: Results,
     on_phase: Callable[[str], None],
 ) -> Iterator[None]:
+    warm_up = workloads[0]
+    if not placement_of(results.config).server:
+        warm_up = warm_up.shortened(_WARM_UP_TOKENS).first(_WARM_UP_PROMPTS)
+    # On a GPU a whole pass: ours finds in it how many completions it may have in flight.
     for contender in contenders:
         on_phase(f"warm up: {contender.label}")
         contender.prepare()
-        short = workloads[0].shortened(_WARM_UP_TOKENS).first(_WARM_UP_PROMPTS)
-        contender.run(short.first(contender.max_prompts))
+        contender.run(warm_up.first(contender.max_prompts))
     for workload in workloads:
         for turn in range(repeats):
             for contender in contenders:

@@ -29,7 +29,12 @@ from selfstudy_engine.engine.bench_reference import MOST_AT_ONCE, ReferenceSetti
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.server import VllmServer
-from selfstudy_engine.engine.server_command import compiled, max_num_seqs, server_environment
+from selfstudy_engine.engine.server_command import (
+    NO_JIT_SAMPLER,
+    compiled,
+    max_num_seqs,
+    server_environment,
+)
 
 LABELS = {
     "1": "original: one prompt, no KV cache",
@@ -124,7 +129,8 @@ class Lineup:
         return {key: peak_memory_gib(process) for key, process in self._processes.items()}
 
     def _start_references(self) -> None:
-        base_environment = child_environment() | device_environment(self._placement.server)
+        base_environment = NO_JIT_SAMPLER | child_environment()
+        base_environment |= device_environment(self._placement.server)
         # vLLM as it is: our settings, none of our plugins.
         ours = server_environment(self._config, self._model, api_key="")
         ours |= {FAST_NORMS_VARIABLE: "0"}
@@ -198,7 +204,8 @@ class Lineup:
         proven = set()
 
         def serve(fast: bool) -> None:
-            connection.use_fast_lora(fast)
+            if not self._placement.server:  # on a GPU there is vLLM's way alone
+                connection.use_fast_lora(fast)
             # The canary takes vLLM's way 15 s on a CPU, and the adapter stays loaded.
             if fast not in proven:
                 connection.swap_to(adapter)

@@ -11,6 +11,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -181,6 +182,9 @@ def _compiler() -> Check:
         # On a CPU the server doesn't compile unless it is told to; Triton on a GPU always does.
         status: Literal["FAIL", "warn"] = "FAIL" if device() == "cuda" else "warn"
         return Check("compiler", status, str(error), _COMPILER)
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if device() == "cuda" and not header.exists():  # Triton compiles against it at a server's start
+        return Check("compiler", "FAIL", f"{header} is missing", "apt-get install python3-dev")
     return Check("compiler", "ok", said.partition("\n")[0])
 
 

@@ -93,8 +93,9 @@ def merge(
             yield name, weight
             continue
         factor_b, factor_a = (factor.to(device) for factor in delta)
-        # In place, in a copy: the memory that is moved is what a swap takes.
-        merged = weight.to(device, torch.float32, copy=True)
+        # In place, in a copy: the memory that is moved is what a swap takes. In two steps, as torch
+        # would widen on the CPU what goes to a GPU, and send twice the bytes.
+        merged = weight.to(device).to(torch.float32, copy=True)
         yield name, merged.addmm_(factor_b, factor_a)
 
 

@@ -17,6 +17,10 @@ from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing
 
 _CPU_MAX_NUM_SEQS = 256
+NO_JIT_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""FlashInfer compiles its sampler for top_p < 1 with nvcc, which neither our installation nor our
+image has, and vLLM 0.32 tries it at each start. With top_p = 1 it is never used; who has nvcc may
+set the variable to 1."""
 _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
@@ -161,7 +165,10 @@ def server_environment(
         # and 10 s at the first request.
         environment["TORCHDYNAMO_DISABLE"] = "1"
         environment[FAST_NORMS_VARIABLE] = "0" if gpus else "1"  # compiled ones are fused anyway
-    if not gpus:
+    if gpus:
+        for name, value in NO_JIT_SAMPLER.items():
+            environment.setdefault(name, value)
+    else:
         environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.server.kv_cache_gib))
         cores, num_ranks = sorted(os.sched_getaffinity(0)), placement.parallel.num_ranks
         if len(cores) <= 2 or num_ranks > 1:

@@ -147,6 +147,7 @@ def test_more_prompts_grow_all_batches_alike() -> None:
     grown = FULL.with_prompts(4 * FULL.num_prompts)
     assert (grown.num_prompts, grown.num_real) == (256, 4 * FULL.num_real)
     assert grown.overlap_batch == 4 * FULL.overlap_batch
+    assert grown.training_steps == 4 * FULL.training_steps
     assert grown.transformers_prompts == 4 * FULL.transformers_prompts
     assert (grown.repeats, grown.original_prompts) == (FULL.repeats, FULL.original_prompts)
     assert FULL.with_prompts(FULL.num_prompts) == FULL
@@ -363,6 +364,48 @@ def test_references_compute_where_the_servers_do(
             one.key: one.given["environment"]["CUDA_VISIBLE_DEVICES"] for one in started
         } == dict.fromkeys(("1", "2", "3", "3d"), visible)
         assert all(one.given["settings"].trust_remote_code for one in started)
+        for one in started:
+            assert one.given["environment"].get("VLLM_USE_FLASHINFER_SAMPLER", "0") == "0"
+
+
+def test_vllms_own_way_on_a_gpu_is_all_there_is(
+    small_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its workers know no other, and say so with an error."""
+    gpu = Gpu("0", "GPU-0", "NVIDIA H100", 80 * 2**30, 9.0)
+    adapter: Any = object()
+    called: list[Any] = []
+
+    class Asked:
+        def swap_to(self, wanted: object) -> None:
+            called.append(wanted)
+
+        def use_fast_lora(self, enabled: bool) -> None:
+            called.append(enabled)
+
+        def reset_prefix_cache(self) -> None:
+            """Nothing is cached."""
+
+    for placement, expected in (
+        (Placement((gpu,), (gpu,)), [adapter]),
+        (Placement((), ()), [False, adapter]),
+    ):
+        monkeypatch.setattr(bench_lineup, "placement_of", lambda config, found=placement: found)
+        called.clear()
+        lineup = Lineup(
+            small_config(),
+            str(small_config().model.path),
+            adapter,
+            wanted={"6"},
+            max_prompts={},
+            logs=tmp_path,
+            at_once=True,
+            on_phase=lambda phase: None,
+        )
+        asked: Any = Asked()
+        lineup._add_runtime(asked, 1, 1.0)
+        lineup.contenders[0].prepare()
+        assert called == expected
 
 
 def test_vllm_offline_trusts_code_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

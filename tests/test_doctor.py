@@ -251,6 +251,17 @@ def test_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (compiler if compiler != "false" else "exit code 1") in check.found
 
 
+def test_a_gpu_needs_pythons_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "device", lambda: "cuda")
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert (doctor._compiler().status, doctor._compiler().remedy) == (
+        "FAIL",
+        "apt-get install python3-dev",
+    )
+    (tmp_path / "Python.h").touch()
+    assert doctor._compiler().status == "ok"
+
+
 def test_converted_model_is_looked_for_where_it_is_put(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import ServerError, UsageError
-from selfstudy_engine.data.hardware import device
+from selfstudy_engine.data.hardware import Gpu, device
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
@@ -192,6 +193,22 @@ def test_the_batch_is_the_devices_own_if_nobody_asks() -> None:
 def test_no_seed_reaches_a_cpu() -> None:
     expected = "0" if device() == "cpu" else "1"
     assert server_environment(config(), "tiny", KEY)[SEED_VARIABLE] == expected
+
+
+def test_a_gpu_samples_without_a_compiler_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variable = "VLLM_USE_FLASHINFER_SAMPLER"
+    monkeypatch.delenv(variable, raising=False)
+    assert variable not in server_environment(config(devices__server="cpu"), "tiny", KEY)
+    gpu = Gpu("0", "GPU-0", "NVIDIA H200", 140 * 2**30, 9.0)
+    monkeypatch.setattr(
+        "selfstudy_engine.engine.server_command.placement_of",
+        lambda config: Placement((gpu,), ()),
+    )
+    assert server_environment(config(), "tiny", KEY)[variable] == "0"
+    monkeypatch.setenv(variable, "1")
+    assert server_environment(config(), "tiny", KEY)[variable] == "1"
 
 
 def test_the_key_goes_through_the_environment() -> None:
