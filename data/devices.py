@@ -128,16 +128,24 @@ def placement_of(config: RunConfig) -> Placement:
     """Return where a run's processes compute on this machine.
 
     Raises:
-        UsageError: a device that isn't there.
+        UsageError: a device that isn't there, or it can't be known which the server leaves.
     """
     devices, server = config.devices, config.server
     elsewhere = server.url or server.ray != "off"
+    num_processes = _num_processes(devices)
+    unknown = server.url and devices.server == devices.train == "auto" and num_processes is None
+    if unknown and len(visible_gpus()) > 2:
+        raise UsageError(
+            f"which GPUs the server at {server.url[0]} computes on isn't known here, and "
+            "accelerate would take all but one; name training's with --train-device, such as "
+            "cuda:4,5,6,7"
+        )
     return place(
         devices.server,
         devices.train,
         visible_gpus(),
         () if elsewhere else server.extra_args,
-        num_processes=_num_processes(devices),
+        num_processes=num_processes,
         num_servers=1 if elsewhere else server.replicas,
     )
 

@@ -223,6 +223,17 @@ def test_accelerates_settings_need_accelerate(key: str, value: object) -> None:
         load_config(None, {f"devices.{key}": value})
 
 
+def test_training_on_all_gpus_but_those_of_a_server_that_was_started_elsewhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices_module, "visible_gpus", lambda: GPUS)
+    values = {"devices.train_launcher": "accelerate", "server.url": "http://127.0.0.1:8000"}
+    with pytest.raises(UsageError, match=r"at http://127.0.0.1:8000 computes on isn't known"):
+        placement_of(load_config(None, values))
+    chosen = placement_of(load_config(None, values | {"devices.train": "cuda:1,2"}))
+    assert chosen.train == tuple(GPUS[1:3])
+
+
 def test_devices_may_change_between_two_calls_of_a_run() -> None:
     moved = load_config(None, {"devices.train": "cpu", "devices.server": "cuda:1"})
     assert moved.differences(RunConfig()) == []
