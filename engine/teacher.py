@@ -26,7 +26,7 @@ from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.known_values import KnownValues
 from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
-from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer
+from selfstudy_engine.engine.teacher_cache import AnswerCache
 from selfstudy_engine.engine.teacher_client import Teacher, TeacherClient
 from selfstudy_engine.engine.told_values import tells_value
 
@@ -130,20 +130,16 @@ async def explain(
     """
     answer = await client.ask(why_question(molecule, prop))
     reason = " ".join(answer.text.split())
-    rejection = check_reason(reason, _is_cut_off(answer), molecule, prop, known)
+    rejection = check_reason(reason, not answer.is_whole, molecule, prop, known)
     if rejection:
         return rejection
     again = await client.ask(value_question(reason, molecule, prop))
-    value = None if _is_cut_off(again) else read_number(again.text, prop)
+    value = read_number(again.text, prop) if again.is_whole else None
     if value is None:
         return "no value re-predicted"
     if abs(value - molecule.value) > prop.tolerance:
         return "re-prediction out of tolerance"
     return Exemplar(molecule, reason, client.teacher.name)
-
-
-def _is_cut_off(answer: TeacherAnswer) -> bool:
-    return answer.finish_reason == "length"
 
 
 async def teach(

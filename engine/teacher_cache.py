@@ -21,6 +21,11 @@ from selfstudy_engine.data.files import fsync_path
 logger = logging.getLogger(__name__)
 
 
+_ENDED = frozenset({"", "stop", "end_turn", "stop_sequence", "eos", "eos_token"})
+_GIVEN_UP = frozenset({"abort", "error", "insufficient_system_resource"})
+"""The server failed in the middle of an answer: asked again, it may give a whole one."""
+
+
 @dataclass(frozen=True, slots=True)
 class TeacherAnswer:
     """What came of one question, and what it took."""
@@ -33,11 +38,21 @@ class TeacherAnswer:
     question: str
     text: str
     finish_reason: str
-    """`stop`, or `length` for one that was cut off; empty where the server gave no choice."""
+    """As the server names it; empty where it doesn't."""
     num_prompt_tokens: int
     num_output_tokens: int
     lost: bool = False
     """No usable answer came; the tokens are the most that it may have been charged for."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model ended it, not a limit, a filter or the server."""
+        return self.finish_reason.lower() in _ENDED
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether it stands for the answer to its question, be it a bad one."""
+        return not self.lost and self.finish_reason.lower() not in _GIVEN_UP
 
 
 def answer_key(teacher: str, body: dict[str, Any]) -> str:
@@ -61,7 +76,7 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._answers: dict[str, TeacherAnswer] = {}
-        self._lost: list[TeacherAnswer] = []
+        self._not_reusable: list[TeacherAnswer] = []
         self._file: BinaryIO
 
     def __enter__(self) -> Self:
@@ -100,7 +115,7 @@ class AnswerCache:
 
     def paid(self, teacher: str, model: str) -> Iterator[TeacherAnswer]:
         """Yield all that one teacher's model was asked, lost answers included."""
-        for answer in (*self._answers.values(), *self._lost):
+        for answer in (*self._answers.values(), *self._not_reusable):
             if (answer.teacher, answer.model) == (teacher, model):
                 yield answer
 
@@ -112,10 +127,10 @@ class AnswerCache:
         self._take(answer)
 
     def _take(self, answer: TeacherAnswer) -> None:
-        if answer.lost:
-            self._lost.append(answer)
-        else:
+        if answer.is_reusable:
             self._answers[answer.key] = answer
+        else:
+            self._not_reusable.append(answer)
 
     def _read(self) -> None:
         self._file.seek(0)

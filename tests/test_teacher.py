@@ -156,6 +156,8 @@ def test_what_is_wrong_with_a_reason(reason: str, rejection: Rejection | None) -
         (lambda question: Reply("As an AI I can't say."), "boilerplate reason"),
         (lambda question: Reply(""), "no reason"),
         (lambda question: Reply(GOOD_REASON, finish_reason="length"), "truncated"),
+        (lambda question: Reply(GOOD_REASON, finish_reason="content_filter"), "truncated"),
+        (lambda question: Reply(GOOD_REASON, finish_reason="abort"), "truncated"),
     ],
 )
 def test_a_bad_reason_costs_no_second_question(
@@ -191,8 +193,11 @@ def test_a_wrong_prediction_drops_the_reason(
     assert len(fake.predictions) == CANDIDATES_PER_EXEMPLAR
 
 
-def test_a_prediction_that_is_cut_off_is_none(ask: Taught, fake: FakeTeacher) -> None:
-    fake.predict = lambda question: Reply("50", finish_reason="length")
+@pytest.mark.parametrize("finish_reason", ["length", "model_length", "error"])
+def test_a_prediction_that_is_cut_off_is_none(
+    ask: Taught, fake: FakeTeacher, finish_reason: str
+) -> None:
+    fake.predict = lambda question: Reply("50", finish_reason=finish_reason)
     assert "no value re-predicted: 4" in ask.in_vain()
 
 

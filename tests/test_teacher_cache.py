@@ -29,6 +29,17 @@ def test_answers_read_back(tmp_path: Path) -> None:
         assert cache.get("k3") is None
 
 
+@pytest.mark.parametrize(
+    ("finish_reason", "is_whole"),
+    [
+        *((reason, True) for reason in ("stop", "STOP", "end_turn", "eos", "")),
+        *((reason, False) for reason in ("length", "model_length", "content_filter", "abort")),
+    ],
+)
+def test_an_answer_is_whole_if_the_model_ended_it(finish_reason: str, is_whole: bool) -> None:
+    assert replace(ANSWER, finish_reason=finish_reason).is_whole is is_whole
+
+
 def test_an_answer_is_on_the_disk_when_it_is_added(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with AnswerCache(path) as cache:

@@ -178,6 +178,17 @@ def test_an_answer_without_a_text_is_an_empty_one(
     assert len(fake.questions) == 1
 
 
+@pytest.mark.parametrize("finish_reason", ["abort", "error", "insufficient_system_resource"])
+def test_an_answer_that_the_server_gave_up_is_paid_for_and_not_used_again(
+    fake: FakeTeacher, answers: Path, finish_reason: str
+) -> None:
+    fake.script = [Reply("An alk", finish_reason=finish_reason)]
+    assert ask(fake.url, answers, "one").texts == ["An alk"]
+    asked = ask(fake.url, answers, "one", "one")
+    assert asked.texts == [Reply().text] * 2
+    assert len(fake.questions) == asked.client.budget.num_calls == 2
+
+
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_refusal_is_final_and_stops_everything(
     fake: FakeTeacher, answers: Path, status: int
