@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from rdkit import Chem
 
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import UsageError, shown
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.smiles import parse_smiles
+from selfstudy_engine.data.table_files import listed
 
 _LIVE = tuple("=+-@\t\r\n")
 """What a cell begins with that a spreadsheet takes for a formula."""
@@ -22,11 +24,17 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".sdf")
 
 
 def check_columns(columns: Sequence[str], added: Sequence[str], path: Path) -> None:
-    """Refuse a table whose own columns are named as those that are added.
+    """Refuse a table whose columns are named alike, or as those that are added.
 
     Raises:
         UsageError: with the names.
     """
+    alike = [name for name, count in Counter(columns).items() if count > 1]
+    if alike:
+        raise UsageError(
+            f"table {path} has several columns of one name ({listed(list(map(shown, alike)))}), of "
+            "which only one could be kept; rename all but one"
+        )
     taken = sorted(set(columns) & set(added))
     if taken:
         raise UsageError(
@@ -84,8 +92,13 @@ def _to_sdf(rows: Sequence[dict[str, Any]], smiles_column: str) -> str:
         for row in rows:
             mol = parse_smiles(str(row[smiles_column] or "").strip()) or Chem.Mol()
             for key, value in row.items():
-                mol.SetProp(str(key), "" if value is None else str(value))
+                mol.SetProp(_one_line(key) or "unnamed", _one_line(value))
             if row.get("name"):
-                mol.SetProp("_Name", " ".join(str(row["name"]).split()))
+                mol.SetProp("_Name", _one_line(row["name"]))
             writer.write(mol)
     return text.getvalue()
+
+
+def _one_line(cell: Any) -> str:
+    """Return a cell as an SDF takes it: RDKit leaves out fields with an empty line."""
+    return "" if cell is None else " ".join(str(cell).split())

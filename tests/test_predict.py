@@ -151,6 +151,16 @@ def test_an_sdf_table(finished: RunFolder, fake: FakeVllm, tmp_path: Path) -> No
     assert all(mol.HasProp("predicted") for mol in mols)
 
 
+def test_cells_of_several_lines_and_an_unnamed_column_are_kept_in_an_sdf(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    table, out = tmp_path / "asked.csv", tmp_path / "out.sdf"
+    table.write_text(',smiles,note,"shelf\nmark"\n7,CCO,"dry\n\nkeep cold",B4\n')
+    assert run(finished, fake, "--table", table, "--out", out).exit_code == 0
+    [row] = read(out)
+    assert (row["unnamed"], row["note"], row["shelf mark"]) == (7, "dry keep cold", "B4")
+
+
 def test_a_call_that_was_cut_off_goes_on(
     finished: RunFolder, fake: FakeVllm, tmp_path: Path
 ) -> None:
@@ -215,6 +225,7 @@ def test_a_wrong_call_says_why(
     ("content", "message"),
     [
         ("smiles,reason\nC,none\n", "columns that a prediction would write (reason)"),
+        ("smiles,note,,,note\nC,a,b,c,d\n", "several columns of one name ('note'; '')"),
         ("structure\nC\n", "no column 'smiles'"),
         ("smiles\n", "the table has no rows"),
     ],
