@@ -28,6 +28,7 @@ from selfstudy_engine.data.errors import (
     UsageError,
     shown,
 )
+from selfstudy_engine.data.gpu_memory import local_folder
 from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.scratch import scratch_folder
@@ -141,6 +142,7 @@ class VllmServer:
         self.log = log
         self.public = public
         self._config = config
+        self._model = model
         self._port = port or free_port(host)
         key = api_key or secrets.token_urlsafe(24)
         url_host = f"[{host}]" if ":" in host else host
@@ -166,7 +168,13 @@ class VllmServer:
         return str(adapter.folder.resolve())
 
     def start(self) -> None:
-        """Start the process; `wait_ready` says when it answers."""
+        """Start the process; `wait_ready` says when it answers.
+
+        Raises:
+            UsageError: the model can't be had.
+            OSError: no process can be started, or no log written.
+        """
+        local_folder(self._model)  # what is downloaded takes nothing of the time to get ready
         self.log.parent.mkdir(parents=True, exist_ok=True)
         folder = self._scratch.enter_context(scratch_folder())
         self._environment |= Origin.create(folder / "weights")

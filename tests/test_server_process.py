@@ -349,7 +349,9 @@ def gone(pid: int) -> bool:
 def test_a_server_that_isnt_ready_in_time_is_ended(tmp_path: Path) -> None:
     """It is still importing; the error names the limit and the log, whose head is the command."""
     log = tmp_path / "logs" / "server.log"
-    server = VllmServer(config(server__startup_timeout_seconds=0.5), "tiny", log, api_key=KEY)
+    server = VllmServer(
+        config(server__startup_timeout_seconds=0.5), str(tmp_path), log, api_key=KEY
+    )
     started = time.monotonic()
     with (
         pytest.raises(ServerError, match=rf"isn't ready after 0\.5 s; raise .*{log}"),
@@ -372,7 +374,7 @@ from selfstudy_engine.data.config import load_config
 from selfstudy_engine.engine.server import VllmServer
 
 config = load_config(None, {{"model.dtype": "float32"}})
-server = VllmServer(config, "tiny", Path({str(tmp_path)!r}, "log"))
+server = VllmServer(config, {str(tmp_path)!r}, Path({str(tmp_path)!r}, "log"))
 server.start()
 print(server.process_group, flush=True)
 time.sleep(60)
@@ -385,12 +387,23 @@ time.sleep(60)
     wait_for(lambda: gone(pid))
 
 
+def test_a_model_that_the_hub_hasnt_is_no_server_that_isnt_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is downloaded before the time to get ready begins."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    server = VllmServer(config(), "nobody/nothing", tmp_path / "log")
+    with pytest.raises(UsageError, match=r"can't get model nobody/nothing from the hub"):
+        server.start()
+    assert not server.alive
+
+
 @pytest.mark.vllm
 def test_an_argument_that_vllm_refuses_is_shown(tmp_path: Path) -> None:
     """About 30 s, in which vLLM imports itself."""
     pytest.importorskip("vllm")
     log = tmp_path / "server.log"
-    server = VllmServer(config(server__extra_args=["--no-such-flag"]), "tiny", log)
+    server = VllmServer(config(server__extra_args=["--no-such-flag"]), str(tmp_path), log)
     with (
         pytest.raises(
             ServerError, match=r"(?s)ended with exit code 2; the last lines of .*no-such-flag"
