@@ -6,6 +6,7 @@ Speaks to any OpenAI-compatible server. Knows neither molecules nor what is aske
 import asyncio
 import logging
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -174,6 +175,10 @@ class TeacherClient:
             completion = await self._send(body)
         except _AttemptError as error:
             if error.charged:
+                self._keep(replace(answer, lost=True))
+            raise
+        except (asyncio.CancelledError, KeyboardInterrupt):  # Ctrl-C, while the server answers
+            with suppress(OSError, ValueError):  # a full disk, a closed file: it ends all the same
                 self._keep(replace(answer, lost=True))
             raise
         choice = completion.choices[0] if completion.choices else _Choice()

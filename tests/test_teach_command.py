@@ -130,7 +130,9 @@ def test_a_stopped_call_continues_and_pays_nothing_twice(
         assert err.splitlines()[-1] == "Stopped; what was finished is kept."
         assert "Traceback" not in err
     assert not command.out.exists()
-    num_kept = len(command.answers.read_bytes().splitlines())
+    kept = [orjson.loads(line) for line in command.answers.read_bytes().splitlines()]
+    assert sum(answer["lost"] for answer in kept) == (0 if number == signal.SIGKILL else 2)
+    num_kept = sum(not answer["lost"] for answer in kept)
     assert num_kept == fake.answered.total() > 0
     with command.answers.open("ab") as file:
         file.write(b'{"key": "half a li')

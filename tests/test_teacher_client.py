@@ -1,6 +1,7 @@
 """The teacher's client against a fake endpoint: retries, costs, and nothing paid twice."""
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -157,6 +158,44 @@ def test_an_unusable_answer_is_asked_again_and_may_have_cost(
     again = ask(fake.url, answers, "one", **PRICES)  # and so it is remembered
     assert again.client.budget.cost == budget.cost
     assert len(fake.questions) == 2
+
+
+def interrupt(fake: FakeTeacher, cache: AnswerCache) -> None:
+    """Ask something that isn't answered, and be cancelled meanwhile."""
+
+    async def story() -> None:
+        teacher, settings = Teacher(fake.url, "a-teacher", KEY), TeacherConfig(**PRICES)
+        async with TeacherClient(teacher, settings, cache) as client:
+            asking = asyncio.create_task(client.ask("one"))
+            while not fake.num_hanging:
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    fake.script = [Reply(hang=True)]
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
+def test_a_call_that_is_interrupted_may_have_cost(fake: FakeTeacher, answers: Path) -> None:
+    with AnswerCache(answers) as cache:
+        interrupt(fake, cache)
+    asked = ask(fake.url, answers, "one", **PRICES)
+    assert asked.texts == [Reply().text]
+    budget = asked.client.budget
+    assert budget.num_prompt_tokens == num_prompt_tokens("one") + most_prompt_tokens("one")
+    assert budget.num_output_tokens == 20 + 50
+
+
+def test_an_interrupted_call_ends_though_it_cant_be_written_down(
+    fake: FakeTeacher, answers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(answer: TeacherAnswer) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with AnswerCache(answers) as cache:
+        monkeypatch.setattr(cache, "add", full)
+        interrupt(fake, cache)
 
 
 @pytest.mark.parametrize(
