@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import openai
-from pydantic import BaseModel, Field
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, UsageError
@@ -182,9 +188,7 @@ class TeacherClient:
                 self._keep(replace(answer, lost=True))
             raise
         choice = completion.choices[0] if completion.choices else _Choice()
-        answer = replace(
-            answer, text=choice.message.content or "", finish_reason=choice.finish_reason or ""
-        )
+        answer = replace(answer, text=choice.message.text, finish_reason=choice.finish_reason or "")
         if usage := completion.usage:
             answer = replace(
                 answer,
@@ -224,8 +228,20 @@ class TeacherClient:
             )
 
 
+class _Part(BaseModel):
+    type: str = "text"
+    text: str | None = None
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, without parts of another kind, such as what the model thought."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content if part.type == "text")
+        return self.content or ""
 
 
 class _Choice(BaseModel):
@@ -243,3 +259,15 @@ class _Completion(BaseModel):
 
     choices: list[_Choice]
     usage: _Usage | None = None
+
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _usage_if_valid(
+        cls, usage: object, validate: ValidatorFunctionWrapHandler
+    ) -> _Usage | None:
+        """An answer is paid for, whether its server counts well or not."""
+        try:
+            found: _Usage | None = validate(usage)
+        except ValidationError:
+            return None
+        return found

@@ -140,7 +140,7 @@ def test_retries_are_bounded(fake: FakeTeacher, answers: Path) -> None:
         (Reply(body='{"choices": null}'), 1),
         (Reply(body="<html>"), 1),
         (Reply(body="[]"), 1),
-        (Reply(body='{"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 0}}'), 1),
+        (Reply(body='{"choices": [{"message": {"content": [5]}}]}'), 1),
         (Reply("busy", 500), 0),
     ],
     ids=lambda value: str(value.body or value)[:40] if isinstance(value, Reply) else "",
@@ -343,6 +343,36 @@ def test_without_usage_the_most_is_counted(fake: FakeTeacher, answers: Path) -> 
     fake.script = [Reply(usage=False)]
     budget = ask(fake.url, answers, "one", **PRICES).client.budget
     assert budget.cost == pytest.approx(price_of("one"))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        '{"prompt_tokens": 5, "total_tokens": 70}',
+        '{"prompt_tokens": 5, "completion_tokens": null}',
+        '{"prompt_tokens": -1, "completion_tokens": 0}',
+        "[]",
+        "null",
+    ],
+)
+def test_with_a_usage_that_is_none_the_most_is_counted_and_the_answer_is_used(
+    fake: FakeTeacher, answers: Path, usage: str
+) -> None:
+    choices = '[{"message": {"content": "A ring."}, "finish_reason": "stop"}]'
+    fake.script = [Reply(body=f'{{"choices": {choices}, "usage": {usage}}}')]
+    asked = ask(fake.url, answers, "one", **PRICES)
+    assert asked.texts == ["A ring."]
+    assert len(fake.questions) == 1
+    assert asked.client.budget.cost == pytest.approx(price_of("one"))
+
+
+def test_a_content_of_parts_is_the_text_of_them(fake: FakeTeacher, answers: Path) -> None:
+    parts = (
+        '[{"type": "thinking", "text": null}, {"type": "note", "text": "x"}, {"type": "text", "text": "A "}, '
+        '{"type": "text", "text": "ring."}]'
+    )
+    fake.script = [Reply(body=f'{{"choices": [{{"message": {{"content": {parts}}}}}]}}')]
+    assert ask(fake.url, answers, "one").texts == ["A ring."]
 
 
 def test_cost_in_words() -> None:
