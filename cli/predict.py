@@ -112,13 +112,22 @@ def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, A
     if not names:
         return []
     from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.molecules import by_name
+    from selfstudy_engine.data.table_files import listed
     from selfstudy_engine.data.task import load_table
 
-    known = {m.name.lower(): m for m in load_table(config).molecules if m.name}
+    known = by_name(load_table(config).molecules)
     missing = [name for name in names if name.lower() not in known]
     if missing:
         raise UsageError(f"the run's table has no molecule named {missing}; use --smiles")
-    found = [known[name.lower()] for name in names]
+    for name in names:
+        same = [molecule.smiles for molecule in known[name.lower()]]
+        if len(same) > 1:
+            raise UsageError(
+                f"the run's table has {len(same)} molecules named {name!r} ({listed(same)}); say "
+                "which with --smiles"
+            )
+    found = [known[name.lower()][0] for name in names]
     return [{"name": molecule.name, "smiles": molecule.smiles} for molecule in found]
 
 

@@ -62,6 +62,20 @@ def to_molecule(smiles: str, name: str = "", value: float = float("nan")) -> Mol
         return Molecule(key, name, canonical, value) if key else None
 
 
+def by_name(molecules: Iterable[Molecule]) -> dict[str, list[Molecule]]:
+    """Return the different molecules of each name, in lower case; several may share one.
+
+    >>> found = by_name([to_molecule("CCO", "x"), to_molecule("C", "X")])
+    >>> found.keys(), len(found["x"])
+    (dict_keys(['x']), 2)
+    """
+    found: dict[str, dict[str, Molecule]] = defaultdict(dict)
+    for molecule in molecules:
+        if molecule.name:
+            found[molecule.name.lower()][molecule.molecule_id] = molecule
+    return {name: list(same.values()) for name, same in found.items()}
+
+
 def is_small_organic(smiles: str) -> bool:
     """Tell whether a SMILES is one neutral organic molecule (the rule of the embedded table).
 

@@ -6,7 +6,7 @@ vLLM's.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import orjson
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.molecules import by_name, to_molecule
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Exemplar, Molecule
@@ -50,7 +50,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, config: RunConfig, shown: list[Exemplar], names: Mapping[str, Molecule]
+        self, config: RunConfig, shown: list[Exemplar], names: Mapping[str, Sequence[Molecule]]
     ) -> None:
         self._config = config
         self._shown = shown
@@ -85,9 +85,13 @@ class ChatTemplate:
         }
         smiles, name = lines.get("smiles"), lines.get("name", "")
         if smiles is None:
-            known = self._names.get((name or text).strip().lower())
+            known = self._names.get((name or text).strip().lower(), ())
+            if len(known) > 1:
+                raise UsageError(
+                    f"{len(known)} molecules are named {known[0].name!r}; send the SMILES of one"
+                )
             if known:
-                return known
+                return known[0]
             smiles = text.strip()
         molecule = to_molecule(smiles, name)
         if molecule is None:
@@ -112,8 +116,8 @@ def chat_template_of(folder: RunFolder) -> ChatTemplate:
     exemplars = load_exemplars(folder.exemplars())
     split = split_of_run(folder, config)
     molecules = [*split.relatives, *split.pool, *split.test, *(e.molecule for e in exemplars)]
-    names = {molecule.name.lower(): molecule for molecule in molecules if molecule.name}
-    return ChatTemplate(config, exemplars[: config.generation.prompt_exemplars], names)
+    shown = exemplars[: config.generation.prompt_exemplars]
+    return ChatTemplate(config, shown, by_name(molecules))
 
 
 class AskInTemplate:

@@ -74,6 +74,19 @@ def test_a_name_of_the_runs_molecules_becomes_one(finished: RunFolder) -> None:
     assert prompt_of(template.ask(chat(parts))) == expected
 
 
+def test_a_name_of_two_molecules_is_refused(copied: RunFolder) -> None:
+    path = copied.exemplars()
+    first = path.read_bytes().splitlines()[0]
+    name = orjson.loads(first)["name"].upper()
+    other = orjson.dumps(orjson.loads(first) | {"name": name, "smiles": "C[Si](C)(C)F"})
+    path.write_bytes(path.read_bytes() + other + b"\n")
+    template = chat_template_of(copied)
+    for text in (name, f"Name: {name}"):
+        with pytest.raises(UsageError, match=f"2 molecules are named '{name.lower()}'"):
+            template.ask(chat(text))
+    assert "C[Si](C)(C)F" in prompt_of(template.ask(chat(f"Name: {name}\nSMILES: C[Si](C)(C)F")))
+
+
 def test_lines_state_name_and_smiles(finished: RunFolder) -> None:
     asked = chat_template_of(finished).ask(chat("name: my compound\nSMILES: OCC"))
     assert prompt_of(asked) == f"Name: my compound\nSMILES: CCO\nFacts: {FACTS}\nReason:"

@@ -13,8 +13,9 @@ from rdkit import Chem
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.config import override
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.engine.rounds import load_records
 
 
@@ -219,6 +220,19 @@ def test_a_wrong_call_says_why(
     assert result.exit_code == 2
     assert message in result.output
     assert not fake.requests
+
+
+def test_a_name_of_two_molecules_is_refused(
+    copied: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    table = tmp_path / "named.csv"
+    table.write_text("smiles,value,name\nC[C@H](O)F,53,x\nC[C@@H](O)F,17,X\nCCO,-114,ethanol\n")
+    named = {"table.path": str(table), "table.name_column": "name"}
+    copied.config.write_text(override(read_config(copied), named).to_toml(), "utf-8")
+    refused = run(copied, fake, "--name", "ethanol", "--name", "x")
+    assert refused.exit_code == 2
+    assert "2 molecules named 'x' (C[C@H](O)F; C[C@@H](O)F)" in refused.output
+    assert run(copied, fake, "--name", "Ethanol").stdout.startswith("ethanol: ")
 
 
 @pytest.mark.parametrize(
