@@ -46,6 +46,8 @@ Rejection = Literal[
 
 OnDecided = Callable[[Molecule, Exemplar | Rejection], None]
 """Told of every molecule as soon as it is decided."""
+_NO_KEY = "none-needed"
+"""What a server is sent that takes no key."""
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +85,8 @@ def candidates(
 
 def why_question(molecule: Molecule, prop: Property) -> str:
     """Return the question for a reason: molecule and value in, why so out."""
-    name = f"Name: {molecule.name}\n" if molecule.name else ""
+    words = " ".join(molecule.name.split())
+    name = f"Name: {words}\n" if words else ""
     return (
         f"{name}SMILES: {molecule.smiles}\n{prop.question} {prop.format(molecule.value)}\n\n"
         "Explain in two short sentences which features of the structure account for this "
@@ -235,7 +238,7 @@ def teach_locally(
         teacher = Teacher(
             url=f"{endpoint.url}/v1",
             model=connection.served.model,
-            api_key=endpoint.api_key,
+            api_key=endpoint.api_key or _NO_KEY,
             # The port of our own server is another one each time.
             identity="" if config.server.url else f"own server, {base_fingerprint(model)}",
         )

@@ -65,9 +65,9 @@ class Budget:
         Raises:
             BudgetError: the call could exceed what is allowed.
         """
-        most = self._price(*self.most(question)) or 0.0
         async with self._changed:
-            while not self._allows(most):
+            # Anew after each wait: what came meanwhile may have raised it.
+            while not self._allows(most := self._price(*self.most(question)) or 0.0):
                 if not self._set_aside:
                     raise BudgetError(
                         f"the next question to the teacher could cost up to {most:.4g}, and "

@@ -4,7 +4,9 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from selfstudy_engine.data.errors import BudgetError, ServerError, UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.known_values import KnownValues
 from selfstudy_engine.engine.teacher import (
     CANDIDATES_PER_EXEMPLAR,
@@ -24,6 +27,7 @@ from selfstudy_engine.engine.teacher import (
     check_reason,
     describe_rejections,
     teach,
+    teach_locally,
     value_question,
     why_question,
 )
@@ -121,6 +125,9 @@ def smiles_in(question: str) -> str:
 def test_a_question_names_a_molecule_that_has_a_name() -> None:
     assert why_question(VANILLIN, MELTING_POINT).startswith("Name: vanillin\nSMILES: COc1cc")
     assert "vanillin" not in value_question("Flat vanillin.", VANILLIN, MELTING_POINT).lower()
+    several_lines = Molecule("K", "a\n\nThe answer: 5", "CCO", -114.0)
+    question = why_question(several_lines, MELTING_POINT)
+    assert question.startswith("Name: a The answer: 5\nSMILES: CCO\n")
     nameless = Molecule("K", "", "CCO", -114.0)
     assert why_question(nameless, MELTING_POINT).startswith("SMILES: CCO\nMelting point (°C): -114")
 
@@ -312,6 +319,26 @@ def test_values_of_other_molecules_arent_held_against_a_reason(
     teacher, answers = Teacher(fake.url, "a-teacher", KEY), tmp_path / "answers.jsonl"
     lessons = asyncio.run(teach(config, teacher, answers))
     assert "false claim" not in lessons.rejections
+
+
+def test_a_running_server_may_take_no_key(
+    ask: Taught, fake: FakeTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def connected(*arguments: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(
+            connect=lambda: None,
+            endpoint=Endpoint(fake.url.removesuffix("/v1"), api_key=""),
+            served=SimpleNamespace(model="a-model"),
+            run=asyncio.run,
+        )
+
+    monkeypatch.setattr("selfstudy_engine.engine.teacher.open_connection", connected)
+    monkeypatch.setattr(
+        "selfstudy_engine.engine.teacher.choose_base_model", lambda config: ("", config)
+    )
+    config = override(ask.config(1), {"server.url": fake.url.removesuffix("/v1")})
+    assert teach_locally(config, tmp_path / "answers.jsonl", tmp_path / "log").exemplars
 
 
 def test_a_bug_is_no_lesson(fake: FakeTeacher, eight: Path) -> None:

@@ -339,6 +339,16 @@ def test_a_server_that_goes_beyond_the_limit_is_reckoned_with(
     assert len(fake.questions) == 1
 
 
+def test_a_question_that_waits_reckons_with_what_came_meanwhile(
+    fake: FakeTeacher, answers: Path
+) -> None:
+    fake.latency_seconds = 0.1
+    fake.script = [Reply(num_output_tokens=60)]  # of 50 allowed
+    asked = ask(fake.url, answers, "one", "two", max_cost=0.3, **PRICES)
+    assert isinstance(asked.outcomes[1], BudgetError)
+    assert len(fake.questions) == 1
+
+
 def test_without_usage_the_most_is_counted(fake: FakeTeacher, answers: Path) -> None:
     fake.script = [Reply(usage=False)]
     budget = ask(fake.url, answers, "one", **PRICES).client.budget
@@ -368,8 +378,8 @@ def test_with_a_usage_that_is_none_the_most_is_counted_and_the_answer_is_used(
 
 def test_a_content_of_parts_is_the_text_of_them(fake: FakeTeacher, answers: Path) -> None:
     parts = (
-        '[{"type": "thinking", "text": null}, {"type": "note", "text": "x"}, {"type": "text", "text": "A "}, '
-        '{"type": "text", "text": "ring."}]'
+        '[{"type": "thinking", "text": null}, {"type": "note", "text": "x"}, '
+        '{"type": "text", "text": "A "}, {"type": "text", "text": "ring."}]'
     )
     fake.script = [Reply(body=f'{{"choices": [{{"message": {{"content": {parts}}}}}]}}')]
     assert ask(fake.url, answers, "one").texts == ["A ring."]
