@@ -71,11 +71,15 @@ class PredictionLog:
 
     def _read(self) -> None:
         self._file.seek(0)
-        lines = [line for line in self._file if line.endswith(b"\n")]  # the last may be cut off
+        lines = self._file.readlines()
+        cut_off = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        if lines or not _to_line(self._call).startswith(cut_off):
+            self._parse(lines or [cut_off])
         self._file.truncate(sum(map(len, lines)))
         if not lines:
             self._write(self._call)
-            return
+
+    def _parse(self, lines: list[bytes]) -> None:
         try:
             call, *predictions = map(orjson.loads, lines)
             self.predictions = [_prediction_of(content) for content in predictions]
@@ -96,7 +100,7 @@ class PredictionLog:
             )
 
     def _write(self, content: Any) -> None:
-        self._file.write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+        self._file.write(_to_line(content))
 
     def _sync(self) -> None:
         self._file.flush()
@@ -107,3 +111,7 @@ class PredictionLog:
 def _prediction_of(content: dict[str, Any]) -> Prediction:
     molecule = Molecule(**content["molecule"] | {"value": float("nan")})
     return Prediction(**content | {"molecule": molecule})
+
+
+def _to_line(content: Any) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)

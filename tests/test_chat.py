@@ -53,7 +53,8 @@ def test_a_run_is_served_wherever_its_servers_were(
 
 
 def test_a_smiles_becomes_the_runs_question(finished: RunFolder) -> None:
-    body = chat_template_of(finished).ask(chat(" OCC\n"))
+    template = chat_template_of(finished)
+    body = template.ask(chat(" OCC\n"))
     config = read_config(finished)
     assert prompt_of(body) == render_prompt(ETHANOL, config.property, (), "facts")
     assert body["max_tokens"] == config.generation.max_tokens
@@ -61,6 +62,8 @@ def test_a_smiles_becomes_the_runs_question(finished: RunFolder) -> None:
     assert body["stop"] == [STOP]
     assert body["add_special_tokens"] is True
     assert body["model"] == "tiny"
+    null = dict.fromkeys(["temperature", "stop", "max_tokens", "max_completion_tokens", "seed"])
+    assert template.ask(chat("CCO", **null)) == body
 
 
 def test_a_name_of_the_runs_molecules_becomes_one(finished: RunFolder) -> None:

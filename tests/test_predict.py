@@ -196,7 +196,8 @@ def test_a_file_of_something_else_is_left_alone(
     finished: RunFolder, fake: FakeVllm, tmp_path: Path
 ) -> None:
     partial = tmp_path / "out.csv.partial.jsonl"
-    for content in ("my notes\n", "[1, 2]\n", '{"adapter": 1}\n{"reason": 2}\n'):
+    call = '{"adapter": 1}\n{"reason": 2}\n'
+    for content in ("my notes", "my notes\nand more", "[1, 2]\n", call):
         partial.write_text(content)
         result = run(finished, fake, "--smiles", "C", "--out", tmp_path / "out.csv")
         assert result.exit_code == 2
