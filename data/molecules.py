@@ -30,6 +30,14 @@ SALT = "salt or mixture"
 CONFLICTING = "conflicting values"
 OUT_OF_LIMITS = "value outside the property's limits"
 
+_ALKALI_SALT = "[Li,Na,K,Rb,Cs,Ca,Sr,Ba,$([Mg;D1,D2]);!$(*~[#6])]~[N,O,F,S,Cl,Se,Br,I]"
+_OTHER_SALT = (
+    "[Be,Mg,Al,Ti,V,Cr,Mn,Fe,Co,Ni,Cu,Zn,Ga,Y,Zr,Pd,Ag,Cd,In,Sn,Sb,La,Ce,Pt,Au,Hg,Tl,Pb,Bi"
+    ";!$(*~[#6])]~[O;$(O~[C,N,P,S]~[O,S])]"
+)
+"""Bonds that some draw in salts: of alkali and alkaline earth metals, and of others to an acid.
+Organometallics, complexes (chlorophyll, cisplatin) and alkoxides of others stay whole."""
+
 _CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
 
 
@@ -107,7 +115,7 @@ def family(smiles: str) -> str:
     """Return what a molecule shares with its salts, its charged forms and its tautomers.
 
     The largest organic fragment, uncharged, hashed without the place of its mobile hydrogens
-    (RDKit's HetAtomTautomerv2) and without stereo.
+    (RDKit's HetAtomTautomerv2), without stereo and isotopes.
 
     >>> family("CC(=O)[O-].[Na+]") == family("CC(=O)O")
     True
@@ -118,13 +126,34 @@ def family(smiles: str) -> str:
     """
     with quiet_rdkit():
         mol = parent(Chem.MolFromSmiles(smiles))
+        for atom in mol.GetAtoms():
+            atom.SetIsotope(0)
         Chem.RemoveStereochemistry(mol)
         mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol)) or mol
         return str(rdMolHash.MolHash(mol, rdMolHash.HashFunction.HetAtomTautomerv2))
 
 
+def apart(mol: Chem.Mol) -> Chem.Mol:
+    """Return a molecule with a salt's metals as ions, also where they are drawn with a bond.
+
+    >>> Chem.MolToSmiles(apart(Chem.MolFromSmiles("CC(=O)O[Na]")))
+    'CC(=O)[O-].[Na+]'
+    """
+    with quiet_rdkit():
+        return _disconnector().Disconnect(mol)
+
+
+@lru_cache(maxsize=1)
+def _disconnector() -> rdMolStandardize.MetalDisconnector:
+    disconnector = rdMolStandardize.MetalDisconnector()
+    disconnector.SetMetalNof(Chem.MolFromSmarts(_ALKALI_SALT))
+    disconnector.SetMetalNon(Chem.MolFromSmarts(_OTHER_SALT))
+    return disconnector
+
+
 def parent(mol: Chem.Mol) -> Chem.Mol:
     """Return the largest organic fragment of a molecule, uncharged."""
+    mol = apart(mol)
     if len(Chem.GetMolFrags(mol)) > 1:
         mol = rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(mol)
     charged = any(atom.GetFormalCharge() for atom in mol.GetAtoms())
@@ -233,9 +262,10 @@ def _read_short_smiles(smiles: str, salts: str, organics: bool) -> tuple[Molecul
     mol = parse_smiles(smiles)
     if mol is None or mol.GetNumAtoms() == 0:
         return None, UNPARSABLE
-    if "." in smiles and salts == "drop":
+    is_salt = salts != "keep" and ("." in smiles or len(Chem.GetMolFrags(apart(mol))) > 1)
+    if is_salt and salts == "drop":
         return None, SALT
-    if "." in smiles and salts == "strip":
+    if is_salt:
         with quiet_rdkit():
             smiles = Chem.MolToSmiles(parent(mol))
     if organics and not is_small_organic(smiles):

@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from selfstudy_engine.data.errors import TableError
-from selfstudy_engine.data.molecules import family, parent
+from selfstudy_engine.data.molecules import apart, family, parent
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.table_files import listed
@@ -207,7 +207,7 @@ class _Relatives:
 
 def _heavy_atoms(smiles: str) -> str:
     with quiet_rdkit():
-        mol = Chem.MolFromSmiles(smiles)
-        if "." in smiles:
+        mol = apart(Chem.MolFromSmiles(smiles))
+        if len(Chem.GetMolFrags(mol)) > 1:
             mol = parent(mol)
-    return " ".join(sorted(atom.GetSymbol() for atom in mol.GetAtoms()))
+    return " ".join(sorted(a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() > 1))

@@ -307,6 +307,39 @@ def test_salts(rule: str, smiles: set[str], dropped: dict[str, list[str]]) -> No
     assert table.dropped == dropped
 
 
+@pytest.mark.parametrize(
+    ("smiles", "acid"),
+    [
+        ("CC(=O)O[Na]", "CC(=O)O"),
+        ("[K]Oc1ccccc1", "Oc1ccccc1"),
+        ("CS[Na]", "CS"),
+        ("CC(=O)O[Mg]OC(C)=O", "CC(=O)O"),
+        ("CC(=O)O[Zn]OC(C)=O", "CC(=O)O"),
+        ("CS(=O)(=O)O[Ag]", "CS(=O)(=O)O"),
+    ],
+)
+def test_a_salt_whose_metal_is_drawn_with_a_bond_is_a_salt(smiles: str, acid: str) -> None:
+    rows = [Row(2, "", smiles, 1.0), Row(3, "", "CCO", 2.0)]
+    told = table_of(rows, TableConfig(salts="drop")).dropped
+    assert told == {"salt or mixture": [f"line 2: '{smiles}'"]}
+    stripped = table_of(rows, TableConfig(salts="strip")).molecules
+    assert [m.smiles for m in stripped] == [acid, "CCO"]
+    assert family(smiles) == family(acid)
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        *("CC[Pb](CC)(CC)CC", "C[Mg]Br", "[Li]CCCC", "CCCC[Sn](CCCC)(CCCC)OC(C)=O"),
+        *("[Fe]C1C=CC=C1", "CC(=O)O[Hg]c1ccccc1", "N[Pt](N)(Cl)Cl", "C[Si](C)(C)OC(C)=O"),
+        "CC(C)O[Al](OC(C)C)OC(C)C",
+    ],
+)
+def test_organometallics_and_complexes_are_no_salts(smiles: str) -> None:
+    [molecule] = table_of([Row(2, "", smiles, 1.0)], TableConfig(salts="drop")).molecules
+    assert table_of([Row(2, "", smiles, 1.0)], TableConfig(salts="strip")).molecules == [molecule]
+
+
 def test_the_organics_rule_names_what_it_drops() -> None:
     rows = [Row(2, "", "CCO", 1.0), Row(3, "", "O=C=O", 2.0), Row(4, "", "C[Fe]", 2.0)]
     table = table_of(rows, TableConfig(organics=True))
@@ -429,6 +462,9 @@ def test_every_molecule_of_a_table_is_in_one_part_or_is_an_exemplar() -> None:
     [
         ("C[C@H](O)F", "pool C.*F is C.*F"),
         ("CC(=O)[O-].[K+]", r"pool CC\(=O\)\[O-\].* is a form of CC\(=O\)O"),
+        ("CC(=O)O[K]", r"pool CC\(=O\)\[O\]\[K\] is a form of CC\(=O\)O"),
+        ("[2H]C([2H])([2H])C(=O)[O-].[Na+]", r"pool \[2H\].* is a form of CC\(=O\)O"),
+        ("[13CH3]C(=O)[O-].[Na+]", r"pool \[13CH3\].* is a form of CC\(=O\)O"),
         ("Oc1ccccn1", "pool Oc1ccccn1 is"),
     ],
 )
