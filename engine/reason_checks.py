@@ -4,11 +4,12 @@ import re
 from functools import lru_cache
 
 from selfstudy_engine.data.properties import Property, spellings
+from selfstudy_engine.engine.told_values import BELOW_ZERO, DIGITS, MINUS, number_told
 
 MIN_WORDS = 3
 """A reason with fewer different words says nothing."""
 
-_VALUE = r"(?P<value>[\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?)"
+_VALUE = rf"{MINUS}?{DIGITS}"
 _DIGIT = re.compile("[0-9]")
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _REFUSAL = re.compile(
@@ -56,7 +57,7 @@ def leaks_answer(reason: str, value: float | None, prop: Property) -> bool:
     if value is None or not _DIGIT.search(reason):
         return False
     first = _beginning(prop.name, prop.unit).match(reason)
-    if first and _is_value(first["value"], value):
+    if first and _is_value(first, value):
         return True
     return states_value(" ".join(_sentences(reason)[:-1]), value, prop)
 
@@ -64,14 +65,13 @@ def leaks_answer(reason: str, value: float | None, prop: Property) -> bool:
 def states_value(text: str, value: float, prop: Property) -> bool:
     """Tell whether a text states a value with its unit, other than as the result of a sum."""
     found = _values(prop.unit).finditer(text)
-    return any(_is_value(match["value"], value) for match in found)
+    return any(_is_value(match, value) for match in found)
 
 
-def _is_value(text: str, value: float) -> bool:
+def _is_value(found: re.Match[str], value: float) -> bool:
     """Tell whether a number is a value as precisely as it is written."""
-    number = float(re.sub("[\u2212\u2013]", "-", text))
-    decimals = len(text.partition(".")[2])
-    return abs(number - value) <= 0.5 * 10.0**-decimals * (1 + 1e-9)
+    number, precision = number_told(found)
+    return abs(number - value) <= precision * (1 + 1e-9)
 
 
 def _sentences(text: str) -> list[str]:
@@ -91,7 +91,7 @@ def _telling(name: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=16)
 def _values(unit: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![=≈+\w.])(?<![=≈+]\s){_VALUE}{_unit(unit)}", re.IGNORECASE)
+    return re.compile(rf"(?<![=≈+\w.])(?<![=≈+]\s){_VALUE}{_unit(unit)}{BELOW_ZERO}", re.IGNORECASE)
 
 
 @lru_cache(maxsize=16)
@@ -99,7 +99,7 @@ def _beginning(name: str, unit: str) -> re.Pattern[str]:
     # "80. Flat", "80 °C: flat", "Melting point (°C): 80, flat"; not "2 rings" or "2,4-dinitro".
     label = rf"{re.escape(name)}\s{{0,3}}(?:\([^()\n]{{1,20}}\))?\s{{0,3}}(?:[:=]|is|of)\s{{0,3}}"
     end = rf"(?:{_unit(unit)}|\s{{0,3}}(?:[.,:;)](?=\s|$)|$))"
-    return re.compile(rf"[\s\"'(*]{{0,3}}(?:{label})?{_VALUE}{end}", re.IGNORECASE)
+    return re.compile(rf"[\s\"'(*]{{0,3}}(?:{label})?{_VALUE}{end}{BELOW_ZERO}", re.IGNORECASE)
 
 
 def _unit(unit: str) -> str:

@@ -8,7 +8,15 @@ from selfstudy_engine.data.properties import Property, commensurable, convert
 VALUE = "[value]"
 """What stands in the place of one."""
 
-_NUMBER = r"[+\-\u2212\u2013]?[0-9]+(?:\.[0-9]+)?"
+MINUS = r"(?P<minus>(?:minus|negative)\s+|[\-\u2212\u2013])"
+DIGITS = r"(?P<digits>[0-9]+(?:\.[0-9]+|(?P<comma>,[0-9]+))?)"
+BELOW_ZERO = r"(?=(?P<below>\s+below\s+(?:zero|0)(?![.,]?\w))?)"
+"""Parts of patterns whose matches `number_told` reads."""
+
+_UNNAMED = re.compile(r"\?P<\w+>")
+_NUMBER = rf"(?:{MINUS}|\+)?{DIGITS}"
+_ANOTHER = _UNNAMED.sub("?:", _NUMBER)
+_BELOW_RANGE = _UNNAMED.sub("?P<below_of_range>", BELOW_ZERO)
 _ALSO_ATOMS = frozenset({"C", "F"})
 """Units that are symbols of elements too: "6 C atoms" is no temperature."""
 
@@ -35,12 +43,23 @@ def tells_value(text: str, value: float, prop: Property) -> bool:
     return mask_value(text, value, prop) != text
 
 
+def number_told(found: re.Match[str]) -> tuple[float, float]:
+    """Return a number in a text with its sign, and half a unit of its last digit.
+
+    A comma before three digits stands between thousands, any other one is a decimal comma.
+    """
+    digits = re.sub(",([0-9]{3})$", r"\1", found["digits"]).replace(",", ".")
+    number = -float(digits) if found["minus"] or found["below"] else float(digits)
+    return number, 0.5 * 10.0 ** -len(digits.partition(".")[2])
+
+
 def _tells(found: re.Match[str], value: float, prop: Property) -> bool:
-    digits, unit = found["value"], _unit_named(found["unit"] or found["unit_of_range"], prop)
-    if unit is None and len(digits) == 1:
+    unit = _unit_named(found["unit"] or found["unit_of_range"], prop)
+    if unit is None and len(found["value"]) == 1:
         return False
-    number = float(re.sub("[\u2212\u2013]", "-", digits))
-    precision = 0.5 * 10.0 ** -len(digits.partition(".")[2])
+    number, precision = number_told(found)
+    if found["below_of_range"]:
+        number = -abs(number)
     stated = convert(number, unit or prop.unit, prop.unit)
     within = abs(convert(number + precision, unit or prop.unit, prop.unit) - stated)
     if unit == prop.unit or (unit and unit not in _ALSO_ATOMS):
@@ -67,7 +86,8 @@ def _numbers(unit: str) -> re.Pattern[str]:
     return re.compile(
         rf"(?<![\w.])(?P<value>{_NUMBER})"
         rf"(?:\s*(?P<unit>{units})"
-        rf"|(?=\s*(?:[\-\u2013]|to|and|or)\s*{_NUMBER}\s*(?P<unit_of_range>{units}))"
-        r"|(?![\-,.]?\w))",  # neither a locant nor a part of a longer number
+        rf"|(?=\s*(?:[\-\u2013]|to|and|or)\s*{_ANOTHER}\s*(?P<unit_of_range>{units}){_BELOW_RANGE})"
+        # Neither a locant nor a part of a longer number, and no comma without a unit.
+        rf"|(?(comma)(?!))(?![\-,.]?\w)){BELOW_ZERO}",
         re.IGNORECASE,
     )

@@ -105,6 +105,36 @@ def test_signs_are_read(text: str) -> None:
     assert mask_value(f"so {text}", -33.9, MELTING_POINT) == "so [value]"
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("minus 114 °C", "[value]"),
+        ("negative 114 degrees", "[value]"),
+        ("minus 110 to minus 120 °C", "[value] to [value]"),
+        ("minus 114", "[value]"),
+        ("114 degrees below zero", "[value] below zero"),
+        ("110 to 118 °C below 0", "[value] to [value] below 0"),
+        ("114 below zero", "[value] below zero"),
+        ("-114,1 °C", "[value]"),
+        ("-113,5 to -114,5 °C", "[value] to [value]"),
+        ("159,1 K", "[value]"),
+        ("114 °C", "114 °C"),
+        ("minus 14 °C", "minus 14 °C"),
+        ("-1,141 °C", "-1,141 °C"),
+        ("114 °C below 0.5", "114 °C below 0.5"),
+        ("nominus 114 °C", "nominus 114 °C"),
+    ],
+)
+def test_negative_values_in_words_and_decimal_commas(text: str, masked: str) -> None:
+    assert mask_value(f"so {text}", -114.1, MELTING_POINT) == f"so {masked}"
+
+
+def test_a_comma_may_stand_between_thousands_or_locants() -> None:
+    assert mask_value("1,234 °C", 1234.0, MELTING_POINT) == "[value]"
+    assert mask_value("at 2,4 and 12,5", 12.5, MELTING_POINT) == "at 2,4 and 12,5"
+    assert mask_value("12,5 °C", 12.5, MELTING_POINT) == "[value]"
+
+
 def test_a_count_is_no_value() -> None:
     assert mask_value("2 rings and 6 C atoms", 2.0, MELTING_POINT) == "2 rings and 6 C atoms"
     assert mask_value("2 rings, 2 °C", 2.0, MELTING_POINT) == "2 rings, [value]"

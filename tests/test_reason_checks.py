@@ -88,6 +88,15 @@ def test_a_stated_value_is_compared_as_precisely_as_it_stands_there() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["minus 12 °C", "negative 12 °C", "12 degrees below zero", "12 °C below 0", "-12,0 °C"]
+)
+def test_a_negative_value_may_be_stated_in_words(text: str) -> None:
+    assert states_value(f"It melts at {text}, since", -12.0, MELTING_POINT)
+    assert not states_value(f"It melts at {text}, since", 12.0, MELTING_POINT)
+    assert leaks_answer(f"{text}: it is small.", -12.0, MELTING_POINT)
+
+
+@pytest.mark.parametrize(
     ("reason", "result", "is_true"),
     [
         ("In all 5.5 + 80 - 10.", 75.5, True),
