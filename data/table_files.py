@@ -69,13 +69,30 @@ def _text(cell: Any) -> str:
 def _cells(path: Path, table: TableConfig) -> Iterator[tuple[int, Any, Any, Any]]:
     """Yield line, name, SMILES and value of each row, as they stand there."""
     wanted = [*filter(None, [table.name_column]), table.smiles_column, table.value_column]
+    marks: dict[str, str] = {}
     for block in read_blocks(path):
         _check_columns(path, block.columns.schema, wanted)
         *names, smiles, values = (block.columns.column(name).to_pylist() for name in wanted)
         if block.decimal_comma:
-            values = [str(text).replace(",", ".") for text in values]
+            texts = [str(text) for text in values]
+            _note_marks(marks, block.lines, texts)
+            if len(marks) > 1:
+                raise TableError(
+                    f"table {path}: column {table.value_column!r} has numbers with commas and with "
+                    f"points ({'; '.join(marks.values())}), so that one of them may be of "
+                    "thousands; write all with decimal commas, or all with decimal points"
+                )
+            values = [text.replace(",", ".") for text in texts]
         name = names[0] if names else [""] * len(smiles)
         yield from zip(block.lines, name, smiles, values, strict=True)
+
+
+def _note_marks(marks: dict[str, str], lines: Sequence[int], texts: Sequence[str]) -> None:
+    """Note the first number with a comma, and the first with a point."""
+    for line, text in zip(lines, texts, strict=True):
+        mark = "," if "," in text else "."
+        if mark in text and mark not in marks and _NUMBER.fullmatch(text.replace(",", ".")):
+            marks[mark] = f"line {line}: {shown(text)}"
 
 
 def read_columns(path: Path, wanted: Sequence[str]) -> pa.Table:

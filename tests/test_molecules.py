@@ -51,7 +51,7 @@ ROWS = [Row(2, "ethanol", "OCC", -114.1), Row(3, "", "c1ccccc1", 5.5)]
         ("a.csv", "\ufeffname,smiles,value\nethanol,OCC,-1.141e2\n,c1ccccc1,5.5"),
         ("a.CSV", 'value,smiles,name\n"-114.1","OCC","ethanol"\n5.5,c1ccccc1,""\n'),
         ("a.tsv", "name\tsmiles\tvalue\nethanol\tOCC\t-114.1\n\tc1ccccc1\t5.5\n"),
-        ("a.csv", "\ufeffname;smiles;value\r\nethanol;OCC;-114,1\r\n;c1ccccc1;5.5\r\n"),
+        ("a.csv", "\ufeffname;smiles;value\r\nethanol;OCC;-114,1\r\n;c1ccccc1;5,5\r\n"),
         ("a.csv", '"name";"smiles";"value"\nethanol;OCC;"-1,141e2"\n;c1ccccc1;5,5\n'),
     ],
 )
@@ -154,6 +154,24 @@ def test_semicolons_and_commas_of_other_cells_stay(tmp_path: Path) -> None:
         read_rows(path, TableConfig(), MELTING_POINT)
     path = write(tmp_path, "smiles;value\nCCO;1.234,5\n")
     with pytest.raises(TableError, match="line 2"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize("values", [("80,5", "1.234"), ("80.5", "1,234")])
+def test_commas_and_points_of_one_column_are_refused(
+    tmp_path: Path, values: tuple[str, str]
+) -> None:
+    between = "CC;7\n" * 5000  # more than a block
+    body = f"CCO;{values[0]}\nN;n.a.\n{between}CCC;{values[1]}\n"
+    path = write(tmp_path, f"smiles;value\n{body}")
+    with pytest.raises(TableError, match=r"commas and with points .*line 2: .*line 5004: "):
+        read_rows(path, TableConfig(), MELTING_POINT)
+    for other in ("80,5;12", "80.5;12", "80,5;1,234"):
+        first, second = other.split(";")
+        path = write(tmp_path, f"smiles;value\nCCO;{first}\nCC;{second}\n")
+        assert len(list(read_rows(path, TableConfig(), MELTING_POINT))) == 2
+    path = write(tmp_path, "smiles;value\nCCO;1,234,567\nCC;80.5\nC;n.a.\n")
+    with pytest.raises(TableError, match=r"2 values that aren't finite .*line 2: .*line 4: "):
         read_rows(path, TableConfig(), MELTING_POINT)
 
 
