@@ -38,6 +38,17 @@ _OTHER_SALT = (
 """Bonds that some draw in salts: of alkali and alkaline earth metals, and of others to an acid.
 Organometallics, complexes (chlorophyll, cisplatin) and alkoxides of others stay whole."""
 
+_COUNTER_IONS = (
+    *("OC=O", "CC(=O)O", "CC(O)C(=O)O", "OC(=O)O", "OC(=O)C(F)(F)F", "OC(=O)C(=O)O"),
+    *("OC(=O)CC(=O)O", "OC(=O)CCC(=O)O", "OC(=O)C=CC(=O)O", "OC(=O)CC(O)C(=O)O"),
+    *("OC(=O)C(O)C(O)C(=O)O", "OC(=O)CC(O)(CC(=O)O)C(=O)O", "OCC(O)C(O)C(O)C(O)C(=O)O"),
+    *("OC(=O)c1ccccc1", "OC(=O)c1ccccc1O", "CS(=O)(=O)O", "OS(=O)(=O)C(F)(F)F"),
+    *("OS(=O)(=O)c1ccccc1", "Cc1ccc(S(=O)(=O)O)cc1", "CC1(C)C2CCC1(CS(=O)(=O)O)C(=O)C2"),
+    *("O=[N+]([O-])c1cc([N+](=O)[O-])c(O)c([N+](=O)[O-])c1", "COS(=O)(=O)O", "SC#N"),
+    *("CO", "CCO", "CC(C)=O", "CC#N", "CN(C)C=O", "CS(C)=O"),
+)
+"""Acids and solvents that many different substances are crystallised with."""
+
 _CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
 
 
@@ -131,6 +142,40 @@ def family(smiles: str) -> str:
         Chem.RemoveStereochemistry(mol)
         mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol)) or mol
         return str(rdMolHash.MolHash(mol, rdMolHash.HashFunction.HetAtomTautomerv2))
+
+
+def are_related(families: frozenset[str], others: frozenset[str]) -> bool:
+    """Tell whether one molecule is a salt, a charged form or a tautomer of another.
+
+    It is where the organic parts of one are all in the other (an acid or a base and its salt), or
+    where they share one that is no common counter-ion or solvent: two tosylates aren't related.
+
+    Args:
+        families: of the organic parts of one.
+        others: of those of the other.
+    """
+    shared = families & others
+    return bool(shared) and (shared in (families, others) or not shared <= _counter_ions())
+
+
+@lru_cache(maxsize=1)
+def _counter_ions() -> frozenset[str]:
+    return frozenset(map(family, _COUNTER_IONS))
+
+
+def organic_parts(smiles: str) -> list[Chem.Mol]:
+    """Return the organic fragments of a molecule, or its parent where none is.
+
+    >>> [Chem.MolToSmiles(part) for part in organic_parts("CC(=O)[O-].C[NH3+].O")]
+    ['CC(=O)[O-]', 'C[NH3+]']
+    """
+    with quiet_rdkit():
+        mol = apart(Chem.MolFromSmiles(smiles))
+        if len(Chem.GetMolFrags(mol)) == 1:
+            return [mol]
+        fragments = Chem.GetMolFrags(mol, asMols=True)
+        organic = [f for f in fragments if any(a.GetSymbol() == "C" for a in f.GetAtoms())]
+        return organic or [parent(mol)]
 
 
 def apart(mol: Chem.Mol) -> Chem.Mol:

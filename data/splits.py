@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from selfstudy_engine.data.errors import TableError
-from selfstudy_engine.data.molecules import apart, family, parent
+from selfstudy_engine.data.molecules import are_related, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.table_files import listed
@@ -182,32 +182,35 @@ def unrelated(molecules: Sequence[Molecule], to: Sequence[Molecule]) -> list[Mol
 class _Relatives:
     """Finds salts, charged forms and tautomers of some molecules.
 
-    They have their parent's heavy atoms: few molecules need the costly comparison.
+    They share the heavy atoms of an organic part: few molecules need the costly comparison.
     """
 
     def __init__(self, molecules: Iterable[Molecule]) -> None:
         self._with_atoms: defaultdict[str, list[Molecule]] = defaultdict(list)
-        self._families: dict[str, str] = {}
+        self._families: dict[str, frozenset[str]] = {}
         for molecule in molecules:
-            self._with_atoms[_heavy_atoms(molecule.smiles)].append(molecule)
+            for atoms in _heavy_atoms(molecule.smiles):
+                self._with_atoms[atoms].append(molecule)
 
     def has(self, molecule: Molecule) -> Molecule | None:
         """Return a molecule that is another form of this one."""
-        candidates = self._with_atoms.get(_heavy_atoms(molecule.smiles), ())
-        for other in candidates:
-            if self._family(other.smiles) == self._family(molecule.smiles):
-                return other
+        for atoms in _heavy_atoms(molecule.smiles):
+            for other in self._with_atoms.get(atoms, ()):
+                if are_related(self._of(other.smiles), self._of(molecule.smiles)):
+                    return other
         return None
 
-    def _family(self, smiles: str) -> str:
+    def _of(self, smiles: str) -> frozenset[str]:
         if smiles not in self._families:
-            self._families[smiles] = family(smiles)
+            parts = organic_parts(smiles)
+            self._families[smiles] = frozenset(family(Chem.MolToSmiles(part)) for part in parts)
         return self._families[smiles]
 
 
-def _heavy_atoms(smiles: str) -> str:
-    with quiet_rdkit():
-        mol = apart(Chem.MolFromSmiles(smiles))
-        if len(Chem.GetMolFrags(mol)) > 1:
-            mol = parent(mol)
-    return " ".join(sorted(a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() > 1))
+def _heavy_atoms(smiles: str) -> list[str]:
+    """Return the heavy atoms of each organic part."""
+    found = {
+        " ".join(sorted(a.GetSymbol() for a in part.GetAtoms() if a.GetAtomicNum() > 1))
+        for part in organic_parts(smiles)
+    }
+    return sorted(found)

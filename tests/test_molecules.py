@@ -21,7 +21,7 @@ from selfstudy_engine.data.molecules import (
 )
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.data.splits import check_leaks, scaffold, split
+from selfstudy_engine.data.splits import check_leaks, scaffold, split, unrelated
 from selfstudy_engine.data.table_files import Row, read_rows
 from selfstudy_engine.data.table_output import describe_split
 
@@ -493,6 +493,33 @@ def test_a_leak_fails(trained: str, message: str) -> None:
         check_leaks(molecules_of("CCO", trained), test, [])
     with pytest.raises(TableError, match="exemplar"):
         check_leaks([], test, molecules_of(trained))
+
+
+TOSYLATE = "Cc1ccc(S(=O)(=O)[O-])cc1"
+TARTRATE = "OC(=O)C(O)C(O)C(=O)[O-]"
+NICOTINE = "C[NH+]1CCCC1c1cccnc1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "related"),
+    [
+        ("CCN", f"CC[NH3+].{TOSYLATE}", True),
+        ("CCN", "CCN.Cc1ccc(S(=O)(=O)O)cc1", True),
+        ("Cc1ccc(S(=O)(=O)O)cc1", f"CC[NH3+].{TOSYLATE}", True),
+        ("CC[NH3+].[Cl-]", f"CC[NH3+].{TOSYLATE}", True),
+        (f"CC[NH3+].{TARTRATE}", f"CC[NH3+].{TOSYLATE}", True),
+        (f"{NICOTINE}.{TARTRATE}", f"{NICOTINE}.{TOSYLATE}", True),
+        (f"CC[NH3+].{TOSYLATE}", f"CC[NH3+].{TOSYLATE}.O", True),
+        (f"CC[NH3+].{TOSYLATE}", f"CCC[NH3+].{TOSYLATE}", False),
+        (f"{NICOTINE}.{TARTRATE}", f"CC[NH3+].{TARTRATE}", False),
+        ("CCCN", f"CC[NH3+].{TOSYLATE}", False),
+        ("CC(=O)O", "CCO.O", False),
+    ],
+)
+def test_a_salt_is_related_to_its_acid_and_its_base(one: str, other: str, related: bool) -> None:
+    for first, second in ((one, other), (other, one)):
+        left = unrelated(molecules_of(first), molecules_of(second))
+        assert (not left) is related
 
 
 def test_scaffolds_stay_together_and_the_rarest_are_tested() -> None:
