@@ -141,7 +141,7 @@ def test_a_server_whose_engine_died_counts_as_dead(
     monkeypatch.setattr(server_module, "_HEALTH_SECONDS", 3)
     lives()
     config = small_config()
-    server = VllmServer(config, "tiny", tmp_path / "log")
+    server = VllmServer(config, str(tmp_path), tmp_path / "log")
     with server.running():
         server.check_healthy()
         os.kill(server.process_group, signal.SIGSTOP)
@@ -156,7 +156,7 @@ def test_a_server_whose_engine_died_counts_as_dead(
 
 def test_a_death_is_waited_for(small_config: MakeConfig, tmp_path: Path, lives: Lives) -> None:
     lives()
-    server = VllmServer(small_config(), "tiny", tmp_path / "log")
+    server = VllmServer(small_config(), str(tmp_path), tmp_path / "log")
     with server.running():
         threading.Timer(0.3, os.kill, (server.process_group, signal.SIGKILL)).start()
         os.kill(server.process_group, signal.SIGSTOP)
