@@ -103,6 +103,17 @@ def connect(servers: list[OwnServer]) -> Connection:
     return Connection(load_config(None, {"model.dtype": "float32"}), "owner/tiny", servers)
 
 
+def wait_for_both(connection: Connection) -> None:
+    """Wait until two servers answer."""
+
+    async def wait() -> None:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while len(connection.client.servers) < 2:
+                await asyncio.sleep(0.01)
+
+    connection.run(wait())
+
+
 def lose(connection: Connection, server: OwnServer) -> None:
     """Have a server die, and be asked something."""
     server.die()
@@ -178,13 +189,7 @@ def test_one_that_dies_before_it_is_connected_is_started_again(
         connection.swap_to(make_adapter("a"))
         monkeypatch.setattr(servers[1], "wait_ready", wait_ready)
         lose(connection, servers[1])
-
-        async def wait() -> None:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                while len(connection.client.servers) < 2:
-                    await asyncio.sleep(0.01)
-
-        connection.run(wait())
+        wait_for_both(connection)
         assert servers[1].num_starts == 3
         assert len(waits) == 2
 
@@ -206,13 +211,7 @@ def test_one_that_cant_be_started_for_want_of_a_place_is_tried_again(
         connection.swap_to(make_adapter("a"))
         monkeypatch.setattr(servers[1], "start", refuse_once)
         lose(connection, servers[1])
-
-        async def wait() -> None:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                while len(connection.client.servers) < 2:
-                    await asyncio.sleep(0.01)
-
-        connection.run(wait())
+        wait_for_both(connection)
         assert not refusals
 
 
