@@ -5,10 +5,14 @@ that those are there; torch, which spreads and computes, sees the CPUs.
 import sys
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
+from selfstudy_engine.train import trainer
 from selfstudy_engine.train.__main__ import main
+from selfstudy_engine.train.lines import write_line
+from selfstudy_engine.train.processes import processes
 
 _init = PartialState.__init__
 
@@ -19,5 +23,16 @@ def _with_gpus(state: PartialState, *args: Any, **kwargs: Any) -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
+_load_base = trainer.load_base
+
+
+def _load_and_tell(*args: Any, **kwargs: Any) -> Any:
+    base = _load_base(*args, **kwargs)
+    values = sum(int(torch.count_nonzero(weight)) for weight in base.parameters())
+    write_line({"event": "loaded", "main": processes().is_main_process, "any": values > 0})
+    return base
+
+
+trainer.load_base = _load_and_tell
 PartialState.__init__ = _with_gpus  # type: ignore[method-assign]
 sys.exit(main(sys.argv[1:]))

@@ -150,7 +150,9 @@ def test_a_model_that_is_spread_over_processes_gets_the_same_adapter(
     (tmp_path / "fsdp.yaml").write_text(FSDP)
     changes = {"devices.accelerate_config": str(tmp_path / "fsdp.yaml"), "model.dtype": dtype}
     config = override(config, changes)
-    train_with("fsdp_on_cpus.py", config, tiny_model, tmp_path)
+    log = train_with("fsdp_on_cpus.py", config, tiny_model, tmp_path)
+    assert '"main":true,"any":true' in log
+    assert '"main":false,"any":false' in log, "both read the model: its memory is taken twice"
     train_here(config, tiny_model, tmp_path / "alone")
     if dtype == "float32":
         assert_same_adapter(tmp_path / "several", tmp_path / "alone")

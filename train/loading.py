@@ -24,8 +24,9 @@ def load_base(model: str, settings: ModelConfig, *, four_bits: bool = False) -> 
     """
     if four_bits:
         return _load_in_four_bits(model, settings)
+    device = processes().device  # they meet before: of spread weights, one process reads the values
     base = _load(model, settings, None)
-    return base if weights_are_spread() else base.to(processes().device)
+    return base if weights_are_spread() else base.to(device)
 
 
 def load_whole_base(model: str, settings: ModelConfig) -> Any:
