@@ -2,11 +2,13 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from selfstudy_engine.train.examples import TokenSequence
-from selfstudy_engine.train.packing import PackedRow, pack_epochs, pack_row
+from selfstudy_engine.train.packing import PackedRow, pack_row, plan_epochs
 
 
 def make_sequences(*lengths: int) -> list[TokenSequence]:
@@ -76,12 +78,18 @@ def test_the_same_token_elsewhere_is_not_shared() -> None:
     assert row.input_ids == [1, 2, 3, 4, 2, 3]
 
 
+def pack_epochs(
+    sequences: Sequence[TokenSequence], *, shared: bool = True, **plan: Any
+) -> list[PackedRow]:
+    return [pack_row(row, shared=shared) for row in plan_epochs(sequences, **plan)]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_each_sequence_comes_once_a_pass(shared: bool) -> None:
     """Whole, and no pass begins before the one before it is done."""
     sequences = make_sequences(*range(3, 40)) + twins([1, 2, 3], [4, 5], [6], [4, 7])
     total = sum(map(len, sequences))
-    rows = pack_epochs(sequences, tokens_per_step=64, epochs=3, min_steps=1, seed=0, shared=shared)
+    rows = pack_epochs(sequences, shared=shared, tokens_per_step=64, epochs=3, min_steps=1, seed=0)
     in_order = [tuple(one) for row in rows for one in unpack(row)]
     wanted = Counter(tuple(one.token_ids) for one in sequences)
     for number in range(3):

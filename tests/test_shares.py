@@ -1,11 +1,11 @@
-"""A packed row -> the processes' shares: nothing lost, nothing twice, and all in step."""
+"""A step's sequences -> the processes' shares: nothing lost, nothing twice, and all in step."""
 
 import random
 
 import pytest
 
 from selfstudy_engine.train.examples import TokenSequence
-from selfstudy_engine.train.packing import PackedRow, divide, pack_row
+from selfstudy_engine.train.packing import divide, pack_row
 from selfstudy_engine.train.shares import Share, share_of
 
 
@@ -16,8 +16,10 @@ def make_sequences(num: int, seed: int = 0) -> list[TokenSequence]:
     ]
 
 
-def shares_of(row: PackedRow, num_processes: int, tokens_at_once: int | None) -> list[Share]:
-    return [share_of(row, index, num_processes, tokens_at_once) for index in range(num_processes)]
+def shares_of(
+    step: list[TokenSequence], num_processes: int, tokens_at_once: int | None
+) -> list[Share]:
+    return [share_of(step, index, num_processes, tokens_at_once) for index in range(num_processes)]
 
 
 @pytest.mark.parametrize("num_sequences", [1, 2, 3, 7, 40])
@@ -27,7 +29,7 @@ def test_each_sequence_is_computed_by_one_process(
     num_sequences: int, num_processes: int, tokens_at_once: int | None
 ) -> None:
     sequences = make_sequences(num_sequences)
-    shares = shares_of(pack_row(sequences), num_processes, tokens_at_once)
+    shares = shares_of(sequences, num_processes, tokens_at_once)
     computed = [one for share in shares for part in share.passes for one in part.sequences]
     assert [one for one in computed if one.weight] == sequences
     assert len({len(share.passes) for share in shares}) == 1
@@ -40,13 +42,13 @@ def test_each_sequence_is_computed_by_one_process(
 
 
 def test_one_process_without_a_limit_computes_the_row_itself() -> None:
-    row = pack_row(make_sequences(5))
-    assert share_of(row, 0, 1).passes == [row]
+    step = make_sequences(5)
+    assert share_of(step, 0, 1).passes == [pack_row(step)]
 
 
 def test_sharing_of_beginnings_is_kept() -> None:
-    row = pack_row(make_sequences(6), shared=False)
-    assert not any(part.shared for part in share_of(row, 0, 2, 60).passes)
+    passes = share_of(make_sequences(6), 0, 2, 60, shared=False).passes
+    assert not any(part.shared for part in passes)
 
 
 def test_parts_have_about_as_many_tokens() -> None:

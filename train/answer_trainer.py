@@ -22,7 +22,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     """Computes the output head for answer positions only: prompts carry no loss.
 
     The head is a fifth of the embedded model's work, and its logits most of the memory. Its
-    dataset is a list of `Share`, one for each step.
+    dataset is `Shares`.
     """
 
     by_sequence = False

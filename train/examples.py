@@ -53,6 +53,11 @@ class TokenSequence:
         """The prompt's tokens: what sequences of one molecule have in common."""
         return tuple(self.token_ids[: self.num_prompt_tokens])
 
+    @property
+    def num_targets(self) -> int:
+        """Tokens that have a loss; the first never does, as none of its own precedes it."""
+        return len(self.token_ids) - max(self.num_prompt_tokens, 1)
+
     def __len__(self) -> int:
         """Return the number of tokens."""
         return len(self.token_ids)

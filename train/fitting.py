@@ -30,9 +30,9 @@ from selfstudy_engine.train.attention import attention_by_sequence
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import fast_lora
 from selfstudy_engine.train.lines import write_line
-from selfstudy_engine.train.packing import pack_epochs
-from selfstudy_engine.train.processes import processes, weights_are_spread
-from selfstudy_engine.train.shares import share_of
+from selfstudy_engine.train.packing import plan_epochs
+from selfstudy_engine.train.processes import weights_are_spread
+from selfstudy_engine.train.shares import Shares
 
 _SILENT_SECONDS = 10
 """After so long without a line, the next step writes one."""
@@ -77,22 +77,19 @@ def fit(
         by_sequence = stack.enter_context(attention_by_sequence(model, longest))
         # Spread weights are whole only inside their own layers' forward calls.
         num_fast = 0 if weights_are_spread() else stack.enter_context(fast_lora(model))
-        rows = pack_epochs(
+        steps = plan_epochs(
             sequences,
             tokens_per_step=train.tokens_per_step,
             epochs=train.epochs,
             min_steps=train.min_steps,
             seed=seed,
-            shared=by_sequence,  # only there an answer doesn't see the other answers
         )
         scratch = stack.enter_context(scratch_folder())
         arguments = _arguments(
-            model, train, len(rows), seed=seed, num_fast=num_fast, scratch=str(scratch)
+            model, train, len(steps), seed=seed, num_fast=num_fast, scratch=str(scratch)
         )
-        own = processes()
-        shares = [
-            share_of(row, own.process_index, own.num_processes, tokens_at_once) for row in rows
-        ]
+        # Only where attention goes by the sequence, an answer doesn't see the other answers.
+        shares = Shares(steps, tokens_at_once, shared=by_sequence)
         trainer = AnswerTrainer(
             model=model, args=arguments, train_dataset=shares, callbacks=[_LogLines()]
         )
@@ -106,7 +103,8 @@ def fit(
             f"the training loss is {loss}; lower train.learning_rate "
             f"({train.learning_rate:g}) or train in another --dtype"
         )
-    return Fit(loss, sum(row.num_tokens for row in rows), len(rows), seconds)
+    num_tokens = sum(len(sequence) for step in steps for sequence in step)
+    return Fit(loss, num_tokens, len(steps), seconds)
 
 
 def _arguments(

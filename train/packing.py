@@ -84,7 +84,7 @@ def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> Pack
     """Lay sequences into one row.
 
     Args:
-        sequences: at least one. The first token of each has no loss: none of its own precedes it.
+        sequences: at least one.
         shared: keep common beginnings once; otherwise the sequences lie end to end.
     """
     row = PackedRow(sequences, shared, [], [], [], [], [], [], [])
@@ -101,24 +101,23 @@ def pack_row(sequences: Sequence[TokenSequence], *, shared: bool = True) -> Pack
                 row.position_ids.append(depth)
                 row.first_path.append(number)
             path.append(place)
-        num_prompt = max(sequence.num_prompt_tokens, 1)
+        start = len(sequence) - sequence.num_targets
         row.paths.append(path)
-        row.predicting.extend(path[num_prompt - 1 : -1])
-        row.targets.extend(sequence.token_ids[num_prompt:])
-        row.weights.extend([sequence.weight] * (len(sequence) - num_prompt))
+        row.predicting.extend(path[start - 1 : -1])
+        row.targets.extend(sequence.token_ids[start:])
+        row.weights.extend([sequence.weight] * sequence.num_targets)
     return row
 
 
-def pack_epochs(
+def plan_epochs(
     sequences: Sequence[TokenSequence],
     *,
     tokens_per_step: int,
     epochs: float,
     min_steps: int,
     seed: int,
-    shared: bool = True,
-) -> list[PackedRow]:
-    """Pack shuffled passes over the sequences into rows.
+) -> list[list[TokenSequence]]:
+    """Assign shuffled passes over the sequences to rows, which are packed when their step comes.
 
     Args:
         sequences: none longer than it should be; a longer one than a row gets its own row.
@@ -126,7 +125,6 @@ def pack_epochs(
         epochs: passes; the last may be a part.
         min_steps: more passes are added until there are that many rows.
         seed: of the shuffle.
-        shared: see `pack_row`.
 
     Raises:
         ValueError: there are no sequences.
@@ -136,7 +134,7 @@ def pack_epochs(
     total = sum(map(len, sequences))
     half_row = min(total, tokens_per_step // 2)  # no step on a left-over sequence alone
     supply = _Supply(sequences, seed)
-    rows: list[PackedRow] = []
+    rows: list[list[TokenSequence]] = []
     num_seen = 0
     while num_seen < epochs * total or len(rows) < min_steps:
         current = [supply.take()]
@@ -148,7 +146,7 @@ def pack_epochs(
                 break
             current.append(following)
             size += len(following)
-        rows.append(pack_row(current, shared=shared))
+        rows.append(current)
         num_seen += size
     return rows
 
