@@ -16,7 +16,6 @@ from selfstudy_engine.cli.options import (
     RUNS_OPTION,
     SERVER_OPTIONS,
     apply,
-    config_options,
     resolve,
 )
 from selfstudy_engine.cli.public import open_to_others, public_options, take_public_options
@@ -56,7 +55,13 @@ if TYPE_CHECKING:
     type=int,
     help="Largest rank of an adapter that can be served. [default: 16, or that of --run]",
 )
-@config_options("train.tokens_per_step")
+@click.option(
+    "--tokens-per-step",
+    "train__tokens_per_step",
+    type=int,
+    help="Those of a loop that trains on the same GPU: room is left for them. "
+    "[default: 256, or those of --run]",
+)
 @click.option(
     "--config",
     "config_path",

@@ -55,7 +55,7 @@ class ServerConfig(Section):
     startup_timeout_seconds: float = Field(default=900, gt=0)
     """Longest wait for the server to be ready, in seconds."""
     max_restarts: int = Field(default=3, ge=0)
-    """Times that a loop starts a server anew in one round, after it died."""
+    """Times that a loop starts a server anew in one round, after it died; serve, in an hour."""
     extra_args: list[str] = Field(default=[])
     """Further arguments for vLLM, as after `--` on the command line."""
 

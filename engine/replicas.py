@@ -7,6 +7,7 @@ quarantined: it is asked nothing until a new swap on it was proven, which is tri
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NoReturn, TypeVar
 
@@ -25,6 +26,8 @@ from selfstudy_engine.engine.server_client import ServerClient
 
 RETRY_SECONDS = 5.0
 """Pause before a quarantined server is tried again."""
+ALLOWANCE_SECONDS = 3600.0
+"""After so long, servers that only answer may be started again as often as at first."""
 GRACE_SECONDS = 60.0
 """How long the servers that have swapped wait for one that hasn't."""
 Result = TypeVar("Result")
@@ -107,8 +110,12 @@ class Replicas:
         Raises:
             ServerDiedError: the last one died.
         """
+        allowed_at = time.monotonic()
         while True:
             await asyncio.sleep(RETRY_SECONDS)
+            if time.monotonic() - allowed_at > ALLOWANCE_SECONDS:
+                allowed_at = time.monotonic()
+                self._forgive()
             for replica in self.answering:
                 assert replica.server, "a server of our own"
                 assert replica.client, "it answers"
@@ -158,12 +165,23 @@ class Replicas:
         clients = [replica.client for replica in self.answering if replica.client]
         self.client = GenerationClient(clients, self._lose)
         for replica in self._quarantined:
-            self._quarantined[replica] = asyncio.create_task(self._return(replica))
+            self._bring_back(replica)
+
+    def _forgive(self) -> None:
+        """Let all be started again, those that were given up at once."""
+        for replica in self._replicas:
+            stays_away = replica.given_up
+            replica.allow_restarts()
+            if stays_away:
+                self._bring_back(replica)
+
+    def _bring_back(self, replica: Replica) -> None:
+        self._quarantined[replica] = asyncio.create_task(self._return(replica))
 
     def _lose(self, lost: ServerClient, error: ServerError) -> None:
         replica = next(one for one in self._replicas if one.client is lost)
         self._quarantine(replica, error)
-        self._quarantined[replica] = asyncio.create_task(self._return(replica))
+        self._bring_back(replica)
 
     def _quarantine(self, replica: Replica, error: BaseException) -> None:
         url = replica.endpoint.url

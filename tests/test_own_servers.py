@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -252,3 +253,29 @@ def test_one_that_dies_as_it_starts_is_started_again_as_often_as_allowed(
         connection.connect()
         assert [replica.given_up for replica in connection.replicas] == [False, False]
     assert not any(server.running for server in servers)
+
+
+def test_servers_that_only_answer_may_die_now_and_then(
+    servers: list[OwnServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What one may die is an hour's, not all its life's; one that was given up gets another try."""
+    monkeypatch.setattr(replicas_module, "ALLOWANCE_SECONDS", 1.0)
+    with connect(servers) as connection:
+        connection.connect()
+        servers[1].dies_starting = 4
+        servers[1].die()
+
+        def end_once_both_answer() -> None:
+            while "stays away" not in caplog.text or len(connection.client.servers) < 2:
+                time.sleep(0.01)
+            num_starts.append(servers[1].num_starts)
+            for server in servers:
+                server.dies_starting = 99
+                server.die()  # the last one's death ends it
+
+        num_starts: list[int] = []
+        watcher = threading.Thread(target=end_once_both_answer, daemon=True)
+        watcher.start()
+        with pytest.raises(ServerDiedError):
+            connection.keep_answering()
+        assert num_starts == [1 + 3 + 2]
