@@ -114,6 +114,12 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
     samples = _open(runs, run_name)
     where = None if everything else pc.field("accepted")
     count = 0
+    config = read_config(find_run(runs, run_name))
+    if form == "original" and config.property.decimals:
+        raise UsageError(
+            f"the original's form has whole numbers, and a {config.property.name} has "
+            f"{config.property.decimals} decimals; choose another --format"
+        )
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         if form == "parquet":
@@ -122,7 +128,6 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
                     writer.write_batch(batch)
                     count += batch.num_rows
         else:
-            config = read_config(find_run(runs, run_name))
             with temporary.open("wb") as file:
                 for row in _rows(samples.batches(where=where)):
                     record = _record(row, form, config)

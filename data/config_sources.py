@@ -23,7 +23,8 @@ class TableConfig(Section):
     organics: bool = False
     """Keep small neutral organic molecules only, as the embedded table does."""
     salts: Literal["keep", "drop", "strip"] = "keep"
-    """What to do with salts and mixtures; strip keeps the largest organic part, uncharged."""
+    """What to do with salts and mixtures; strip keeps the largest organic part, uncharged, and no
+    common counter-ion or solvent where there is another."""
     duplicates: Literal["molecule", "skeleton"] = "molecule"
     """Rows that are one molecule: of one InChIKey, or of one first block (stereo left out), as in
     the embedded table."""

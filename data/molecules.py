@@ -178,6 +178,18 @@ def organic_parts(smiles: str) -> list[Chem.Mol]:
         return organic or [parent(mol)]
 
 
+def strip(smiles: str) -> str:
+    """Return the largest organic part that is no common counter-ion or solvent, uncharged.
+
+    >>> strip("CC[NH3+].Cc1ccc(S(=O)(=O)[O-])cc1")
+    'CCN'
+    """
+    parts = [Chem.MolToSmiles(part) for part in organic_parts(smiles)]
+    own = [part for part in parts if family(part) not in _counter_ions()]
+    with quiet_rdkit():
+        return Chem.MolToSmiles(parent(Chem.MolFromSmiles(".".join(own or parts))))
+
+
 def apart(mol: Chem.Mol) -> Chem.Mol:
     """Return a molecule with a salt's metals as ions, also where they are drawn with a bond.
 
@@ -311,8 +323,7 @@ def _read_short_smiles(smiles: str, salts: str, organics: bool) -> tuple[Molecul
     if is_salt and salts == "drop":
         return None, SALT
     if is_salt:
-        with quiet_rdkit():
-            smiles = Chem.MolToSmiles(parent(mol))
+        smiles = strip(smiles)
     if organics and not is_small_organic(smiles):
         return None, NOT_ORGANIC
     return to_molecule(smiles), UNPARSABLE

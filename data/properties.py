@@ -3,13 +3,20 @@
 Melting point is built in; any other numeric property is a `[property]` table in the run's TOML.
 """
 
+import math
 import tomllib
 from importlib import resources
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from selfstudy_engine.data.errors import UsageError, shown
+
+
+def _decimals_for(given: dict[str, Any]) -> int:
+    """Return so many that rounding takes a tenth of the tolerance at most."""
+    tolerance = given.get("tolerance", 1.0)  # not there if it was refused
+    return min(max(math.ceil(math.log10(5 / tolerance)), 0), 6)
 
 
 class Property(BaseModel):
@@ -29,8 +36,9 @@ class Property(BaseModel):
     """Predictions below this (in `unit`) can't be meant and count as unparsed."""
     maximum: float = 1e6
     """Predictions above this (in `unit`) can't be meant and count as unparsed."""
-    decimals: int = Field(default=0, ge=0, le=6)
-    """Decimals with which a value is written, in prompts and elsewhere; errors have one more."""
+    decimals: int = Field(default_factory=_decimals_for, ge=0, le=6)
+    """Decimals with which a value is written, in prompts and elsewhere; errors have one more
+    [default: as the tolerance needs: 0 for 5 and more, 1 for 0.5]."""
     wording: str | None = Field(default=None, pattern=r"^\S([^\n\r]*\S)?$")
     """What prompts say before the value [default: "Name (unit):"]; the original template has its
     own."""

@@ -41,20 +41,20 @@ def load_table(config: RunConfig) -> Table:
     Raises:
         TableError: it can't be used.
         UsageError: no table is given for a property that the embedded one doesn't have, or for the
-            columns that are named.
+            columns and rules that are named.
     """
     if config.table.path is None:
-        _check_no_columns(config.table)
+        _check_no_rules(config.table)
         return embedded_table(config.property)
     path = Path(config.table.path)
     rows = read_rows(path, config.table, config.property)
     return canonicalize(rows, config.property, config.table, str(path))
 
 
-def _check_no_columns(table: TableConfig) -> None:
-    """Refuse settings that would say nothing about the embedded table."""
+def _check_no_rules(table: TableConfig) -> None:
+    """Refuse settings that would say nothing about the embedded table, which has its own rules."""
     default = TableConfig()
-    for field in ("smiles_column", "value_column", "name_column", "value_unit"):
+    for field in TableConfig.model_fields.keys() - {"path", "split", "test_size"}:
         value = getattr(table, field)
         if value != getattr(default, field):
             raise UsageError(

@@ -348,6 +348,15 @@ def test_export_as_the_original(runs: Path, tmp_path: Path) -> None:
     assert (second["Prediction(integer)"], third["Prediction(integer)"]) == (None, -110)
 
 
+def test_the_originals_form_has_no_decimals(tmp_path: Path) -> None:
+    config = load_config(None, {"name": "mine", "property": "aqueous_solubility"})
+    open_run(tmp_path, config)
+    out = tmp_path / "out.jsonl"
+    arguments = ("store", "export", "--run", "mine", "--runs", tmp_path, "--out", out)
+    assert "has 1 decimals; choose another" in refuse(*arguments, "--format", "original")
+    assert not out.exists()
+
+
 def test_export_writes_over_nothing_and_leaves_nothing_half(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_text("mine")

@@ -346,6 +346,21 @@ def test_a_salt_whose_metal_is_drawn_with_a_bond_is_a_salt(smiles: str, acid: st
 
 
 @pytest.mark.parametrize(
+    ("smiles", "kept"),
+    [
+        ("CCN.Cc1ccc(S(=O)(=O)O)cc1", "CCN"),  # the acid is larger
+        ("OC(=O)C(O)C(O)C(=O)O.C[NH3+].[Cl-]", "CN"),
+        ("CC[NH3+].[O-]c1ccccc1CCCCC", "CCCCCc1ccccc1O"),
+        ("CC(=O)O.CCO", "CCO"),  # nothing else is there
+        ("[Na+].[Cl-]", "Cl"),
+    ],
+)
+def test_what_many_salts_share_is_not_what_is_kept(smiles: str, kept: str) -> None:
+    [molecule] = table_of([Row(2, "", smiles, 1.0)], TableConfig(salts="strip")).molecules
+    assert molecule.smiles == kept
+
+
+@pytest.mark.parametrize(
     "smiles",
     [
         *("CC[Pb](CC)(CC)CC", "C[Mg]Br", "[Li]CCCC", "CCCC[Sn](CCCC)(CCCC)OC(C)=O"),

@@ -77,6 +77,15 @@ def test_units_that_do_not_fit_are_refused(unit: str, to_unit: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tolerance", "decimals"),
+    [(30, 0), (5, 0), (4, 1), (1, 1), (0.5, 1), (0.4, 2), (0.05, 2), (1e-9, 6), (1e9, 0)],
+)
+def test_decimals_follow_the_tolerance(tolerance: float, decimals: int) -> None:
+    """Whole numbers of a property that is right within 0.5 would hardly ever be accepted."""
+    assert Property(name="x", unit="u", tolerance=tolerance).decimals == decimals
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"name": "", "unit": "u", "tolerance": 1},

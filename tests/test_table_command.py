@@ -86,11 +86,23 @@ def test_a_folder_that_is_not_there_is_named(raw: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [raw]
 
 
-@pytest.mark.parametrize("option", ["--smiles-column", "--name-column", "--value-unit"])
-def test_columns_of_no_table_are_refused(option: str) -> None:
-    result = run("describe", option, "K")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--smiles-column", "'K'"),
+        ("--name-column", "'K'"),
+        ("--value-unit", "'K'"),
+        ("--salts", "'drop'"),
+        ("--conflicts", "'drop'"),
+        ("--duplicates", "'skeleton'"),
+        ("--max-spread", "5.0"),
+        ("--organics", "True"),
+    ],
+)
+def test_columns_and_rules_of_no_table_are_refused(option: str, value: str) -> None:
+    result = run("describe", option, *[value.strip("'")] * (value != "True"))
     assert result.exit_code == 2
-    assert "('K') is of a table of your own: name its file with --table" in result.output
+    assert f"({value}) is of a table of your own: name its file with --table" in result.output
     assert f"or leave out {option}" in result.output
 
 
