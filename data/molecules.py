@@ -170,7 +170,10 @@ def organic_parts(smiles: str) -> list[Chem.Mol]:
     ['CC(=O)[O-]', 'C[NH3+]']
     """
     with quiet_rdkit():
-        mol = apart(Chem.MolFromSmiles(smiles))
+        mol = Chem.MolFromSmiles(smiles)
+        if not set(".[") & set(smiles):  # which every salt and every metal has
+            return [mol]
+        mol = apart(mol)
         if len(Chem.GetMolFrags(mol)) == 1:
             return [mol]
         fragments = Chem.GetMolFrags(mol, asMols=True)

@@ -1,13 +1,16 @@
 """Molecules in, pool and test set out: at random or by scaffold, and never a relative in both."""
 
 import hashlib
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from rdkit import Chem
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from selfstudy_engine.data.errors import TableError
@@ -15,6 +18,10 @@ from selfstudy_engine.data.molecules import are_related, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.table_files import listed
+
+_REMEMBERED = 2**16
+"""Molecules whose parts are known from the split when it is checked, and checked again."""
+_HYDROGEN_AND_CHARGE = re.compile(r"H(?![a-z])[0-9]*|[+-][0-9]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +194,6 @@ class _Relatives:
 
     def __init__(self, molecules: Iterable[Molecule]) -> None:
         self._with_atoms: defaultdict[str, list[Molecule]] = defaultdict(list)
-        self._families: dict[str, frozenset[str]] = {}
         for molecule in molecules:
             for atoms in _heavy_atoms(molecule.smiles):
                 self._with_atoms[atoms].append(molecule)
@@ -196,21 +202,19 @@ class _Relatives:
         """Return a molecule that is another form of this one."""
         for atoms in _heavy_atoms(molecule.smiles):
             for other in self._with_atoms.get(atoms, ()):
-                if are_related(self._of(other.smiles), self._of(molecule.smiles)):
+                if are_related(_families(other.smiles), _families(molecule.smiles)):
                     return other
         return None
 
-    def _of(self, smiles: str) -> frozenset[str]:
-        if smiles not in self._families:
-            parts = organic_parts(smiles)
-            self._families[smiles] = frozenset(family(Chem.MolToSmiles(part)) for part in parts)
-        return self._families[smiles]
+
+@lru_cache(maxsize=_REMEMBERED)
+def _families(smiles: str) -> frozenset[str]:
+    return frozenset(family(Chem.MolToSmiles(part)) for part in organic_parts(smiles))
 
 
-def _heavy_atoms(smiles: str) -> list[str]:
-    """Return the heavy atoms of each organic part."""
-    found = {
-        " ".join(sorted(a.GetSymbol() for a in part.GetAtoms() if a.GetAtomicNum() > 1))
-        for part in organic_parts(smiles)
-    }
-    return sorted(found)
+@lru_cache(maxsize=_REMEMBERED)
+def _heavy_atoms(smiles: str) -> frozenset[str]:
+    """Return the formula of each organic part, without hydrogen and charge."""
+    return frozenset(
+        _HYDROGEN_AND_CHARGE.sub("", CalcMolFormula(part)) for part in organic_parts(smiles)
+    )
