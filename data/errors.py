@@ -21,6 +21,8 @@
 Each message names the value, the limit and the remedy.
 """
 
+from pathlib import Path
+
 
 class SelfStudyError(Exception):
     """Base of all errors that a user can cause or repair; `exit_code` is the CLI's."""
@@ -100,6 +102,11 @@ class WorkerError(SelfStudyError, RuntimeError):
 
 class BenchmarkError(SelfStudyError, RuntimeError):
     """A contender of a benchmark failed or answered something else than what it was asked."""
+
+
+def damaged(path: Path, error: Exception, remedy: str = "restore it from a copy") -> StoreError:
+    """Return what is said of a run's file whose content isn't what was written."""
+    return StoreError(f"{path} is damaged ({shown_text(str(error))}); {remedy}")
 
 
 _MOST_SHOWN = 120

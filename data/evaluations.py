@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.metrics import (
@@ -22,6 +22,7 @@ from selfstudy_engine.data.metrics import (
     measure,
     measure_change,
 )
+from selfstudy_engine.data.rows import load_rows, save_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,27 @@ _TYPES = {
 
 def save_evaluation(path: Path, answers: list[Evaluated], files: Files = ON_DISK) -> None:
     """Write the answers, atomically."""
-    sink = pa.BufferOutputStream()
     names = Evaluated.__dataclass_fields__
     schema = pa.schema([(name, _TYPES.get(name, pa.string())) for name in names])
-    table = pa.Table.from_pylist([asdict(answer) for answer in answers], schema=schema)
-    pa.parquet.write_table(table, sink, compression="zstd")
-    files.replace(path, sink.getvalue().to_pybytes())
+    save_rows(path, map(asdict, answers), schema, files)
 
 
-def load_evaluation(path: Path) -> list[Evaluated]:
-    """Read the answers back; files of earlier versions have fewer columns."""
-    rows = pa.parquet.read_table(path).to_pylist()
-    return [Evaluated(**(row | {"values": tuple(row.get("values") or ())})) for row in rows]
+def load_evaluation(path: Path, *, withdrawn: bool = False) -> list[Evaluated]:
+    """Read the answers back; files of earlier versions have fewer columns.
+
+    Args:
+        path: of the file.
+        withdrawn: with those about rows that the table has no more, whose `measured` is NaN.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    answers = load_rows(path, _to_evaluated)
+    return [answer for answer in answers if withdrawn or not math.isnan(answer.measured)]
+
+
+def _to_evaluated(row: dict[str, Any]) -> Evaluated:
+    return Evaluated(**(row | {"values": tuple(row.get("values") or ())}))
 
 
 def errors_of(answers: Sequence[Evaluated], split: str, fallback: float) -> Floats:

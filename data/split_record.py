@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from selfstudy_engine.data.files import ON_DISK, Files
+from selfstudy_engine.data.rows import load_rows, save_rows
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split, unrelated
 
@@ -115,12 +115,13 @@ def in_doubt(places: Sequence[Place], changes: Changes) -> list[Place]:
 
 def save_places(path: Path, places: Sequence[Place], files: Files = ON_DISK) -> None:
     """Write a run's split."""
-    table = pa.Table.from_pylist([asdict(place) for place in places], schema=pa.schema(_COLUMNS))
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd")
-    files.replace(path, sink.getvalue().to_pybytes())
+    save_rows(path, map(asdict, places), pa.schema(_COLUMNS), files)
 
 
 def load_places(path: Path) -> list[Place]:
-    """Read a run's split back."""
-    return [Place(**row) for row in pa.parquet.read_table(path).to_pylist()]
+    """Read a run's split back.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    return load_rows(path, lambda row: Place(**row))

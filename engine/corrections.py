@@ -4,10 +4,12 @@ Adapters stay as they are: they learned what was known then. Everything here can
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
@@ -41,7 +43,7 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
         The task, and what has changed; `finish_settling` is to be called when that is dealt with.
 
     Raises:
-        TableError: what the table says now leaks.
+        TableError: it is another table than the run's, or what it says now leaks.
     """
     if not folder.split.exists():
         save_places(folder.split, to_places(task.split), folder.files)
@@ -50,7 +52,14 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
     before = load_places(folder.split)
     places, changes = settle(before, task.table.molecules, exemplars)
     settled = Task(task.table, to_split(places), task.exemplars)
-    check_leaks(settled.split.pool, settled.split.test, exemplars)
+    parts = settled.split
+    if not parts.pool or not parts.test:
+        raise TableError(
+            f"table {config.table.path or 'embedded'} isn't that of run {folder.path}: of its test "
+            f"set it has {len(parts.test)} molecules, and {len(parts.pool)} to learn from; restore "
+            "the run's own table, or choose another --run"
+        )
+    check_leaks(parts.pool, parts.test, exemplars)
     if changes:
         save_places(folder.split, in_doubt(before, changes), folder.files)
         store = SampleStore(folder.samples, folder.files)
@@ -135,17 +144,20 @@ def _judge(
 
 
 def measure_again(folder: RunFolder, values: Mapping[str, float | None]) -> int:
-    """Put the values now into the evaluations made so far; returns how many answers changed."""
+    """Put the values now into the evaluations made so far; returns how many answers changed.
+
+    An answer about a withdrawn row stays, for when the row comes back.
+    """
     num_changed = 0
     for path in sorted(folder.evaluation(0).parent.glob("round-*.parquet")):
-        answers = load_evaluation(path)
+        answers = load_evaluation(path, withdrawn=True)
         affected = sum(answer.molecule_id in values for answer in answers)
         if affected:
-            kept = []
-            for answer in answers:
-                value = values.get(answer.molecule_id, answer.measured)
-                if value is not None:
-                    kept.append(replace(answer, measured=value))
-            save_evaluation(path, kept, folder.files)
+            measured = [values.get(a.molecule_id, a.measured) for a in answers]
+            answers = [
+                replace(answer, measured=math.nan if value is None else value)
+                for answer, value in zip(answers, measured, strict=True)
+            ]
+            save_evaluation(path, answers, folder.files)
             num_changed += affected
     return num_changed

@@ -10,6 +10,7 @@ import orjson
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import damaged
 from selfstudy_engine.data.evaluations import (
     compute_metrics,
     load_evaluation,
@@ -271,11 +272,19 @@ def _independent(counts: Mapping[str, list[int]], trials: int, successes: int) -
 
 
 def load_records(folder: RunFolder) -> list[RoundRecord]:
-    """Return the finished rounds' records, ascending."""
+    """Return the finished rounds' records, ascending.
+
+    Raises:
+        StoreError: they are damaged.
+    """
     if not folder.metrics.exists():
         return []
     lines = folder.metrics.read_bytes().splitlines()
-    return [RoundRecord.from_json(line) for line in lines if line.strip()]
+    try:
+        return [RoundRecord.from_json(line) for line in lines if line.strip()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "remove it: the same command derives it from the samples and evaluations"
+        raise damaged(folder.metrics, error, remedy) from error
 
 
 def save_record(folder: RunFolder, record: RoundRecord) -> None:

@@ -6,8 +6,10 @@ import pytest
 from samples import make_evaluated, make_sample
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_sources import TableConfig
+from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
-from selfstudy_engine.data.molecules import to_molecule
+from selfstudy_engine.data.molecules import Table, to_molecule
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.split_record import (
@@ -20,7 +22,8 @@ from selfstudy_engine.data.split_record import (
 )
 from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
-from selfstudy_engine.engine.corrections import judge_again, measure_again
+from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.corrections import judge_again, measure_again, settle_task
 
 
 def molecule(smiles: str, value: float = 1.0) -> Molecule:
@@ -60,6 +63,20 @@ def test_corrected_withdrawn_new_and_restored_rows() -> None:
     restored, changes = settle(places, [*MOLECULES, new[0]], [])
     assert str(changes) == "3 values corrected, 0 withdrawn, 0 new"
     assert to_split(restored).test == SPLIT.test
+
+
+@pytest.mark.parametrize("kept", [[*SPLIT.pool, molecule("CCCC")], SPLIT.test, [molecule("CN")]])
+def test_another_table_than_the_runs_is_refused_before_anything_is_changed(
+    tmp_path: Path, kept: list[Molecule]
+) -> None:
+    """Half a file, say, or one that was put in its place: it cost the run its evaluations."""
+    folder = RunFolder(tmp_path)
+    config = RunConfig(table=TableConfig(path="other.csv"))
+    settle_task(folder, Task(Table(MOLECULES), SPLIT, []), config)
+    before = folder.split.read_bytes()
+    with pytest.raises(TableError, match=r"table other.csv isn't that of run .*: of its test set"):
+        settle_task(folder, Task(Table(kept), SPLIT, []), config)
+    assert folder.split.read_bytes() == before
 
 
 @pytest.fixture
@@ -131,3 +148,9 @@ def test_evaluations_follow(tmp_path: Path) -> None:
     for index in (0, 1):
         answers = load_evaluation(folder.evaluation(index))
         assert [(a.molecule_id, a.measured) for a in answers] == [("A", 20.0), ("C", 10.0)]
+    assert measure_again(folder, {"B": 11.0}) == 2
+    for index in (0, 1):
+        answers = load_evaluation(folder.evaluation(index))
+        assert [(a.molecule_id, a.measured, a.predicted) for a in answers] == [
+            *(("A", 20.0, 12.0), ("B", 11.0, 12.0), ("C", 10.0, 12.0))
+        ], "an answer that was given isn't lost with its row"

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from samples import make_evaluated
 
+from selfstudy_engine.data.errors import StoreError
 from selfstudy_engine.data.evaluations import (
     compute_metrics,
     errors_of,
@@ -136,6 +138,21 @@ def test_several_answers_read_back_with_their_spread(tmp_path: Path) -> None:
     assert load_evaluation(path) == [several, ANSWERS[1]]
     assert several.spread == 3.0
     assert ANSWERS[1].spread is None
+
+
+@pytest.mark.parametrize("length", [0, 10, -10])
+def test_a_damaged_file_is_named(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "round-0000.parquet"
+    save_evaluation(path, ANSWERS)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(StoreError, match=r"round-0000.parquet is damaged \(.*\); restore it"):
+        load_evaluation(path)
+    pq.write_table(pa.table({"other": [1]}), path)
+    with pytest.raises(StoreError, match="is damaged"):
+        load_evaluation(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        load_evaluation(path)
 
 
 def test_files_of_earlier_versions_can_be_read(tmp_path: Path) -> None:
