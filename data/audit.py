@@ -77,7 +77,7 @@ def audit(folder: RunFolder) -> Audit:
                 continue
             num_samples += len(samples)
             problems += _problems_of(samples, round_index, shown, hashes)
-            repeated = _repeated(samples, seen)
+            _, repeated = _first_and_repeated(samples, seen)
             if repeated:
                 names = f"{len(repeated)} samples, the first of {repeated[0].molecule_id}"
                 problems.append(Problem("sample twice", shown, names))
@@ -121,17 +121,17 @@ def _key(sample: Sample) -> Key:
     return sample.molecule_id, sample.sample_index
 
 
-def _repeated(samples: list[Sample], seen: set[Key]) -> list[Sample]:
-    """Return the samples whose key was seen before, and take in the others' keys.
+def _first_and_repeated(samples: list[Sample], seen: set[Key]) -> tuple[list[Sample], list[Sample]]:
+    """Return the samples whose key is new, which is taken in, and those whose key was seen before.
 
     In place: a slow server's store has hundreds of thousands of shards.
     """
-    repeated = []
+    first: list[Sample] = []
+    repeated: list[Sample] = []
     for sample in samples:
-        if _key(sample) in seen:
-            repeated.append(sample)
+        (repeated if _key(sample) in seen else first).append(sample)
         seen.add(_key(sample))
-    return repeated
+    return first, repeated
 
 
 def repair(folder: RunFolder) -> tuple[Audit, Audit]:
@@ -150,18 +150,16 @@ def repair(folder: RunFolder) -> tuple[Audit, Audit]:
         for problem in before.problems:
             if problem.kind == "damaged shard":
                 store.put_aside(folder.path / problem.path, problem.detail)
-        for problem in before.problems:
-            if problem.kind == "sample twice":
-                _keep_first(store, folder.path / problem.path)
+        twice = {p.path.parent.name for p in before.problems if p.kind == "sample twice"}
+        for index in store.rounds():
+            if store.round_folder(index).name in twice:
+                _keep_first(store, index)
         return before, audit(folder)
 
 
-def _keep_first(store: SampleStore, path: Path) -> None:
-    round_shards = store.shards(int(path.parent.name.removeprefix("round-")))
-    earlier = round_shards[: round_shards.index(path)]
-    seen = {_key(sample) for shard in earlier for sample in store.read_shard(shard)}
-    kept: dict[Key, Sample] = {}
-    for sample in store.load_shard(path):
-        if _key(sample) not in seen:
-            kept.setdefault(_key(sample), sample)
-    store.supersede(path, list(kept.values()))
+def _keep_first(store: SampleStore, round_index: int) -> None:
+    seen: set[Key] = set()
+    for path in store.shards(round_index):
+        first, repeated = _first_and_repeated(store.load_shard(path), seen)
+        if repeated:
+            store.supersede(path, first)

@@ -130,6 +130,26 @@ def test_a_sample_that_is_there_twice_is_kept_once(run: RunFolder) -> None:
     assert [sample.molecule_id for sample in store.samples(0)] == ["A", "B", "C"]
 
 
+def test_many_samples_that_are_there_twice_are_read_a_few_times(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard was read once for each copy: 200 copies took minutes."""
+    for number in range(10, 30):
+        shutil.copy(shards(run)[0], shards(run)[0].with_name(f"part-0000{number}.parquet"))
+    num_read = 0
+    read = Path.read_bytes
+
+    def count(path: Path) -> bytes:
+        nonlocal num_read
+        num_read += path.suffix == ".parquet"
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", count)
+    before, after = repair(run)
+    assert (len(before.problems), after.problems, after.num_samples) == (20, [], 7)
+    assert num_read < 5 * len(shards(run))
+
+
 def test_samples_of_another_round_are_named(run: RunFolder) -> None:
     shutil.move(shards(run)[-1], shards(run)[0].with_name("part-000009.parquet"))
     [problem] = audit(run).problems
