@@ -102,12 +102,11 @@ def show(
 def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) -> None:
     """Write samples into one file."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     from selfstudy_engine.data.errors import UsageError
-    from selfstudy_engine.data.files import fsync_path
+    from selfstudy_engine.data.files import replacing
     from selfstudy_engine.data.run_folder import find_run, read_config
-    from selfstudy_engine.data.schema import SAMPLE_SCHEMA
+    from selfstudy_engine.data.store import write_parquet
 
     if out.exists():
         raise UsageError(f"{out} exists already; name another file with --out")
@@ -120,23 +119,15 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
             f"the original's form has whole numbers, and a {config.property.name} has "
             f"{config.property.decimals} decimals; choose another --format"
         )
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+    batches = samples.batches(where=where)
+    with replacing(out) as file:
         if form == "parquet":
-            with pq.ParquetWriter(temporary, SAMPLE_SCHEMA) as writer:
-                for batch in samples.batches(where=where):
-                    writer.write_batch(batch)
-                    count += batch.num_rows
+            count = write_parquet(file, batches)
         else:
-            with temporary.open("wb") as file:
-                for row in _rows(samples.batches(where=where)):
-                    record = _record(row, form, config)
-                    file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-                    count += 1
-        fsync_path(temporary)
-        temporary.rename(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+            for row in _rows(batches):
+                record = _record(row, form, config)
+                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                count += 1
     click.echo(f"{count} samples: {out}")
 
 

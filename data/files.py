@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 _WRITER = re.compile("[0-9]+(-[0-9]+)?")
 
@@ -70,6 +70,17 @@ def _start_of(process: str) -> str:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it.
 
+    Raises:
+        OSError: see `replacing`.
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` when the block ends without an error.
+
     What a killed process left of the same file is removed.
 
     Raises:
@@ -81,7 +92,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -128,7 +139,7 @@ class Files(Protocol):
     """How a run's files become durable; what is written is whole when it can be seen."""
 
     def create(self, path: Path, content: bytes) -> None:
-        """Write a file that isn't there yet."""
+        """Write a file that isn't there yet; doing it again is as good as once."""
 
     def replace(self, path: Path, content: bytes) -> None:
         """Write a file in the place of what it held before, if anything."""
@@ -142,7 +153,7 @@ class OnDisk:
 
     def create(self, path: Path, content: bytes) -> None:
         """See `Files`."""
-        if path.exists():
+        if path.exists() and path.read_bytes() != content:
             raise FileExistsError(errno.EEXIST, "exists already", str(path))
         write_atomic(path, content)
 

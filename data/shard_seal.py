@@ -22,8 +22,11 @@ def seal(content: bytes) -> bytes:
     return content[:at] + _MARK + hashlib.sha256(content).digest() + content[at:]
 
 
-def check_seal(content: bytes) -> None:
+def check_seal(content: bytes) -> bool:
     """Make sure that a Parquet file is what was sealed; one without a seal is an older one.
+
+    Returns:
+        Whether it has a seal.
 
     Raises:
         DamagedShardError: it isn't.
@@ -31,11 +34,12 @@ def check_seal(content: bytes) -> None:
     end = _footer(content)
     start = end - _LENGTH
     if start < 0 or not content.startswith(_MARK, start):
-        return
+        return False
     digest = hashlib.sha256(content[:start])
     digest.update(content[end:])
     if digest.digest() != content[start + len(_MARK) : end]:
         raise DamagedShardError("its SHA-256 isn't the one that it was written with")
+    return True
 
 
 def _footer(content: bytes) -> int:

@@ -6,24 +6,26 @@ once: its key, not its text, decides. Readers stream, so memory doesn't grow wit
 
 import itertools
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
-from selfstudy_engine.data.files import ON_DISK, Files, make_folder
+from selfstudy_engine.data.files import ON_DISK, Files, make_folder, write_atomic
 from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Molecule, Sample, to_table
 from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
 
+_ROW_GROUP_BYTES = 32 << 20
 SET_ASIDE = ".damaged"
 _SUPERSEDED = ".superseded"
 _ROUND = re.compile(r"round-([0-9]{4,})")
@@ -274,6 +276,33 @@ class SampleWriter:
                 return
 
 
+def write_parquet(file: Path | BinaryIO, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches of `SAMPLE_SCHEMA` into one Parquet file, and return how many rows they have.
+
+    Small ones are gathered: a row group takes 40 kB of memory until the end, and a slow server's
+    store has hundreds of thousands of batches.
+    """
+    num_rows = 0
+    with pa.parquet.ParquetWriter(file, SAMPLE_SCHEMA) as writer:
+        for group in _gathered(batches):
+            writer.write_table(group)
+            num_rows += group.num_rows
+    return num_rows
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    group: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += batch.nbytes
+        if size >= _ROW_GROUP_BYTES:
+            yield pa.Table.from_batches(group)
+            group, size = [], 0
+    if group:
+        yield pa.Table.from_batches(group)
+
+
 def _to_parquet(samples: Sequence[Sample]) -> bytes:
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(to_table(samples), sink, compression="zstd", write_page_checksum=True)
@@ -287,6 +316,10 @@ def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
     except DamagedShardError as error:
         _set_aside(path, str(error))
         return None
+    except StoreError:
+        if os.path.lexists(path):
+            raise
+        return None  # set aside by another reader since it was listed
 
 
 def _load_shard(path: Path, columns: list[str]) -> pa.Table:
@@ -309,7 +342,7 @@ def check_shard(content: bytes) -> None:
 
 
 def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
-    check_seal(content)
+    is_sealed = check_seal(content)
     try:
         # ParquetFile, as read_table goes through a dataset, which takes twice as long for a small
         # shard; a slow server makes hundreds of thousands of those.
@@ -333,7 +366,13 @@ def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
         if nulls:
             raise pa.ArrowInvalid(f"column {nulls[0]!r} has missing values")
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise DamagedShardError(shown_text(str(error))) from error
+        problem = shown_text(str(error))
+        if is_sealed and isinstance(error, MemoryError):  # its bytes are those that were written
+            raise StoreError(
+                f"too little memory to read samples ({problem}); end other programs or raise the "
+                "limit (ulimit -v), then run the same command again"
+            ) from error
+        raise DamagedShardError(problem) from error
     return table
 
 
@@ -352,7 +391,7 @@ def _with_added_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 def keep_beside(path: Path) -> None:
     """Keep a shard under another name too: its place is about to be taken."""
-    _free_name(path, _SUPERSEDED).hardlink_to(path)
+    write_atomic(_free_name(path, _SUPERSEDED), path.read_bytes())
 
 
 def _free_name(path: Path, suffix: str) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import orjson
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from selfstudy_engine.data.adapters import MANIFEST, publish_adapter, read_adapter
 from selfstudy_engine.data.errors import UsageError
@@ -14,8 +13,7 @@ from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import publish_folder
 from selfstudy_engine.data.run_folder import RunFolder, read_config
-from selfstudy_engine.data.schema import SAMPLE_SCHEMA
-from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.store import SampleStore, write_parquet
 from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.cards import adapter_card, samples_card
 from selfstudy_engine.engine.rounds import load_records
@@ -78,17 +76,18 @@ def export_samples(folder: RunFolder, out: Path, *, accepted_only: bool) -> int:
     _check_new(out)
     store, config = SampleStore(folder.samples), read_config(folder)
     where = pc.field("accepted") if accepted_only else None
-    count = store.count(where=where)
-    if count == 0:
-        raise UsageError(f"run {folder.path} has no such samples yet; continue it, or try --all")
     with publish_folder(out) as temporary:
         (temporary / "data").mkdir()
-        for index in store.rounds():
-            with pq.ParquetWriter(
-                temporary / "data" / f"round-{index:04d}.parquet", SAMPLE_SCHEMA
-            ) as writer:
-                for batch in store.batches(index, where=where):
-                    writer.write_batch(batch)
+        count = sum(
+            write_parquet(
+                temporary / "data" / f"round-{index:04d}.parquet", store.batches(index, where=where)
+            )
+            for index in store.rounds()
+        )
+        if count == 0:
+            raise UsageError(
+                f"run {folder.path} has no such samples yet; continue it, or try --all"
+            )
         card = samples_card(config, count, accepted_only=accepted_only)
         (temporary / _CARD).write_text(card, "utf-8")
     return count

@@ -1,8 +1,11 @@
 """Samples are durable soon, there once, and never lost without a word."""
 
+import errno
+import itertools
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +23,7 @@ from samples import make_rejected, make_sample
 
 from selfstudy_engine.data.errors import StoreError
 from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Molecule, Sample, to_table
-from selfstudy_engine.data.store import FLUSH_SECONDS, SampleStore, SampleWriter
+from selfstudy_engine.data.store import FLUSH_SECONDS, SampleStore, SampleWriter, write_parquet
 
 
 def fill(store: SampleStore, *shards: list[Sample], round_index: int = 0) -> None:
@@ -173,6 +176,20 @@ def test_reading_streams(store: SampleStore) -> None:
     assert [sample.molecule_id for sample in stream][-1] == "39-49"
 
 
+def test_many_small_batches_become_few_row_groups(tmp_path: Path) -> None:
+    """One each would take a reader and a writer 40 kB of memory: 6 GB for a million samples."""
+    [small] = to_table([make_sample(str(index)) for index in range(7)]).to_batches()
+    assert write_parquet(tmp_path / "a.parquet", itertools.repeat(small, 1000)) == 7000
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert (file.metadata.num_rows, file.metadata.num_row_groups) == (7000, 1)
+    [large] = to_table([make_sample("A", completion="x" * (20 << 20))]).to_batches()
+    assert write_parquet(tmp_path / "b.parquet", [large] * 4) == 4
+    with pq.ParquetFile(tmp_path / "b.parquet") as file:
+        assert file.metadata.num_row_groups == 2
+    assert write_parquet(tmp_path / "c.parquet", []) == 0
+    assert pq.read_table(tmp_path / "c.parquet").schema.names == SAMPLE_SCHEMA.names
+
+
 def damage(path: Path, how: str) -> None:
     content = path.read_bytes()
     table = pq.read_table(path)
@@ -281,6 +298,23 @@ def test_a_folder_that_cannot_be_written_costs_no_sample(store: SampleStore) -> 
     assert [path.name for path in store.round_folder(0).iterdir()] == ["part-000000.parquet"]
 
 
+def test_samples_are_judged_anew_where_there_are_no_hard_links(
+    store: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SMB and exFAT, say."""
+    fill(store, [make_sample("A")])
+    [path] = store.shards()
+    before = path.read_bytes()
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store.supersede(path, [make_rejected("A")])
+    assert [sample.accepted for sample in store.samples()] == [False]
+    assert path.with_name(f"{path.name}.superseded").read_bytes() == before
+
+
 def test_a_failure_of_the_writer_surfaces_at_the_next_add(store: SampleStore) -> None:
     with store.writer(0) as writer, gone(store.round_folder(0)):
         writer.add([make_sample("A")])
@@ -348,6 +382,24 @@ except (StoreError, OSError) as error:
 shard.chmod(0o644)
 print(shard.exists(), store.count())
 """
+LITTLE_MEMORY = """
+import re
+import pyarrow as pa
+
+pa.set_memory_pool(pa.system_memory_pool())
+with store.writer(0) as writer:
+    writer.add([make_sample(str(i), completion=f"{i}" + "x" * 10_000) for i in range(8000)])
+[shard] = store.shards()
+used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, hard))
+try:
+    print(store.count(where=pa.compute.field("accepted")))
+except StoreError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+print(shard.exists(), store.count())
+"""
 needs_modes = pytest.mark.skipif(
     os.geteuid() == 0 and shutil.which("setpriv") is None,
     reason="root ignores modes, and setpriv isn't there to take that right away",
@@ -389,6 +441,30 @@ def test_a_shard_that_cannot_be_opened_now_is_not_taken_for_damaged(store: Sampl
     assert last == "True 1"
 
 
+def test_a_shard_that_does_not_fit_into_memory_is_not_taken_for_damaged(
+    store: SampleStore,
+) -> None:
+    message, last = run_apart(LITTLE_MEMORY, store.folder)
+    assert "too little memory to read samples" in message
+    assert last == "True 8000"
+
+
+def test_a_shard_that_another_reader_sets_aside_meanwhile_is_left_out(
+    store: SampleStore,
+) -> None:
+    """As the report's process beside the loop's: both come upon it."""
+    fill(store, [make_sample("A")], [make_sample("B")], [make_sample("C")])
+    damaged = store.shards()[1]
+    damage(damaged, "truncated")
+    slower = store.samples()
+    assert next(slower).molecule_id == "A"
+    assert store.count() == 2
+    assert [sample.molecule_id for sample in slower] == ["C"]
+    damaged.symlink_to("an unmounted disk")
+    with pytest.raises(StoreError, match="can't open shard"):
+        store.count()
+
+
 def test_a_shard_is_never_written_over(store: SampleStore) -> None:
     with store.writer(0) as writer:
         alien = store.round_folder(0) / "part-000000.parquet"
@@ -399,6 +475,28 @@ def test_a_shard_is_never_written_over(store: SampleStore) -> None:
         assert alien.read_bytes() == b"from elsewhere"
         alien.unlink()
     assert store.count() == 1
+
+
+def test_a_shard_that_came_although_its_writing_failed_is_taken_for_written(
+    store: SampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk gave up after the rename: only the folder's names weren't flushed."""
+    flush, failures = os.fsync, 1
+
+    def fail_once(descriptor: int) -> None:
+        nonlocal failures
+        if failures and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            failures -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    writer = store.writer(0)
+    writer.add([make_sample("A")])
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(StoreError, match="Input/output error"):
+        writer.flush()
+    writer.flush()
+    assert (writer.num_durable, store.count()) == (1, 1)
 
 
 def test_shards_of_an_earlier_version_are_read(tmp_path: Path) -> None:
