@@ -23,7 +23,11 @@ def scratch_folder() -> Iterator[Path]:
         folder = Path(name)
         with (folder / _LOCK).open("wb") as lock:  # the kernel unlocks it, however we end
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
+            try:
+                yield folder
+            finally:
+                with suppress(OSError):  # what is left is removed next
+                    _empty(folder)
 
 
 def _sweep() -> None:
@@ -35,4 +39,14 @@ def _sweep() -> None:
                 continue
             with lock.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _empty(lock.parent)
                 shutil.rmtree(lock.parent)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock, by which the rest is found if this is cut off, too."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _LOCK:
+            path.unlink(missing_ok=True)

@@ -55,6 +55,30 @@ def test_a_killed_ones_goes_with_the_next_and_a_running_ones_stays() -> None:
         assert not left.exists()
 
 
+def test_a_removal_that_is_cut_off_leaves_nothing_that_is_never_found(place: Path) -> None:
+    """The lock, by which the next one finds a folder, goes last."""
+    script = (
+        "import os\n"
+        "from selfstudy_engine.data.scratch import scratch_folder\n"
+        "unlink = os.unlink\n"
+        "def kill_after_the_lock(path, **options):\n"
+        "    unlink(path, **options)\n"
+        "    if os.path.basename(path) == '.lock':\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "with scratch_folder() as folder:\n"
+        "    for number in range(50):\n"
+        "        (folder / str(number)).touch()\n"
+        "    (folder / 'checkpoint').mkdir()\n"
+        "    (folder / 'checkpoint' / 'weights').touch()\n"
+        "    (folder / 'link').symlink_to('checkpoint')\n"
+        "    os.unlink = kill_after_the_lock\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == -9
+    [left] = place.iterdir()
+    assert list(left.iterdir()) == []
+
+
 def test_new_ones_links_and_folders_of_others_stay(place: Path) -> None:
     new, other, user = place / "selfstudy-new", place / "selfstudy-other", place / "user"
     for folder in (new, other, user):
