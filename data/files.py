@@ -4,6 +4,7 @@ The order is always the same: temporary name, fsync, rename, fsync of the folder
 """
 
 import errno
+import fcntl
 import glob
 import hashlib
 import os
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 _WRITER = re.compile("[0-9]+(-[0-9]+)?")
 
@@ -133,6 +134,20 @@ def publish_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         raise
     fsync_path(target.parent)
+
+
+def lock(file: IO[Any]) -> None:
+    """Hold an open file for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        error.filename = file.name
+        raise
 
 
 class Files(Protocol):

@@ -151,9 +151,12 @@ class Objects:
                 return
             except ConflictError:
                 found = self.find(key)  # maybe ours, and only the answer was lost
-                if found is None or found.content != content:
+                if found and found.content == content:
+                    return
+                if found or number == _BROKEN_CONNECTIONS:
                     raise
-                return
+                # An earlier try of ours is being written still (AWS: ConditionalRequestConflict).
+                time.sleep(_FIRST_PAUSE_SECONDS * 2**number)
             except StoreError as error:
                 # When the connection breaks, nobody knows if it was taken: obstore ends there.
                 is_over = number == _BROKEN_CONNECTIONS or time.monotonic() > last
@@ -225,9 +228,11 @@ class Objects:
         text = str(error).partition("Debug source")[0]
         found = _CODE.search(text)
         cause = shown_text(": ".join(filter(None, found.groups())) if found else text)
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "169.254" in text:
+        is_refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        code = found[1] if found else ""
+        if is_refused or code in {"ExpiredToken", "InvalidToken"} or "169.254" in text:
             return cause, _KEYS
-        if found and found[1] == "NoSuchBucket":
+        if code == "NoSuchBucket":
             return cause, "make the bucket, or name another with --remote"
         return cause, (
             "see that the server answers (AWS_ENDPOINT_URL or endpoint_override names it, "

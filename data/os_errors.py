@@ -2,11 +2,14 @@
 
 import errno
 
+_NO_LOCKS = "choose a folder on a file system with locks (Lustre: mounted with -o flock)"
 _REMEDIES = {
     errno.ENOSPC: "free disk space, then run the same command again",
     errno.EDQUOT: "free disk space or raise the quota, then run the same command again",
     errno.EROFS: "make it writable, or choose another folder",
     errno.EACCES: "make it accessible, or choose another folder",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
     errno.EMFILE: "raise the limit of open files (ulimit -n), then run the same command again",
 }
 

@@ -1,6 +1,5 @@
 """Where everything of a run lies. Progress is what exists there, never a counter kept beside it."""
 
-import fcntl
 import os
 import platform
 import socket
@@ -15,7 +14,7 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import InUseError, RunFolderError
-from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, make_folder
+from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, lock, make_folder
 from selfstudy_engine.data.hardware import visible_gpus
 
 FORMAT = 1
@@ -104,10 +103,11 @@ class RunFolder:
 
         Raises:
             InUseError: another process holds it.
+            OSError: the folder can't be written, or its file system has no locks.
         """
         with (self.path / ".lock").open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file)
             except BlockingIOError as error:
                 file.seek(0)
                 raise InUseError(

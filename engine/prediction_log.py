@@ -1,6 +1,5 @@
 """Predictions on the disk as they come: the same command goes on where it was cut off."""
 
-import fcntl
 import os
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.files import fsync_path, lock
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.predict import Prediction
 
@@ -43,6 +43,7 @@ class PredictionLog:
         self._file = self._path.open("a+b")
         try:
             self._lock()
+            fsync_path(self._path.parent)
             self._read()
         except BaseException:
             self._file.close()
@@ -62,7 +63,7 @@ class PredictionLog:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except BlockingIOError as error:
             raise UsageError(
                 f"another `selfstudy-engine predict` is writing {self._path}; wait for its end, or "

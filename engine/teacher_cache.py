@@ -4,7 +4,6 @@ One JSON line for each, appended and fsynced before anything is made of it. What
 left of a last line is cut off; one process at a time holds the file.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.files import fsync_path
+from selfstudy_engine.data.files import fsync_path, lock, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +85,10 @@ class AnswerCache:
             UsageError: another process holds it.
             OSError: it can't be read or written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._file = self.path.open("ab+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
             fsync_path(self.path.parent)
             self._read()
         except BlockingIOError as error:

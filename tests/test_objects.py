@@ -60,6 +60,16 @@ def test_a_server_that_fails_is_asked_again(s3: S3Server, objects: Objects, faul
     assert objects.read("new") == b"content"
 
 
+def test_an_object_that_is_being_written_still_is_no_other_loops(
+    s3: S3Server, objects: Objects
+) -> None:
+    """AWS answers so while an earlier try, whose connection broke, isn't over."""
+    busy = b"<Error><Code>ConditionalRequestConflict</Code><Message>Again</Message></Error>"
+    s3.fail(answer("409 Conflict", busy), times=2)
+    objects.create("new", b"content")
+    assert objects.read("new") == b"content"
+
+
 def test_what_stands_in_the_way_is_named_with_its_remedy(
     s3: S3Server, objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +79,10 @@ def test_what_stands_in_the_way_is_named_with_its_remedy(
         StoreError, match="can't write s3://bucket/runs/test/a: AccessDenied: Not you; set AWS_ACC"
     ):
         objects.create("a", b"")
+    expired = b"<Error><Code>ExpiredToken</Code><Message>It has expired</Message></Error>"
+    s3.fail(answer("400 Bad Request", expired))
+    with pytest.raises(StoreError, match="ExpiredToken: It has expired; set AWS_ACCESS_KEY_ID"):
+        objects.replace("a", b"")
     nowhere = Objects(RemoteAddress.parse("s3://nowhere/runs"), retry_seconds=1)
     with pytest.raises(StoreError, match=r"s3://nowhere/runs/a: NoSuchBucket.*make the bucket"):
         nowhere.create("a", b"")

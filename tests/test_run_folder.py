@@ -1,5 +1,7 @@
 """Opening a run, going on with it, and keeping others away from it."""
 
+import errno
+import fcntl
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.run_folder import RunFolder, find_run, open_run, read_config
 
 
@@ -163,6 +166,24 @@ def test_a_lock_is_refused_while_held_and_goes_with_its_process(
         pass
     with folder.locked():
         pass
+
+
+def test_a_file_system_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lustre as it is mounted by default, NFS without its lock service."""
+    folder = open_run(tmp_path, config_of())
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="not implemented") as caught, folder.locked():
+        pass
+    assert explain(caught.value) == (
+        f"{folder.path}/.lock: Function not implemented; choose a folder on a file system with "
+        "locks (Lustre: mounted with -o flock)"
+    )
 
 
 def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A teacher's answers on the disk: whole lines, one holder, nothing lost."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_an_answer_is_on_the_disk_when_it_is_added(tmp_path: Path) -> None:
     with AnswerCache(path) as cache:
         cache.add(ANSWER)
         assert path.read_bytes().count(b"\n") == 1
+
+
+def test_the_folders_of_paid_answers_are_on_the_disk_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushed = os.fsync, set[int]()
+
+    def note(descriptor: int) -> None:
+        flushed.add(os.fstat(descriptor).st_ino)
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    path = tmp_path / "run" / "teacher" / "answers.jsonl"
+    with AnswerCache(path):
+        folders = [tmp_path, path.parent.parent, path.parent]
+        assert {folder.stat().st_ino for folder in folders} <= flushed
 
 
 @pytest.mark.parametrize("left", [1, 5, -1])
