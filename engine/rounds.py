@@ -283,7 +283,7 @@ def load_records(folder: RunFolder) -> list[RoundRecord]:
     try:
         return [RoundRecord.from_json(line) for line in lines if line.strip()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = "remove it: the same command derives it from the samples and evaluations"
+        remedy = "remove it: `loop` derives it again from the samples and evaluations"
         raise damaged(folder.metrics, error, remedy) from error
 
 

@@ -26,6 +26,7 @@ from selfstudy_engine.data.errors import (
     AdapterError,
     DamagedShardError,
     ServerError,
+    StoreError,
     SwapError,
     TableError,
     UsageError,
@@ -35,8 +36,10 @@ from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.molecules import canonicalize, to_molecule
 from selfstudy_engine.data.prompts import parse_completion
 from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.shard_seal import check_seal
+from selfstudy_engine.data.split_record import load_places
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.table_files import Row, read_rows
 from selfstudy_engine.engine.answers import to_completions
@@ -45,6 +48,7 @@ from selfstudy_engine.engine.concurrency import parse_load
 from selfstudy_engine.engine.http_session import retry_after_seconds
 from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.report_import import load_rounds
+from selfstudy_engine.engine.rounds import load_records
 
 MELTING_POINT = find_property("melting_point")
 ETHANOL = Molecule("K", "ethanol", "CCO", -114.1)
@@ -372,3 +376,14 @@ def test_an_imported_round_is_a_small_whole_number(tmp_path: Path, text: str) ->
     path.write_text(f"run,round,split,mae\na,{text},test,80\n")
     with pytest.raises(TableError, match="line 2: round"):
         load_rounds(path)
+
+
+@pytest.mark.parametrize("content", [b'{"round":', b"[]\n", b"{}\n", b"\xff\n"])
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_bytes(content)
+    with pytest.raises(StoreError, match=r"metrics.jsonl is damaged \(.*\); remove it: `loop`"):
+        load_records(folder)
+    folder.split.write_bytes(content)
+    with pytest.raises(StoreError, match=r"split.parquet is damaged \(.*\); restore it"):
+        load_places(folder.split)
