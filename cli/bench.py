@@ -156,27 +156,37 @@ def _print_tables(results: "Results") -> None:
 
 
 def _cells(key: str, facts: dict[str, Any], contenders: dict[str, Any]) -> list[str]:
-    def median(of: dict[str, Any] | None, workload: str, rate: str) -> float | None:
-        found = (of or {}).get("workloads", {}).get(workload, {}).get(rate)
+    def median(workload: str, rate: str) -> float | None:
+        found = facts["workloads"].get(workload, {}).get(rate)
         return found["median"] if found else None
 
-    speed = median(facts, "fixed", "output_tokens_per_second")
-    fixed = facts["workloads"].get("fixed", {}).get("output_tokens_per_second")
-    reference = median(contenders.get("3"), "fixed", "output_tokens_per_second")
-    first = median(next(iter(contenders.values())), "fixed", "output_tokens_per_second")
+    fixed = _tokens(facts)
+    over_offline = _within_turns(fixed, _tokens(contenders.get("3")))
+    over_first = _within_turns(fixed, _tokens(next(iter(contenders.values()))))
     return [
         f"{key} {facts['label']}",
         f"{fixed['median']:.0f} ({fixed['low']:.0f}-{fixed['high']:.0f})" if fixed else "-",
-        f"{speed / reference:.2f}" if speed and reference else "-",
-        f"{speed / first:.1f}" if speed and first else "-",
-        _short(median(facts, "real", "completions_per_second")),
-        _short(median(facts, "real", "accepted_distinct_per_second")),
-        _short(median(facts, "long", "seconds_per_prompt")),
+        f"{over_offline:.2f}" if over_offline else "-",
+        f"{over_first:.1f}" if over_first else "-",
+        _short(median("real", "completions_per_second")),
+        _short(median("real", "accepted_distinct_per_second")),
+        _short(median("long", "seconds_per_prompt")),
         _short(facts.get("startup_seconds")),
         _short(facts.get("peak_memory_gib")),
-        _short(median(facts, "real", "prefix_hit_share")),
-        _short(median(facts, "real", "idle_share")),
+        _short(median("real", "prefix_hit_share")),
+        _short(median("real", "idle_share")),
     ]
+
+
+def _tokens(facts: dict[str, Any] | None) -> dict[str, Any] | None:
+    workloads: dict[str, dict[str, Any]] = (facts or {}).get("workloads", {})
+    return workloads.get("fixed", {}).get("output_tokens_per_second")
+
+
+def _within_turns(above: dict[str, Any] | None, below: dict[str, Any] | None) -> float | None:
+    from selfstudy_engine.engine.bench_results import within_turns
+
+    return within_turns(above["turns"], below["turns"]) if above and below else None
 
 
 def _short(value: Any) -> str:

@@ -58,10 +58,13 @@ class IdleWatch:
         return self._num_missed / num_looks if num_looks else 0.0
 
     @property
-    def idle_share(self) -> float:
-        """Share of the answered looks that found nothing running, 0 to 1."""
+    def idle_share(self) -> float | None:
+        """Share of the answered looks that found nothing running, 0 to 1.
+
+        None if none found anything: all that ran did so between two of them.
+        """
         busy = self._between_first_and_last()
-        return 1 - sum(busy) / len(busy) if busy else 1.0
+        return 1 - sum(busy) / len(busy) if busy else None
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,7 @@ import shlex
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,9 @@ class Results:
         for name, (workload, above, below) in _RATIOS.items():
             turns = self.measurements[workload]
             rate = RATES[workload][0]
-            if turns[above] and turns[below]:
-                # Of a benchmark that isn't over, one of them may be a turn ahead.
-                pairs = zip(turns[above], turns[below], strict=False)
-                found[name] = statistics.median(
-                    getattr(a, rate) / getattr(b, rate) for a, b in pairs
-                )
+            pair = [[getattr(turn, rate) for turn in turns[key]] for key in (above, below)]
+            if all(pair):
+                found[name] = within_turns(*pair)
         sources = {
             "swap_seconds_median": ("swap", "seconds_median"),
             "swap_seconds_worst": ("swap", "seconds_worst"),
@@ -102,12 +100,23 @@ class Results:
                     "prompt_tokens_mean": turns[0].num_prompt_tokens / turns[0].num_prompts,
                     "output_tokens": [turn.num_output_tokens for turn in turns],
                     **{
-                        rate: _summary([getattr(turn, rate) for turn in turns])
+                        rate: _summary(values)
                         for rate in (*rates, *_OBSERVED)
-                        if getattr(turns[0], rate) is not None
+                        if (values := [v for t in turns if (v := getattr(t, rate)) is not None])
                     },
                 }
         return found
+
+
+def within_turns(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the turns' ratios: within a turn the machine is the same for both.
+
+    Of a benchmark that isn't over, one of them may be a turn ahead.
+
+    >>> within_turns([2, 8, 9], [1, 2])
+    3.0
+    """
+    return statistics.median(a / b for a, b in zip(above, below, strict=False))
 
 
 def _summary(values: list[float]) -> dict[str, Any]:

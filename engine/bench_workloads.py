@@ -51,7 +51,8 @@ class Pass:
     completions: list[list[Completion]]
     """For each prompt, in order, its n completions."""
     idle_share: float | None = None
-    """Share of the time in which nothing ran in the server; None where there is no server."""
+    """Share of the time in which nothing ran in the server; None where there is no server, or it
+    was done before anybody looked."""
     prefix_hit_share: float | None = None
     """Share of the prompt tokens that the prefix cache held."""
 

@@ -58,12 +58,12 @@ class Figure:
         return "" if self.at_most is None else "yes" if value <= self.at_most else "NO"
 
 
-def _bench(*keys: str) -> Callable[[Path], float]:
-    def read(folder: Path) -> float:
+def _bench(*keys: str) -> Callable[[Path], float | None]:
+    def read(folder: Path) -> float | None:
         found: Any = orjson.loads((folder / "bench.json").read_bytes())
         for key in keys:
             found = found[key]
-        return float(found)
+        return None if found is None else float(found)
 
     return read
 
