@@ -36,6 +36,13 @@ from selfstudy_engine.engine.training import TimeLimits, run_training
 EXTRAS = ("swap", "overlap", "yield", "client", "rescore", "training")
 """What is measured apart from the turns, by its name on the command line."""
 _ON_MERGED_SERVER = {"swap", "overlap", "yield"}
+_ONE_SERVER_HERE = {
+    "server.adapter_mode": "merged",
+    "server.replicas": 1,
+    "server.ray": "off",
+    "server.url": [],
+}
+"""What is measured, whatever a run's settings say of its servers."""
 _WARM_UP_PROMPTS, _WARM_UP_TOKENS = 8, 8
 _FEW_EPOCHS = 0.01
 
@@ -179,13 +186,13 @@ def run_benchmark(
         SelfStudyError: a contender failed, or answered something else than what it was asked.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    config = override(config, _ONE_SERVER_HERE)
     results = Results(describe_host(), config)
     with scratch_folder() as scratch:
         if dummy:
             on_phase("make random weights")
             config = _with_dummy_model(config, scratch / "model")
-        one_server = {"server.adapter_mode": "merged", "server.replicas": 1}
-        model, config = choose_base_model(override(config, one_server))
+        model, config = choose_base_model(config)
         impossible = _impossible(config)
         if wanted & impossible:
             on_phase(f"left out, impossible here: {', '.join(sorted(wanted & impossible))}")
@@ -241,9 +248,14 @@ def run_benchmark(
 
 
 def _impossible(config: RunConfig) -> set[str]:
-    """Return what can't be: merging into a quantised base, the CPU's fast LoRA on a GPU."""
+    """Return what can't be.
+
+    Merging into a quantised base, the CPU's fast LoRA on a GPU, several engines in one LLM.
+    """
+    placement = placement_of(config)
     merging = {"5", *_ON_MERGED_SERVER} if config.server.adapter_mode == "runtime" else set()
-    return merging | ({"7"} if placement_of(config).server else set())
+    on_gpu = {"7"} if placement.server else set()
+    return merging | on_gpu | ({"3"} if placement.parallel.data > 1 else set())
 
 
 Part = Callable[[], dict[str, Any]]

@@ -31,8 +31,7 @@ from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.server import VllmServer
 from selfstudy_engine.engine.server_command import (
     NO_JIT_SAMPLER,
-    compiled,
-    max_num_seqs,
+    engine_arguments,
     server_environment,
 )
 
@@ -135,28 +134,17 @@ class Lineup:
         ours = server_environment(self._config, self._model, api_key="")
         ours |= {FAST_NORMS_VARIABLE: "0"}
         folder = str(self._adapter.folder) if self._adapter else None
-        same = {
-            "block_size": self._config.server.block_size,
-            "max_model_len": self._config.server.max_model_len,
-            "enforce_eager": not compiled(self._config),
-        }
-        limit = max_num_seqs(self._config)
-        same |= {"max_num_seqs": limit} if limit else {}
+        same = engine_arguments(self._config, self._model)
         memory: dict[str, Any] = dict(self._gpu_memory)
         if not memory:
             base_environment["VLLM_CPU_KVCACHE_SPACE"] = str(self._config.server.kv_cache_gib)
-        self._start_reference("1", "original", base_environment, folder, {})
-        self._start_reference("2", "transformers", base_environment, folder, {})
-        self._start_reference("3", "offline", ours, None, same | memory)
-        self._start_reference("3d", "offline", base_environment, None, memory)
+        self._start_reference("1", "original", base_environment, adapter=folder)
+        self._start_reference("2", "transformers", base_environment, adapter=folder)
+        self._start_reference("3", "offline", ours, engine_arguments=same)
+        self._start_reference("3d", "offline", base_environment, llm_arguments=memory)
 
     def _start_reference(
-        self,
-        key: str,
-        kind: str,
-        environment: dict[str, str],
-        adapter: str | None,
-        llm_arguments: dict[str, Any],
+        self, key: str, kind: str, environment: dict[str, str], **settings: Any
     ) -> None:
         if key not in self._wanted:
             return
@@ -168,9 +156,8 @@ class Lineup:
             settings=ReferenceSettings(
                 self._model,
                 resolve_dtype(self._config.model.dtype, self._placement.server_kind),
-                adapter,
-                llm_arguments,
                 trust_remote_code=self._config.model.trust_remote_code,
+                **settings,
             ),
             environment=environment,
             log=self._logs / f"contender-{key}.log",
@@ -284,4 +271,9 @@ def share_gpu(
             "server.extra_args": [*arguments, *config.server.extra_args],
         },
     )
-    return config, {"gpu_memory_utilization": share, "kv_cache_memory_bytes": cache}
+    return config, {
+        "gpu_memory_utilization": share,
+        "kv_cache_memory_bytes": cache,
+        "tensor_parallel_size": placement.parallel.tensor,
+        "pipeline_parallel_size": placement.parallel.pipeline,
+    }

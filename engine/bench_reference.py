@@ -8,7 +8,8 @@ libraries print goes to stderr.
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -24,11 +25,13 @@ class ReferenceSettings:
 
     model: str
     dtype: str
-    adapter: str | None
+    adapter: str | None = None
     """PEFT folder, merged into the weights; None is the base model."""
-    llm_arguments: dict[str, Any]
+    llm_arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of vllm.LLM."""
     trust_remote_code: bool = False
+    engine_arguments: Sequence[str] = ()
+    """A server's, for vllm.LLM to compute as that server does; empty: as the fields above say."""
 
 
 class Reference(Protocol):
@@ -162,12 +165,14 @@ class OfflineReference:
     def __init__(self, settings: ReferenceSettings) -> None:
         from vllm import LLM
 
-        self._llm = LLM(
-            model=settings.model,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            **settings.llm_arguments,
-        )
+        arguments = settings.llm_arguments | {
+            "model": settings.model,
+            "dtype": settings.dtype,
+            "trust_remote_code": settings.trust_remote_code,
+        }
+        if settings.engine_arguments:
+            arguments = as_a_server(settings.engine_arguments)
+        self._llm = LLM(**arguments)
 
     def forget(self) -> None:
         """See `Reference`."""
@@ -191,6 +196,28 @@ class OfflineReference:
             ]
             for output in outputs
         ]
+
+
+def as_a_server(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return keyword arguments of vllm.LLM with which it computes as a server does.
+
+    Args:
+        arguments: of the server's command line, for its engine.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    def read() -> EngineArgs:
+        parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+        return EngineArgs.from_cli_args(parser.parse_args(list(arguments)))
+
+    # Left alone, LLM computes twice as many tokens in a step.
+    server = read().create_engine_config(UsageContext.OPENAI_API_SERVER)
+    batched_tokens = server.scheduler_config.max_num_batched_tokens
+    changed = {"max_num_batched_tokens": batched_tokens, "disable_log_stats": True}
+    same: dict[str, Any] = vars(read())
+    return same | changed
 
 
 def _completion(text: str, finish_reason: Any, prompt: int, output: int) -> dict[str, Any]:

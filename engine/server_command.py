@@ -56,30 +56,11 @@ def server_command(
     server, placement = config.server, placement_of(config)
     command = [
         *(sys.executable, "-m", *_entry_point(config)),
-        *("--model", model, "--host", public.host if public else host, "--port", str(port)),
-        *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
-        *("--max-model-len", str(server.max_model_len)),
-        *("--block-size", str(server.block_size)),
-        # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
-        # prefer: names and tokens would be other than those that adapters are trained with.
-        *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
-        # A model's own file would set what a request leaves open (top_k, repetition penalties):
-        # neither the run's settings nor a canary would show it. Its ends of text are read anyway.
-        *("--generation-config", "vllm"),
+        *("--host", public.host if public else host, "--port", str(port)),
         *("--api-server-count", str(api_server_count(config))),
         *("--middleware", _PUBLIC_GUARD if public else _GUARD),
         "--disable-uvicorn-access-log",
     ]
-    if (batch := max_num_seqs(config)) is not None:
-        command += ["--max-num-seqs", str(batch)]
-    if placement.server:
-        command += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
-    if placement.parallel != Parallel.of(server.extra_args):  # several devices, none in those
-        command += ["--tensor-parallel-size", str(placement.parallel.tensor)]
-    if not compiled(config):
-        command += ["--enforce-eager"]
-    if config.model.trust_remote_code:
-        command += ["--trust-remote-code"]
     if public:
         command += public.arguments
     if server.adapter_mode == "merged":
@@ -93,7 +74,39 @@ def server_command(
             command += ["--lora-target-modules", *config.train.target_modules]
         if not placement.server:
             command += ["--worker-extension-cls", _LORA_EXTENSION]
-    return command + server.extra_args
+    return command + engine_arguments(config, model)
+
+
+def engine_arguments(config: RunConfig, model: str) -> list[str]:
+    """Return the part of a server's command line that says how it computes, adapters apart.
+
+    Raises:
+        UsageError: see `server_command`.
+    """
+    server, placement = config.server, placement_of(config)
+    arguments = [
+        *("--model", model),
+        *("--dtype", resolve_dtype(config.model.dtype, placement.server_kind)),
+        *("--max-model-len", str(server.max_model_len)),
+        *("--block-size", str(server.block_size)),
+        # A repository of Mistral's holds the model in Mistral's own format too, which vLLM would
+        # prefer: names and tokens would be other than those that adapters are trained with.
+        *("--config-format", "hf", "--load-format", "hf", "--tokenizer-mode", "hf"),
+        # A model's own file would set what a request leaves open (top_k, repetition penalties):
+        # neither the run's settings nor a canary would show it. Its ends of text are read anyway.
+        *("--generation-config", "vllm"),
+    ]
+    if (batch := max_num_seqs(config)) is not None:
+        arguments += ["--max-num-seqs", str(batch)]
+    if placement.server:
+        arguments += ["--gpu-memory-utilization", str(gpu_share(config, model, placement))]
+    if placement.parallel != Parallel.of(server.extra_args):  # several devices, none in those
+        arguments += ["--tensor-parallel-size", str(placement.parallel.tensor)]
+    if not compiled(config):
+        arguments += ["--enforce-eager"]
+    if config.model.trust_remote_code:
+        arguments += ["--trust-remote-code"]
+    return arguments + server.extra_args
 
 
 def _entry_point(config: RunConfig) -> tuple[str, ...]:
