@@ -122,13 +122,14 @@ def swap_molecules(rows: Sequence[ReasonRow], seed: int = 0) -> list[ReasonRow]:
 
     Rows without a molecule are left out; so are all if there is only one molecule.
     """
-    usable = [row for row in rows if row.molecule]
-    molecules = [row.molecule for row in usable if row.molecule]
-    if len({molecule.molecule_id for molecule in molecules}) < 2:
+    owned = [(row, row.molecule) for row in rows if row.molecule]
+    # Each once: among rows that are nearly all of one molecule, few draws would hit another.
+    molecules = list({own.molecule_id: own for _, own in owned}.values())
+    if len(molecules) < 2:
         return []
     rng = random.Random(seed)
     swapped = []
-    for row, own in zip(usable, molecules, strict=True):
+    for row, own in owned:
         other = own
         while other.molecule_id == own.molecule_id:
             other = rng.choice(molecules)

@@ -113,6 +113,13 @@ def test_a_swap_gives_every_reason_another_molecule(tmp_path: Path) -> None:
     assert swap_molecules([rows[0], rows[0], rows[3]]) == []
 
 
+@pytest.mark.timeout(20)
+def test_a_swap_finds_the_one_other_molecule_of_many_rows(tmp_path: Path) -> None:
+    rows = read_reasons(write(tmp_path, ROWS))
+    swapped = swap_molecules([rows[0]] * 50_000 + [rows[1]])
+    assert {row.molecule for row in swapped[:-1]} == {rows[1].molecule}
+
+
 def test_fractions_of_nothing_are_none() -> None:
     report = ClaimReport()
     report.add(None)
