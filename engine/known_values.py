@@ -84,10 +84,15 @@ class KnownValues:
         amount = rf"(?>{_NUMBER})(?>{_unit_after(prop)})(?!{_NOT_ITS_VALUE})"
         says = "|".join([re.escape(prop.name).replace(r"\ ", r"\s+"), *_words_for(prop)])
         self.cue = re.compile(rf"\b(?:{says})", re.IGNORECASE)
+        adjective = r"(?:known|measured|reported|literature|normal|experimental)"
         self._after = re.compile(
             r"\s*(?:\([^()]{1,40}\)\s*)?(?:,|\(|:)?\s*(?:(?:which|that|itself|also|typically|base)\s+)"
             r"{0,2}(?:(?:has|having|with|have|had|its|whose)\s+)?(?:(?:a|an|the|its)\s+)?"
-            rf"(?:(?:known|measured|reported|literature|normal|experimental)\s+)?(?:{says})(?:\s*\([a-z.]{{1,5}}\))?{_ABOUT}{amount}",
+            rf"(?:{adjective}\s+)?(?:{says})(?:\s*\([a-z.]{{1,5}}\))?{_ABOUT}{amount}",
+            re.IGNORECASE,
+        )
+        self._apart = re.compile(
+            rf"\s*(?:,\s*(?:(?:an?|the|its)\s+)?|(?:an?|the|its)\s+)(?:{adjective}\s+)?(?:{says})",
             re.IGNORECASE,
         )
         self._before = re.compile(
@@ -155,6 +160,8 @@ class KnownValues:
             if _inside_name(text, index, skip):
                 continue
             match = self._after.match(text.plain, end, end + 160)
+            if match and self._apart.match(text.plain, end) and not _is_subject(text, index):
+                continue  # "compared with benzene, the melting point is 80 °C"
             if match is None and self._before.search(text.plain[max(0, start - 60) : start]):
                 match = self._then.match(text.plain, end, end + 120)
             values = match and self._read(match)
@@ -162,22 +169,16 @@ class KnownValues:
                 yield StatedValue(known, known.value, start, match.end(), *values)
 
     def _read(self, match: re.Match[str]) -> tuple[float, float] | None:
-        unit = (match.groupdict().get("unit") or "").strip()
-        symbol = (
-            unit[-1:].upper()
-            if not unit.lower().startswith(("degree", "cel", "kel"))
-            else ({"f": "F", "k": "K"}.get(unit.lower().removeprefix("degrees").strip()[:1], "C"))
-        )
-        units = {"C": "°C", "℃": "°C", "F": "°F", "K": "K", "": self.property.unit}
-        if unit.lower().startswith("kel"):
-            symbol = "K"
+        named = (match.groupdict().get("unit") or "").lower()
+        symbol = re.sub(r"^(?:degrees?|[°º])?\s*", "", named)[:1]
+        degrees = {"c": "°C", "℃": "°C", "f": "°F", "k": "K"}
+        unit = degrees.get(symbol, "°C") if named else self.property.unit
         try:
-            low = convert(float(match["low"]), units[symbol], self.property.unit)
-            high = low
+            low = high = convert(float(match["low"]), unit, self.property.unit)
             if match["high"]:
                 sign = -1 if match["low"].startswith("-") and "to" not in match.group() else 1
-                high = convert(sign * float(match["high"]), units[symbol], self.property.unit)
-        except (UsageError, KeyError):
+                high = convert(sign * float(match["high"]), unit, self.property.unit)
+        except UsageError:
             return None
         return min(low, high), max(low, high)
 
@@ -192,6 +193,12 @@ def _unit_after(prop: Property) -> str:
 
 def _words_for(prop: Property) -> list[str]:
     return [_ABBREVIATED[prop.name]] if prop.name in _ABBREVIATED else []
+
+
+def _is_subject(text: Text, index: int) -> bool:
+    """Tell "For benzene, the melting point is" from "unlike benzene, the melting point is"."""
+    before = text.words[index - 1] if index else "."
+    return before in {"for", "of", "in"} or not (before == "," or before[0].isalnum())
 
 
 _NAME_PARTS = re.compile(r".*(?:yl|oxy|o|ic|hydrate|hydride|ate|ide|ite|acid)|[0-9].*|.*-.*|n|of")

@@ -35,6 +35,10 @@ def stated(text: str) -> list[tuple[str, float, float]]:
         ("aniline (mp -6 °C)", ("aniline", -6.0, -6.0)),
         ("Aniline melts at 267 K", ("aniline", -6.15, -6.15)),
         ("Benzene melts at 42 °F", ("benzene", 5.5555, 5.5555)),
+        ("Benzene melts at 42 degree Fahrenheit", ("benzene", 5.5555, 5.5555)),
+        ("Benzene melts at 5 degrees", ("benzene", 5.0, 5.0)),
+        ("For benzene, the melting point is 5 °C", ("benzene", 5.0, 5.0)),
+        ("Benzene, melting point 5 °C", ("benzene", 5.0, 5.0)),
         ("benzoic acid has a melting point of 121-123 °C", ("benzoic acid", 121.0, 123.0)),
         ("2-butanol has a melting point of -114.7", ("2-butanol", -114.7, -114.7)),
         ("N,N-dimethylaniline melts at 2 °C", ("n,n-dimethylaniline", 2.0, 2.0)),
@@ -49,6 +53,9 @@ def test_ways_to_state_a_value(text: str, expected: tuple[str, float, float]) ->
 @pytest.mark.parametrize(
     "text",
     [
+        "Compared with benzene, the melting point is 52 °C.",
+        "Compared to benzene the melting point is 52 °C.",
+        "Relative to benzene, its melting point of 52 °C is high.",
         "Benzene has a boiling point of 80 °C.",
         "Benzene raises the melting point by 5 °C.",
         "Methyl benzene has a melting point of -95 °C.",
