@@ -11,28 +11,40 @@ from selfstudy_engine.engine.claim_words import word_set
 _BASE_ADJECTIVES = word_set("contexts", "base_adjectives")
 _BASE_NOUNS = word_set("contexts", "base_nouns")
 _BASE_WORDS = word_set("contexts", "base_words")
+_BASE_PAIRS = frozenset(
+    [("starting", "from"), ("starting", "with"), ("derived", "from"), ("for", "comparison")]
+)
 _COMPARE = word_set("contexts", "compare")
 _COMPARE_PAIRS = frozenset(
     [("similar", "to"), ("analogous", "to"), ("instead", "of"), ("rather", "than"),
      ("place", "of"), ("loss", "of"), ("removal", "of"), ("hydrolysis", "of"),
-     ("oxidation", "of"), ("reduction", "of"), ("conversion", "of")]
+     ("oxidation", "of"), ("reduction", "of"), ("conversion", "of"), ("acetylation", "of"),
+     ("acylation", "of"), ("alkylation", "of"), ("methylation", "of"), ("that", "of"),
+     ("those", "of")]
 )  # fmt: skip
 _CHANGES = ("replac", "remov", "eliminat", "convert", "exchang", "swap", "esterif")
 _HYPOTHESES = word_set("contexts", "hypotheses")
 _PERHAPS = word_set("contexts", "perhaps")
 _MODALS = word_set("contexts", "modals")
+_CONDITIONALS = word_set("contexts", "conditionals")
 _HAVING = word_set("contexts", "having")
 _OTHERS = word_set("contexts", "others")
 _WHICH = word_set("contexts", "which")
 _NOT = word_set("contexts", "not")
 _NONE = word_set("contexts", "none")
+_RELATIVES = word_set("contexts", "relatives")
+_SUBJECTS = word_set("contexts", "subjects")
+_FOR_EXAMPLE = frozenset(("e", "i", "such", "like"))
 _CLAUSE_ENDS = frozenset(",();:")
+_GLOSS_ENDS = frozenset(")")
+_RELATIVE_ENDS = frozenset(";:")
 _NEGATION_ENDS = word_set("contexts", "negation_ends")
 
 _GENERAL = word_set("contexts", "general")
 _TRIGGERS = (
     _BASE_ADJECTIVES | _BASE_WORDS | _COMPARE | _HYPOTHESES | _PERHAPS | _MODALS | _OTHERS | _NOT
-    | _NONE | {first for first, _ in _COMPARE_PAIRS} | {"as", "such", "free", "starting", "derived"}
+    | _NONE | {first for first, _ in _COMPARE_PAIRS} | {"as", "such", "free"}
+    | {first for first, _ in _BASE_PAIRS}
 )  # fmt: skip
 
 COMPARISON, HYPOTHESIS = "comparison", "hypothesis"
@@ -63,7 +75,10 @@ def mark_contexts(words: Sequence[str]) -> list[str]:
     >>> mark_contexts("it melts higher than an ester , with a ring".split())[3:7]
     ['', 'comparison', 'comparison', '']
     """
+    if words[-1:] == ["?"]:
+        return [HYPOTHESIS] * len(words)
     scopes: dict[_Scope, list[int]] = {}
+    may_suppose = not _CONDITIONALS.isdisjoint(words)
     for index, word in enumerate(words):
         if word in _TRIGGERS or (len(word) > 3 and word.startswith(_CHANGES)):
             if word in _HYPOTHESES:
@@ -71,6 +86,8 @@ def mark_contexts(words: Sequence[str]) -> list[str]:
             following = words[index + 1] if index + 1 < len(words) else ""
             if _is_base(words, index, word, following):
                 return [BASE] * len(words)
+            if may_suppose and _is_without(words, index):  # "without a ring it would melt lower"
+                scopes.setdefault(_HYPOTHESIS_SCOPE, []).append(index + 1)
             for scope in _opened(words, index, word, following):
                 scopes.setdefault(scope, []).append(index + 1)
     marks = [""] * len(words)
@@ -104,7 +121,7 @@ def _is_base(words: Sequence[str], index: int, word: str, following: str) -> boo
         return index == 0 or words[index - 1] not in {"schiff", "lewis", "bronsted", "strong"}
     if word in _BASE_ADJECTIVES and following in _BASE_NOUNS:
         return True
-    return (word, following) in {("starting", "from"), ("starting", "with"), ("derived", "from")}
+    return (word, following) in _BASE_PAIRS
 
 
 def _compares(words: Sequence[str], index: int, word: str, following: str) -> bool:
@@ -120,11 +137,43 @@ def _supposes(words: Sequence[str], index: int, word: str, following: str) -> bo
     return word in _MODALS and (following in _HAVING or after in _HAVING)
 
 
+def _is_without(words: Sequence[str], index: int) -> bool:
+    word = words[index]
+    return word == "without" or (word == "no" and index > 0 and words[index - 1] == "with")
+
+
 def _mark(marks: list[str], words: Sequence[str], starts: Sequence[int], scope: _Scope) -> None:
     done = 0  # each word is looked at once for a scope, however often it is opened
     for start in starts:
+        ends = scope.ends
         for index in range(max(start, done), len(words)):
             done = index
-            if words[index] in scope.ends:
+            after = _ends_after(words, index, ends, scope)
+            if after is None:
                 break
+            ends = after
             marks[index] = marks[index] or scope.why
+
+
+def _ends_after(
+    words: Sequence[str], index: int, ends: frozenset[str], scope: _Scope
+) -> frozenset[str] | None:
+    """Return what ends a scope after that word; None where it has ended.
+
+    "than phenol (one hydroxyl group), which has a ring, it" ends at the last comma,
+    "no donors (e.g., an alcohol)" at the parenthesis.
+    """
+    word, following = words[index], words[index + 1] if index + 1 < len(words) else ""
+    if ends is _GLOSS_ENDS:
+        return scope.ends if word in ends else ends
+    if ends is _RELATIVE_ENDS:
+        return None if word in ends or (word == "," and following in _SUBJECTS) else ends
+    compares = scope is _COMPARISON_SCOPE
+    denies_examples = scope.why == NEGATION and following in _FOR_EXAMPLE
+    if word == "(" and (compares or denies_examples):
+        return _GLOSS_ENDS
+    if word == "," and compares and following in _RELATIVES:
+        return _RELATIVE_ENDS
+    if word == "," and denies_examples:
+        return _EXAMPLES_SCOPE.ends
+    return None if word in ends else ends

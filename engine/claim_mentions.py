@@ -3,42 +3,33 @@
 Says what a noun phrase claims (how many, denied, in which context), not whether it's true.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from selfstudy_engine.engine.claim_contexts import (
-    BASE,
-    GENERAL,
-    HYPOTHESIS,
-    NEGATION,
-    mark_contexts,
-)
+from selfstudy_engine.engine.claim_contexts import BASE, GENERAL, HYPOTHESIS, NEGATION
+from selfstudy_engine.engine.claim_denials import deny_along_lists, is_narrowed
 from selfstudy_engine.engine.claim_lexicon import IGNORED, Entry, Lexicon
 from selfstudy_engine.engine.claim_phrases import (
-    HEADS,
     LOCANT,
-    RING_HEADS,
     SIZED,
     STOPS,
     Mention,
     read_left,
     read_right,
 )
+from selfstudy_engine.engine.claim_subjects import OtherCompound, belongs_to_other, mark_sentence
 from selfstudy_engine.engine.claim_text import Text
 from selfstudy_engine.engine.claim_words import word_set
 
 _HOLDS = word_set("phrases", "holds")
 _NO_CLAIM_AFTER = word_set("phrases", "no_claim_after")
 _ATOM_BONDS = word_set("phrases", "atom_bonds")
-_RESTRICTIONS = word_set("phrases", "restrictions")
-_SUBJECT_VERBS = _HOLDS | {"melts", "which", "itself", "also"}
-_WHOLES = word_set("phrases", "wholes")
 _EFFECTS = word_set("phrases", "effects")
 _MODAL_VERBS = word_set("phrases", "modal_verbs")
 _GONE = word_set("phrases", "gone")
+_DOTS = frozenset("·⋅∙⋯…")
+_BONDS = (["bond"], ["bonds"], ["bonding"])
 _THERE = word_set("phrases", "there")
-
-OtherCompound = Callable[[Sequence[str], int], int]
-"""Tells how many words from there on name a compound other than the molecule; 0: none."""
+_DIMERS = word_set("phrases", "dimers")
 
 
 def find_mentions(text: Text, lexicon: Lexicon, is_other: OtherCompound) -> Iterator[Mention]:
@@ -58,15 +49,18 @@ def _in_sentence(
 ) -> Iterator[Mention]:
     found = [read_left(words, index - first, entry) for index, entry in terms]
     read_right(words, found)
+    deny_along_lists(words, found)
     marks: Sequence[str] = ()
+    of_several = False
     for position, mention in enumerate(found):
         if not _claims(words, mention, found[position + 1 : position + 2]):
             continue
         if not marks:
-            other = _opens_with_other(words, is_other)
-            marks = [BASE] * len(words) if other else mark_contexts(words)
-        _deny_along_list(words, mention, found[position - 1] if position else None)
+            marks = mark_sentence(words, is_other)
+            of_several = not _DIMERS.isdisjoint(words)
         mention.context = mention.context or _context(words, marks, mention, is_other)
+        if of_several and _is_more_than_one(mention):
+            mention.context = mention.context or "several molecules"
         mention.first += first
         mention.index += first
         mention.last += first
@@ -127,21 +121,14 @@ def _is_part_of_a_name(
         return True
     if len(words[mention.index]) == 1 and words[mention.last - 1] not in ("atom", "atoms"):
         return True
-    if words[mention.last : mention.last + 2] == [".", "."]:
+    if after in _DOTS or words[mention.last : mention.last + 2] == [".", "."]:
         return True  # "O-H...O"
+    if after == "hydrogen" and words[mention.last + 1 : mention.last + 2] in _BONDS:
+        return True  # "two O-H hydrogen bonds"
     if mention.headed:
         return False
     modifies = following and following[0].index == mention.last  # "amide carbonyl"
     return bool(modifies) or (term.kind == "element" and after in _ATOM_BONDS)
-
-
-def _deny_along_list(words: Sequence[str], mention: Mention, previous: Mention | None) -> None:
-    """Carry a denial on: "no hydroxyl, amino or carboxyl groups"."""
-    if previous is None or not previous.denied or mention.determined:
-        return
-    between = words[previous.last : mention.first]
-    if between and all(word in ("or", "nor", ",", "/") for word in between):
-        mention.denied, mention.determined = True, True
 
 
 def _context(
@@ -150,8 +137,9 @@ def _context(
     marked = marks[mention.index]
     after = words[mention.last : mention.last + 6]
     if mention.denied:
-        narrowed = after[:1] and after[0] in _RESTRICTIONS and _WHOLES.isdisjoint(after[:3])
-        mention.qualified = bool(narrowed or (mention.modifiers and mention.term.name != "ring"))
+        narrowed = mention.qualified or is_narrowed(words, mention)
+        sorted_out = mention.placed or (mention.modifiers and mention.term.name != "ring")
+        mention.qualified = narrowed or bool(sorted_out)
         return "" if marked in (NEGATION, GENERAL) else marked
     if marked:
         return marked
@@ -161,15 +149,13 @@ def _context(
         return HYPOTHESIS  # "an ester would melt lower"
     if not _GONE.isdisjoint(after[:4]) or ("not" in after and not _THERE.isdisjoint(after)):
         return NEGATION
-    return BASE if _belongs_to_other(words, mention.last, is_other) else ""
+    return BASE if belongs_to_other(words, mention.last, is_other) else ""
 
 
-def _belongs_to_other(words: Sequence[str], at: int, is_other: OtherCompound) -> bool:
-    """Tell "the hydroxyl group of the phenol" from "the hydroxyl group of the molecule"."""
-    if at >= len(words) or words[at] not in ("in", "of", "from"):
-        return False
-    at += 2 if words[at + 1 : at + 2] and words[at + 1] in ("the", "a", "an") else 1
-    return at < len(words) and is_other(words, at) > 0
+def _is_more_than_one(mention: Mention) -> bool:
+    """Tell what a dimer has and a molecule needn't: "two carboxyl groups", "a 8-membered ring"."""
+    sized = any("-member" in word for word in mention.modifiers)
+    return (mention.count or 0) > 1 or (sized and not mention.denied)
 
 
 def _is_general(words: Sequence[str], mention: Mention) -> bool:
@@ -179,17 +165,3 @@ def _is_general(words: Sequence[str], mention: Mention) -> bool:
     after = words[mention.last] if mention.last < len(words) else ""
     opens = mention.first == 0 and words[0] in ("a", "an")
     return opens and len(after) > 3 and after.endswith("s") and after not in STOPS - _EFFECTS
-
-
-def _opens_with_other(words: Sequence[str], is_other: OtherCompound) -> bool:
-    """Tell whether another compound is a sentence's subject: "Ethanol has ..."."""
-    for index in range(min(3, len(words))):
-        length = is_other(words, index)
-        if length:
-            following = words[index + length : index + length + 5]
-            if following[:1] and following[0] in HEADS | RING_HEADS:
-                return False  # "the benzene ring has"
-            return not _SUBJECT_VERBS.isdisjoint(following)
-        if words[index] not in ("the", "for", "\n", "-", "*", "but", "however", "while"):
-            return False
-    return False

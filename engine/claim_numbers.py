@@ -26,7 +26,7 @@ _WEIGHT = re.compile(
     r"value|has|a|only|just)\s+){0,5}"
     r"(?P<relation>about|approximately|roughly|around|nearly|near|close\s+to|ca\.?|~|≈|over|above|"
     r"more\s+than|greater\s+than|exceeding|at\s+least|below|under|less\s+than|>|<)?\s*"
-    r"(?P<value>[0-9]{2,4}(?:\.[0-9]{1,5})?)(?![0-9]|[.,][0-9]|\s*(?:°|%|degrees))"
+    r"(?P<value>[0-9]{2,4}(?:\.[0-9]{1,5})?)(?![0-9]|[.,][0-9]|\s*(?:°|%|degrees|(?:-|to)\s*[0-9]))"
     r"\s*(?P<unit>g/mol|g\s?mol|grams?\s+per\s+mole|u\b|amu|Da\b|daltons?)?",
     re.IGNORECASE,
 )
@@ -36,7 +36,8 @@ _MASS = re.compile(
     re.IGNORECASE,
 )
 _ATOM = re.compile(
-    r"\b(?:atom|atomic|bromine|chlorine|fluorine|iodine|sulfur|sulphur|silicon|phosphorus)", re.I
+    r"\b(?:atom|atomic|bromine|chlorine|fluorine|iodine|sulfur|sulphur|silicon|phosphorus|group|substituent)",
+    re.I,
 )
 _FORMULA = re.compile(
     r"\b(?P<which>[Mm]olecular|[Cc]hemical|[Ee]mpirical|sum|overall|total|elemental|)\s*[Ff]ormula"
@@ -46,6 +47,10 @@ _FORMULA = re.compile(
 )
 _AMOUNTS = re.compile(r"(?:over|above|more\s+than|greater\s+than|exceeding|at\s+least|>)", re.I)
 _BELOW = re.compile(r"(?:below|under|less\s+than|<)", re.I)
+ABBREVIATED_GROUPS = frozenset(
+    ("Me", "Et", "Pr", "Bu", "Ph", "Ar", "Ac", "Bn", "Bz", "Ts", "Tf", "R", "X")
+)
+"""What stands in a formula like an element and is none: "C6H5OMe"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from selfstudy_engine.engine.claim_lexicon import RING, Entry, Term
 from selfstudy_engine.engine.claim_words import read_number, word_set
 
 _VAGUE = {"several": 3, "many": 3, "numerous": 3, "multiple": 2}
+_ROUGHLY = word_set("phrases", "roughly")
+_MOST_EXACT = 5
+"""Nobody rounds to a number up to this."""
 _DETERMINERS = word_set("phrases", "determiners")
 _DENIALS = word_set("phrases", "denials")
 _DENIALS_OF = word_set("phrases", "denials_of")
@@ -22,7 +25,7 @@ _NARROWING = word_set("phrases", "narrowing")
 STOPS = word_set("phrases", "stops")
 HEADS = word_set("phrases", "heads")
 RING_HEADS = word_set("phrases", "ring_heads")
-_CONNECTORS = frozenset([",", "and", "or", "nor", "/", "&", "and/or"])
+CONNECTORS = frozenset([",", "and", "or", "nor", "/", "&"])
 LOCANT = re.compile(
     r"(?:[0-9]{1,2}(?:,[0-9]{1,2}){0,7}'?|[nospmrαβ]|n,n'?|ortho|meta|para|alpha|beta|gamma|trans|"
     r"cis|gem|c[0-9]{1,2})-(.+)"
@@ -97,6 +100,10 @@ def _opens_phrase(words: Sequence[str], at: int, mention: Mention) -> bool:
         if before in _LOCANT_NOUNS or (word.isdigit() and before in ("-", "(", "=")):
             mention.count = None
         mention.at_least = before == "least"
+        if number == 0:
+            mention.count, mention.denied = None, True
+        elif _is_rough(words, at, number):
+            mention.context = "a rough number"
     elif word in _VAGUE:
         mention.count, mention.at_least = _VAGUE[word], True
     elif word == "both":
@@ -117,6 +124,21 @@ def _opens_phrase(words: Sequence[str], at: int, mention: Mention) -> bool:
     return True
 
 
+def _is_rough(words: Sequence[str], at: int, number: int) -> bool:
+    """Tell "around 20", "one or two" and "18 to 20" from "around one" and "due to two"."""
+    before = words[at - 1] if at > 0 else ""
+    second = words[at - 2] if at > 1 else ""
+    if before == ".":
+        before = second  # "approx. 20"
+    if (second, before) in (("up", "to"), ("at", "most")):
+        return True
+    if before in _ROUGHLY:
+        return number > _MOST_EXACT
+    third = words[at - 3] if at > 2 else ""
+    ranges = before in ("or", "to") or (before == "and" and third == "between")
+    return ranges and read_number(second) is not None
+
+
 def _read_denial(words: Sequence[str], at: int, mention: Mention) -> None:
     """Read "without a", "lack of any", "does not contain an" before an article."""
     before = words[at - 1] if at > 0 else ""
@@ -131,7 +153,7 @@ def read_right(words: Sequence[str], found: Sequence[Mention]) -> None:
     """Read the noun after each term; a list's last noun holds for all its members."""
     following: Mention | None = None
     for mention in reversed(found):
-        at = _skip_gloss(words, mention.last)
+        at = skip_gloss(words, mention.last)
         heads = RING_HEADS if mention.term.form == "ring" else HEADS
         head = words[at] if at < len(words) else ""
         if head == "functional" and at + 1 < len(words):
@@ -148,7 +170,16 @@ def read_right(words: Sequence[str], found: Sequence[Mention]) -> None:
                 mention.headed = True
                 if not following.determined:  # "two hydroxyl and methoxy groups": how many each?
                     mention.count = None if mention.count != 1 else 1
+        if mention.headed and _says_none(words, mention.last):
+            mention.denied, mention.last = True, mention.last + 2
         following = mention
+
+
+def _says_none(words: Sequence[str], at: int) -> bool:
+    """Tell "hydroxyl groups: none" from "hydroxyl groups: two" and "hydroxyl groups: no dimers"."""
+    sign, value, end = [*words[at : at + 3], "", "", ""][:3]
+    none = value in ("none", "no", "zero", "0", "absent")
+    return sign in (":", "=") and none and end in ("", ",", ";", ".", ")", "\n")
 
 
 def _names_a_ring(words: Sequence[str], mention: Mention) -> bool:
@@ -157,7 +188,8 @@ def _names_a_ring(words: Sequence[str], mention: Mention) -> bool:
     return mention.term.form == "ring" and last != words[mention.index] and last[:4] == "ring"
 
 
-def _skip_gloss(words: Sequence[str], at: int) -> int:
+def skip_gloss(words: Sequence[str], at: int) -> int:
+    """Return the place after a few words in parentheses, where they begin there."""
     if at < len(words) and words[at] == "(":
         for end in range(at + 1, min(at + 8, len(words))):
             if words[end] == ")":
@@ -166,4 +198,4 @@ def _skip_gloss(words: Sequence[str], at: int) -> int:
 
 
 def _connected(between: Sequence[str]) -> bool:
-    return 1 <= len(between) <= 2 and all(word in _CONNECTORS for word in between)
+    return 1 <= len(between) <= 2 and all(word in CONNECTORS for word in between)

@@ -12,7 +12,8 @@ _PLAIN = {ord(char): "-" for char in "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d
 _PLAIN[ord("\u2014")] = ";"
 _PLAIN |= {ord(char): "'" for char in "\u2018\u2019\u02bc"}
 _PLAIN |= {ord(char): str(digit) for digit, char in enumerate("₀₁₂₃₄₅₆₇₈₉")}
-_PLAIN |= {ord(char): " " for char in "\u00a0\u2009\u202f\t\r"}
+_MARKS = {ord(char): " " for char in "*`"}  # of Markdown
+_PLAIN |= {ord(char): " " for char in "\u00a0\u2009\u202f\t\r"} | _MARKS
 
 # Bounded repeats in front of a hyphen: without a bound, "1,1,1,..." would take quadratic time.
 _WORD = re.compile(
@@ -44,7 +45,7 @@ def read_text(text: str) -> Text:
     >>> read_text("No ring; about 5.5 K.").sentences
     [(0, 3), (3, 7)]
     """
-    plain = text if text.isascii() else text.translate(_PLAIN)
+    plain = text.translate(_MARKS) if text.isascii() else text.translate(_PLAIN)
     places = list(_WORD.finditer(_lower(plain)))
     words = [place[0] for place in places]
     sentences, first = [], 0

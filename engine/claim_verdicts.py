@@ -35,11 +35,14 @@ def judge_mention(mention: Mention, facts: MoleculeFacts, text: Text) -> Judgeme
         if counted is None:
             return None
         judged = _judge_count(mention, counted)
-    if judged is not None and mention.context == GENERAL and judged.truth == "true":
+    return judged and in_context(judged, mention.context)
+
+
+def in_context(judged: Judgement, context: str) -> Judgement:
+    """Return a judgement, or that there is none where the text isn't about the molecule."""
+    if not context or (context == GENERAL and judged.truth == "true"):
         return judged
-    if judged is not None and mention.context:
-        return Judgement("unverifiable", f"not judged: {mention.context}")
-    return judged
+    return Judgement("unverifiable", f"not judged: {context}")
 
 
 def _count(mention: Mention, facts: MoleculeFacts, text: Text) -> Range | None:

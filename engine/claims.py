@@ -4,16 +4,17 @@ A claim is false only where no reading of its words fits the molecule, true only
 reading does. Sentences about other compounds, comparisons and hypotheses are never judged.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claim_lexicon import Kind, load_lexicon
-from selfstudy_engine.engine.claim_mentions import OtherCompound, find_mentions
-from selfstudy_engine.engine.claim_numbers import find_formulas, find_weights
+from selfstudy_engine.engine.claim_mentions import find_mentions
+from selfstudy_engine.engine.claim_numbers import ABBREVIATED_GROUPS, find_formulas, find_weights
+from selfstudy_engine.engine.claim_subjects import OtherCompound, find_contexts
 from selfstudy_engine.engine.claim_text import Text, read_text
-from selfstudy_engine.engine.claim_verdicts import Truth, judge_mention
+from selfstudy_engine.engine.claim_verdicts import Judgement, Truth, in_context, judge_mention
 from selfstudy_engine.engine.claim_words import word_set
 from selfstudy_engine.engine.known_values import KnownValues
 from selfstudy_engine.engine.molecule_facts import (
@@ -88,19 +89,20 @@ def check_claims(
     own_words = _words_of(name)
 
     def is_other(words: Sequence[str], index: int) -> int:
-        if words[index] in own_words:
-            return 0
+        if words[index].endswith("'s"):  # "benzene's"
+            words, index = [words[index].removesuffix("'s")], 0
         found = known.find(words, index) if known else None
         if found is None:
-            return int(words[index] in COMMON_BASES)
+            return int(words[index] in COMMON_BASES and words[index] not in own_words)
         compound, length = found
         own = compound.name == name or compound.smiles == facts.canonical_smiles
-        return 0 if own else length
+        return 0 if own or own_words.issuperset(words[index : index + length]) else length
 
+    contexts = find_contexts(text, is_other)
     claims = [
         *_mentions(text, facts, is_other, reason),
-        *_weights(text, facts, reason),
-        *_formulas(text, facts, reason),
+        *_weights(text, facts, contexts, reason),
+        *_formulas(text, facts, contexts, reason),
         *(_values(text, known, facts, name, reason) if known else ()),
     ]
     return sorted(claims, key=lambda claim: (claim.start, claim.end))
@@ -122,36 +124,42 @@ def _mentions(
             yield Claim(mention.term.kind, words, start, end, judged.truth, judged.found)
 
 
-def _weights(text: Text, facts: MoleculeFacts, reason: str) -> Iterator[Claim]:
+def _weights(
+    text: Text, facts: MoleculeFacts, contexts: Callable[[int], str], reason: str
+) -> Iterator[Claim]:
     for stated in find_weights(text.plain):
         words = reason[stated.start : stated.end]
-        average, exact = facts.weights
+        average = facts.weights[0]
         truth: Truth
         if stated.about_a_change:
             truth = "unverifiable"
         elif stated.relation == "=":
-            off = min(abs(stated.value - average) / average, abs(stated.value - exact) / exact)
-            truth = "true" if off <= WEIGHT_TOLERANCE else "false"
+            near = any(abs(stated.value - own) <= WEIGHT_TOLERANCE * own for own in facts.weights)
+            truth = "true" if near else "false"
         else:
-            share = (average / stated.value - 1) * (1 if stated.relation == ">" else -1)
-            truth = (
-                "true" if share > 0 else "false" if share < -WEIGHT_TOLERANCE else "unverifiable"
-            )
-        found = f"molecular weight: {average:.1f} g/mol"
-        yield Claim("weight", words, stated.start, stated.end, truth, found)
+            off = (average - stated.value) * (1 if stated.relation == ">" else -1)
+            slack = WEIGHT_TOLERANCE * stated.value
+            truth = "true" if off > 0 else "false" if off < -slack else "unverifiable"
+        judged = Judgement(truth, f"molecular weight: {average:.1f} g/mol")
+        judged = in_context(judged, contexts(stated.start))
+        yield Claim("weight", words, stated.start, stated.end, judged.truth, judged.found)
 
 
-def _formulas(text: Text, facts: MoleculeFacts, reason: str) -> Iterator[Claim]:
+def _formulas(
+    text: Text, facts: MoleculeFacts, contexts: Callable[[int], str], reason: str
+) -> Iterator[Claim]:
     for stated in find_formulas(text.plain):
         claimed, actual = parse_formula(stated.formula), facts.composition
+        if not ABBREVIATED_GROUPS.isdisjoint(claimed):
+            continue
         same = claimed == actual
         if stated.empirical and not same:
             ratios = {claimed[symbol] / number for symbol, number in actual.items()}
             same = len(ratios) == 1 and claimed.keys() == actual.keys()
         words = reason[stated.start : stated.end]
-        found = f"formula: {facts.formula}"
-        truth: Truth = "true" if same else "false"
-        yield Claim("formula", words, stated.start, stated.end, truth, found)
+        judged = Judgement("true" if same else "false", f"formula: {facts.formula}")
+        judged = in_context(judged, contexts(stated.start))
+        yield Claim("formula", words, stated.start, stated.end, judged.truth, judged.found)
 
 
 def _values(

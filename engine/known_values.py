@@ -92,8 +92,7 @@ class KnownValues:
             re.IGNORECASE,
         )
         self._apart = re.compile(
-            rf"\s*(?:,\s*(?:(?:an?|the|its)\s+)?|(?:an?|the|its)\s+)(?:{adjective}\s+)?(?:{says})",
-            re.IGNORECASE,
+            rf"\s*,?\s*(?:an?|the|its)\s+(?:{adjective}\s+)?(?:{says})", re.IGNORECASE
         )
         self._before = re.compile(
             rf"(?:{says})\s+(?:of|for)\s+(?:(?:the|a|pure|parent|simple|base|compound|unit)\s+){{0,3}}$",

@@ -5,8 +5,10 @@ import random
 import pytest
 
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claims import check_claims, summarize_claims
+from selfstudy_engine.engine.known_values import KnownValues
 
 NITROTOLUENE = "Cc1ccc([N+](=O)[O-])cc1"
 PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
@@ -133,6 +135,7 @@ def test_traps_of_naming(smiles: str, claim: str, truth: str) -> None:
         ("The absence of a hydroxyl group lowers it.", HEXANE, "true"),
         ("In the absence of a hydroxyl group it is low.", PARACETAMOL, "unverifiable"),
         ("No free hydroxyl group.", PARACETAMOL, "unverifiable"),
+        ("It has no ortho-hydroxyl group.", PARACETAMOL, "unverifiable"),
         ("No hydroxyl group on the side chain.", PARACETAMOL, "unverifiable"),
         ("No other hydroxyl group.", PARACETAMOL, "unverifiable"),
         ("The hydroxyl group is absent.", HEXANE, "unverifiable"),
@@ -156,6 +159,119 @@ def test_a_denial_holds_for_a_list_and_ends_with_it() -> None:
 @pytest.mark.parametrize(
     "reason",
     [
+        "It is small. It has no nitro, amino or carboxyl groups.",
+        "It contains no oxygen, nitrogen, or sulfur.",
+        "It lacks an OH group, an NH group, or a carbonyl group.",
+        "It doesn't have a carboxyl group, a nitro group or an ester.",
+        "Hydroxyl groups: none. Rings: none.",
+        "Hydroxyl groups: 0, nitro groups = 0.",
+        "There are 0 rings and 0 halogens.",
+    ],
+)
+def test_all_that_a_list_denies_is_denied(reason: str) -> None:
+    assert set(truths(reason, HEXANE).values()) == {"true"}
+    other = "O=C(O)c1c(CO)c([N+](=O)[O-])c(N)c(C(=O)OC)c1SCl"
+    assert "true" not in truths(reason, other).values()
+    assert "false" in truths(reason, other).values()
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "The absence of hydroxyl, amino, and carboxyl groups makes it flexible.",
+        "It lacks a hydroxyl group, a ring, and an amine.",
+        "No hydroxyl group, benzene ring, methyl group: high.",
+        "No hydroxyl or methyl groups on the ring.",
+    ],
+)
+def test_what_may_be_in_a_list_of_denials_is_never_false(reason: str) -> None:
+    for smiles in (HEXANE, "OCc1ccc(C)cc1", PARACETAMOL):
+        found = list(truths(reason, smiles).values())
+        assert "false" not in found[1:]
+    assert "unverifiable" in truths(reason, PARACETAMOL).values()
+
+
+def test_a_denial_with_no_ends_at_an_article() -> None:
+    assert truths("No hydroxyl group, a ring and an ester.", HEXANE) == {
+        "No hydroxyl group": "true",
+        "a ring": "false",
+        "an ester": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("smiles", "claim", "truth"),
+    [
+        (NITROTOLUENE, "one or two nitro groups", "unverifiable"),
+        (NITROTOLUENE, "at most two nitro groups", "unverifiable"),
+        (NITROTOLUENE, "up to two nitro groups", "unverifiable"),
+        (NITROTOLUENE, "about 8 carbons", "unverifiable"),
+        (NITROTOLUENE, "approx. 8 carbons", "unverifiable"),
+        (NITROTOLUENE, "6 to 8 carbons", "unverifiable"),
+        (NITROTOLUENE, "between six and eight carbons", "unverifiable"),
+        (NITROTOLUENE, "a flat form, due to two nitro groups", "false"),
+        (NITROTOLUENE, "a ring and two nitro groups", "false"),
+        (NITROTOLUENE, "seven carbons around one nitro group", "true"),
+        (NITROTOLUENE, "at least two nitro groups", "false"),
+    ],
+)
+def test_a_rough_number_is_not_judged(smiles: str, claim: str, truth: str) -> None:
+    assert list(truths(f"It has {claim}.", smiles).values())[-1] == truth
+
+
+@pytest.mark.parametrize(
+    ("reason", "smiles"),
+    [
+        ("The carboxylic acids form dimers through two O–H···O hydrogen bonds.", "CC(=O)O"),
+        ("The dimer has two O-H hydrogen bonds.", "CC(=O)O"),
+        ("Two carboxylic acid groups of neighbouring molecules pair.", "CC(=O)O"),
+        ("Its dimers form an eight-membered ring.", "CC(=O)O"),
+        ("Each OH takes part in two O–H⋯O contacts.", "CCO"),
+        ("The zwitterion has a COO− group.", "NCC(=O)O"),
+        ("It is a heterocyclic amine, a tertiary amine.", "c1ccncc1"),
+        ("It is formed by acetylation of the phenolic hydroxyl.", ASPIRIN),
+        ("The phenolic OH has been acetylated.", ASPIRIN),
+        ("Does it have a nitro group? No.", HEXANE),
+        ("Without a hydroxyl group it would melt lower.", "CCO"),
+        ("With no hydroxyl group, it would melt lower.", "CCO"),
+        ("It has no strong donors (e.g., an amine or a thiol).", HEXANE),
+        ("It has no strong donors, e.g. an amine or a thiol.", HEXANE),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_never_false(reason: str, smiles: str) -> None:
+    assert "false" not in truths(reason, smiles).values()
+
+
+def test_examples_of_what_is_denied_are_never_true() -> None:
+    found = truths("It has no polar groups, such as nitro, amino or methyl groups.", NITROTOLUENE)
+    assert set(found.values()) == {"unverifiable"}
+
+
+def test_markdown_is_read_over() -> None:
+    assert truths("It has **two** `nitro` *groups*.", NITROTOLUENE) == {
+        "two** `nitro` *groups": "false"
+    }
+    assert truths("It has **no** hydroxyl groups.", HEXANE) == {"no** hydroxyl groups": "true"}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Unlike phenacetin, which has an ether and a ring, it is flexible.",
+        "It is flexible, unlike hydroquinone, which has two OH groups.",
+        "Compared with phenol (mp 41 °C, one hydroxyl group), it is flexible.",
+        "Compared to phenol (41 °C), whose hydroxyl group bonds, it is flexible.",
+        "For comparison, p-dibromobenzene with two bromine atoms is flat.",
+        "Alkanes with ten carbons melt higher.",
+        "Phenol (41 °C) has a hydroxyl group.",
+        "Phenol, its aromatic cousin, has a ring.",
+        "In benzene, the ring is rigid.",
+        "It lies between that of an ester and that of a carboxylic acid.",
+        "Compare benzamide with its primary amide group.",
+        "However, phenol has a hydroxyl group.",
+        "In contrast, phenol has a hydroxyl group.",
+        "Since phenol has a hydroxyl group, it melts higher.",
+        "Phenol's one hydroxyl group is a donor.",
         "Compared to a nitro group, it's small.",
         "It melts higher than an ester.",
         "Unlike a ketone, it doesn't react.",
@@ -207,6 +323,17 @@ def test_the_molecules_own_name_is_no_other_compound() -> None:
     reason = "Phenol has a hydroxyl group."
     assert truths(reason, "Oc1ccccc1", "phenol") == {"a hydroxyl group": "true"}
     assert truths(reason, "Oc1ccccc1C", "o-cresol") == {"a hydroxyl group": "unverifiable"}
+
+
+def test_a_compound_that_shares_a_word_of_the_name_is_another() -> None:
+    values = {"phthalic acid": 207.0, "phthalic anhydride": 131.0, "aniline": -6.0}
+    known = KnownValues(values, find_property("melting_point"))
+    anhydride = Molecule("", "phthalic anhydride", "O=C1OC(=O)c2ccccc21", 131.0)
+    [claim] = check_claims("Phthalic acid has two carboxylic acids.", anhydride, known)
+    assert claim.truth == "unverifiable"
+    salt = Molecule("", "aniline hydrochloride", "Nc1ccccc1.Cl", 198.0)
+    [claim] = check_claims("Aniline hydrochloride has an amino group.", salt, known)
+    assert claim.truth == "true"
 
 
 def test_an_nh2_has_two_n_h_bonds() -> None:
@@ -272,6 +399,17 @@ def test_weight_and_formula(reason: str, truth: str) -> None:
         "Bromine's mass (80 g/mol) raises dispersion.",
         "The molecular weight is 80 g/mol (one Br) higher than that of toluene.",
         "The parent benzoic acid has a molecular weight of 122 g/mol.",
+        "Benzene (MW 78 g/mol) is flat.",
+        "Benzene has a molecular weight of 78 g/mol.",
+        "Benzene's molar mass is 78 g/mol.",
+        "The mass of benzene is 78 g/mol.",
+        "Benzene weighs 78 g/mol.",
+        "The mass of the nitro group is 46 g/mol.",
+        "Compared with xylene (molecular weight 106 g/mol), it is heavy.",
+        "Unlike xylene, whose molecular weight is 106 g/mol, it is polar.",
+        "Compounds with a molecular weight of 300 g/mol melt higher.",
+        "A molecular weight of 100-200 g/mol is low.",
+        "A molecular weight of 100 to 200 g/mol is low.",
     ],
 )
 def test_a_difference_or_an_atoms_weight_is_not_the_molecules(reason: str) -> None:
@@ -291,6 +429,28 @@ def test_a_difference_or_an_atoms_weight_is_not_the_molecules(reason: str) -> No
 def test_a_weight_beside_a_comparison_is_judged(reason: str) -> None:
     assert list(truths(reason, ASPIRIN).values()) == ["true"]
     assert list(truths(reason, HEXANE).values()) == ["false"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "smiles"),
+    [
+        ("Benzene, with the molecular formula C6H6, is flat.", PARACETAMOL),
+        ("Toluene (molecular formula C7H8) is flat.", PARACETAMOL),
+        ("The chemical formula C6H5OMe is short.", "COc1ccccc1"),
+        ("The formula PhCH3 is short.", "Cc1ccccc1"),
+    ],
+)
+def test_another_compounds_or_an_abbreviated_formula_is_not_judged(
+    reason: str, smiles: str
+) -> None:
+    assert set(truths(reason, smiles).values()) <= {"unverifiable"}
+
+
+@pytest.mark.parametrize("reason", ["MW > 00 g/mol", "A molecular weight over 00.", "MW 100 g/mol"])
+def test_a_weight_of_zero_is_a_weight(reason: str) -> None:
+    for smiles in ("CC", "*"):
+        [claim] = check_claims(reason, smiles)
+        assert claim.kind == "weight"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +517,21 @@ def test_any_text_has_claims_that_lie_in_it() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("piece", [*PIECES, "unlike a nitro ", "no nitro or ", "1.1.", "a-b-", "a"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *PIECES,
+        "unlike a nitro ",
+        "no nitro or ",
+        "lacks a nitro, ",
+        "than a nitro (",
+        "than phenol, which ",
+        "MW 100 ",
+        "1.1.",
+        "a-b-",
+        "a",
+    ],
+)
 def test_a_hundred_thousand_characters_take_no_more_than_their_share(piece: str) -> None:
     # Anything quadratic takes minutes here, and meets the time limit.
     assert isinstance(check_claims(piece * (100_000 // len(piece)), PARACETAMOL), list)
