@@ -4,7 +4,7 @@ What the run itself has made is used where it is the same: its last adapter is t
 its first one knows the exemplars only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,10 @@ class Workshop:
             with publish_folder(target) as temporary:
                 judged = SampleStore(temporary)
                 for index in range(self.round):
+                    samples = self._store.samples(index)
                     with judged.writer(index) as writer:
-                        writer.add([_judge(sample, ablation.reject) for sample in self._of(index)])
+                        writer.add(_judge(sample, ablation.reject) for sample in samples)
         return SampleStore(target)
-
-    def _of(self, round_index: int) -> Iterator[Sample]:
-        return self._store.samples(where=pc.field("round") == round_index)
 
     def _make(self, ablation: Ablation, output: Path) -> None:
         self._progress.phase(f"train: {ablation.title}")

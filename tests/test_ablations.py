@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner, Result
 from conftest import QuietReporter
 from fake_vllm import FakeVllm, Request
+from samples import make_rejected, make_sample, write_adapter
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapter_manifest import seal_manifest
@@ -20,8 +22,9 @@ from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
-from selfstudy_engine.engine.ablation_plan import ablations_of
+from selfstudy_engine.engine.ablation_plan import Ablation, ablations_of
 from selfstudy_engine.engine.ablation_table import to_json
+from selfstudy_engine.engine.ablation_workshop import Workshop
 from selfstudy_engine.engine.ablations import Ablated, AblationStudy, run_ablations
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.training import OnStep, TimeLimits
@@ -76,6 +79,34 @@ def studied(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> St
         study = run_ablations(folder, config, reporter, fake.api_key, train=train_here)
         requests = list(fake.requests)
     return Studied(folder, study, requests, reporter.phases)
+
+
+def test_other_verdicts_take_one_pass_over_the_runs_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round's were looked for in all rounds."""
+    folder = RunFolder(tmp_path / "test")
+    for index in range(10):
+        with SampleStore(folder.samples).writer(index) as writer:
+            writer.add([make_sample("A", round=index), make_rejected("B", round=index)])
+
+    def train(arguments: dict[str, Any], *rest: object) -> dict[str, Any]:
+        assert SampleStore(arguments["samples"]).count(where=pc.field("accepted")) == 20
+        write_adapter(arguments["output"], training={"num_samples": 20, "loss": 1.0})
+        return {}
+
+    config = load_config(None, {"rounds": 10})
+    workshop = Workshop(folder, config, "model", QuietReporter(), train)
+    num_read, read = 0, Path.read_bytes
+
+    def count(path: Path) -> bytes:
+        nonlocal num_read
+        num_read += path.suffix == ".parquet" and folder.samples in path.parents
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", count)
+    workshop.adapter(Ablation("alone", "", reject=frozenset({"out of tolerance"})))
+    assert num_read == 10
 
 
 def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
