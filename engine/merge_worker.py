@@ -138,7 +138,13 @@ class MergeWorker:
             base = loader.get_all_weights(self.vllm_config.model_config, model)
             weights = merge(base, deltas, self.device, blocks=changed, rename=rename)
             with _partial_reload_expected():
-                self.reload_weights(weights_iterator=weights)
+                try:
+                    self.reload_weights(weights_iterator=weights)
+                except BaseException:
+                    # vLLM would count what is half loaded as loaded at the next swap, and leave
+                    # the rest of it unset. Loading nothing ends that; the next one loads it whole.
+                    self.reload_weights(weights_iterator=())
+                    raise
         if deltas:
             raise AdapterError(
                 f"the base model has no tensor for {len(deltas)} of the adapter's "

@@ -1,8 +1,11 @@
 """merge() against PEFT's own merge_and_unload, tensor by tensor, for each family."""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
@@ -20,7 +23,7 @@ from selfstudy_engine.data.adapters import (
     read_adapter,
 )
 from selfstudy_engine.data.errors import AdapterError
-from selfstudy_engine.engine.merge_worker import block_of, load_deltas, merge
+from selfstudy_engine.engine.merge_worker import MergeWorker, block_of, load_deltas, merge
 from selfstudy_engine.train.targets import lora_targets
 
 CPU = torch.device("cpu")
@@ -191,6 +194,36 @@ def test_merge_streams(publish: Publish, tiny_model: Path) -> None:
     first, _ = next(merged)
     assert drawn[-1] == first
     assert len(drawn) < 8, "up to the first that is changed"
+
+
+def test_what_a_failed_merge_left_half_loaded_is_given_up(
+    publish: Publish, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty load ends it: vLLM counts what is loaded of a fused matrix over several calls."""
+    base = load_file(tiny_model / "model.safetensors")
+
+    def get_all_weights(*which: object) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from list(base.items())[:5]
+        raise MemoryError("CUDA out of memory")
+
+    module = "vllm.model_executor.model_loader"
+    loader = SimpleNamespace(get_all_weights=get_all_weights)
+    monkeypatch.setitem(
+        sys.modules, module, SimpleNamespace(get_model_loader=lambda config: loader)
+    )
+    loaded: list[int] = []
+
+    class Worker(MergeWorker):
+        vllm_config: Any = SimpleNamespace(load_config=None, model_config=None)
+        device = CPU
+        model_runner = SimpleNamespace(get_model=object)
+
+        def reload_weights(self, **given: Any) -> None:
+            loaded.append(len(list(given["weights_iterator"])))
+
+    with pytest.raises(MemoryError):
+        Worker().serve_merged(str(publish().folder))
+    assert loaded == [0]
 
 
 def test_products_without_a_base_tensor_are_left_over(publish: Publish, tiny_model: Path) -> None:
