@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +53,13 @@ def cache_folder() -> Path:
     """Return the user's cache folder of this project ($XDG_CACHE_HOME or ~/.cache)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "selfstudy-engine"
+
+
+def read_cached(path: Path) -> pa.Table | None:
+    """Return what a file of the cache holds; None if that has to be made anew."""
+    with suppress(OSError, pa.ArrowException):
+        return pa.parquet.read_table(path)
+    return None
 
 
 def _package_folder(module: str, remedy: str) -> Path:
@@ -150,8 +158,9 @@ def embedded_table(prop: Property | None = None) -> Table:
     versions = f"{version('chemicals')}-{version('rdkit')}-{_TABLE_FORMAT}"
     name = f"{prop.name.replace(' ', '-')}s-{versions}.parquet"
     cached = cache_folder() / "tables" / name
-    if cached.is_file():
-        return _read_cached(cached)
+    content = read_cached(cached)
+    if content is not None:
+        return _to_table(content)
     rows, left_out = _read_embedded(source, *_TABLES[prop.name])
     shipped = built_in_properties()[prop.name.replace(" ", "_")]
     table = canonicalize(rows, shipped, _RULES, "embedded")
@@ -171,8 +180,7 @@ def _write_cached(path: Path, table: Table) -> None:
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
-def _read_cached(path: Path) -> Table:
-    content = pa.parquet.read_table(path)
+def _to_table(content: pa.Table) -> Table:
     counts = orjson.loads(content.schema.metadata[_COUNTS])
     return Table([Molecule(**row) for row in content.to_pylist()], **counts)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.embedded import cache_folder
+from selfstudy_engine.data.embedded import cache_folder, read_cached
 from selfstudy_engine.data.features import counts_and_descriptors, joback_counts, similarities
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.metrics import Floats
@@ -53,8 +53,8 @@ def predict_baselines(
     """
     names = list(BASELINES if names is None else names)
     cached = cache_folder() / "baselines" / f"{_key(labelled, asked, names)}.parquet"
-    if cached.is_file():
-        table = pa.parquet.read_table(cached)
+    table = read_cached(cached)
+    if table is not None:
         return {name: table[name].to_numpy() for name in names}
     smiles = [molecule.smiles for molecule in labelled]
     values = np.array([molecule.value for molecule in labelled])

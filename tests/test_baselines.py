@@ -122,6 +122,17 @@ def test_all_baselines_answer_from_as_few_labels_as_there_are_exemplars(own_cach
     assert [path.stat().st_mtime_ns for path in own_cache.glob("*.parquet")] == [stamp]
 
 
+@pytest.mark.parametrize("length", [0, 100, -20])
+def test_a_damaged_file_of_the_cache_is_made_anew(own_cache: Path, length: int) -> None:
+    pool = make_pool(5)
+    found = predict_baselines(pool[:3], pool[3:], [MEDIAN])[MEDIAN].tolist()
+    [cached] = own_cache.iterdir()
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[:length])
+    assert predict_baselines(pool[:3], pool[3:], [MEDIAN])[MEDIAN].tolist() == found
+    assert cached.read_bytes() == whole
+
+
 def test_the_cache_knows_labels_and_questions(own_cache: Path) -> None:
     pool = make_pool(5)
     predict_baselines(pool[:3], pool[3:], [MEDIAN])

@@ -10,7 +10,7 @@ import pytest
 from samples import SHIPPED
 
 from selfstudy_engine.data import embedded
-from selfstudy_engine.data.embedded import cache_folder, embedded_table
+from selfstudy_engine.data.embedded import cache_folder, embedded_table, read_cached
 from selfstudy_engine.data.molecules import Table
 
 
@@ -89,6 +89,8 @@ def test_the_cached_table_is_the_same_table(
     target.parent.mkdir(parents=True)
     shutil.copyfile(cached, target)
     assert embedded_table() == table
+    target.write_bytes(target.read_bytes()[:1000])
+    assert read_cached(target) is None, "a damaged one is made anew"
 
 
 def test_without_xdg_cache_home_the_cache_lies_in_the_home(
