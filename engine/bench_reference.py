@@ -147,12 +147,12 @@ class TransformersReference:
                 (index for index, token in enumerate(ids) if token in self._ends), len(ids)
             )
         text = self._tokenizer.decode(ids[:length], skip_special_tokens=True)
-        stopped = length < len(ids)
-        for stop in params["stop"]:
-            text, found, _ = text.partition(stop)
-            stopped = stopped or bool(found)
-        num_tokens = min(length + (length < len(ids)), len(ids))  # the end-of-text token counts
-        reason = "stop" if stopped or length < params["max_tokens"] else "length"
+        cut = [stop for stop in params["stop"] if stop in text]
+        for stop in cut:
+            text = text.partition(stop)[0]
+        # The end-of-text token counts; what follows a stop string is padding.
+        num_tokens = length + (length < len(ids) and not cut)
+        reason = "stop" if cut or length < params["max_tokens"] else "length"
         return _completion(text, reason, num_prompt_tokens, num_tokens)
 
 
