@@ -20,7 +20,8 @@ Finding = Literal[
 ]
 """In the order in which they are checked.
 
-truncated: cut off at the token limit. no value: nothing that the strict grammar takes for one.
+truncated: cut off at the token limit. no value: nothing that the strict grammar takes for one, or
+a number at which the text was cut off.
 value range: a range or an interval where one number belongs; such an answer has no value either.
 other unit: the value came in another unit of the same quantity, and was converted.
 no reason, boilerplate reason: nothing, a refusal, a few words, or the same words again and again.

@@ -141,8 +141,16 @@ _RANGE = re.compile(
 _NEXT_QUESTION = re.compile(r"^[^\S\n]*+(#Problem|(##)?(Name|SMILES|Facts|Reason):)", re.MULTILINE)
 
 
-def parse_completion(text: str, prop: Property, template: Template = "named") -> Answer:
+def parse_completion(
+    text: str, prop: Property, template: Template = "named", *, is_cut_off: bool = False
+) -> Answer:
     """Read a completion strictly: a reason, then the property's line with exactly one number.
+
+    Args:
+        text: of the completion.
+        prop: what was asked for.
+        template: of the question.
+        is_cut_off: the token limit ended it, so that a number at its very end may have gone on.
 
     >>> from selfstudy_engine.data.properties import find_property
     >>> melting_point = find_property("melting_point")
@@ -154,7 +162,8 @@ def parse_completion(text: str, prop: Property, template: Template = "named") ->
     reason, found, rest = text.partition(f"\n{value_label(prop, template)}")
     another = _NEXT_QUESTION.search(reason)
     reason = " ".join(reason.split())
-    if not found or another:  # a value that follows another question answers that one
+    is_unfinished = is_cut_off and "\n" not in rest.lstrip()
+    if not found or another or is_unfinished:  # what follows another question answers that one
         return Answer(reason, None)
     line = rest.strip().split("\n", 1)[0].strip()
     value, unit = _read(line, prop)

@@ -54,6 +54,11 @@ class Completion(NamedTuple):
     num_output_tokens: int
     """The request's output tokens divided by its n where the server counts them together."""
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the token limit ended it."""
+        return self.finish_reason == "length"
+
 
 class Verdict(NamedTuple):
     """The outcome of checking one completion; `rejections` holds every reason why not.

@@ -90,7 +90,9 @@ def to_evaluated(
 ) -> Evaluated:
     """Return what an answer says."""
     text = question.begun + completion.text
-    answer = parse_completion(text, config.property, config.generation.template)
+    answer = parse_completion(
+        text, config.property, config.generation.template, is_cut_off=completion.is_cut_off
+    )
     molecule = question.molecule
     return Evaluated(
         split=question.split,

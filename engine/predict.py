@@ -99,8 +99,10 @@ def predict(
             for molecule in molecules
         )
         async for generated in connection.client.generate(connection.served.model, requests):
-            texts = [completion.text for completion in generated.completions]
-            answers = [parse_completion(text, config.property, template) for text in texts]
+            answers = [
+                parse_completion(each.text, config.property, template, is_cut_off=each.is_cut_off)
+                for each in generated.completions
+            ]
             on_predicted(summarize(generated.item, answers))
 
     model, config = choose_base_model(config)

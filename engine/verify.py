@@ -111,9 +111,10 @@ def judge(
         rules: to judge by.
         hinted: the reason was given in sight of the measured value, and mustn't tell it.
     """
-    answer = parse_completion(text, rules.prop, rules.template)
+    is_cut_off = finish_reason == "length"
+    answer = parse_completion(text, rules.prop, rules.template, is_cut_off=is_cut_off)
     error = None if answer.value is None else answer.value - molecule.value
-    found = _find(answer, error, finish_reason == "length", rules)
+    found = _find(answer, error, is_cut_off, rules)
     if hinted and tells_value(answer.reason, molecule.value, rules.prop):
         found.add("answer leaked")
     # Asked of every answer with a reason and a value: its share says how truthful a round is.

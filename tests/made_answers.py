@@ -1,6 +1,7 @@
 """Answers as models give them, made up: what servers that compute nothing say."""
 
 import random
+from typing import Any
 
 _EFFECTS = (
     *("holds the molecule flat", "pairs up in the crystal", "packs densely", "adds polarity"),
@@ -17,3 +18,8 @@ def make_answer(generator: random.Random, prompt: str) -> str:
     effects = generator.sample(_EFFECTS, len(chosen))
     reason = ", ".join(f"{fact} {effect}" for fact, effect in zip(chosen, effects, strict=True))
     return f" {reason}.\nMelting point (°C): {generator.randrange(250)}"
+
+
+def cut_off(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a server's answer with every completion ended by the token limit."""
+    return answer | {"choices": [one | {"finish_reason": "length"} for one in answer["choices"]]}

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import small_molecules
 from fake_vllm import FakeVllm, Request
+from made_answers import cut_off
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
@@ -118,6 +119,15 @@ def test_several_answers_give_a_median_and_a_calibrated_spread(
     assert found["asked"] == "median of 4 answers"
     assert [one["nominal"] for one in found["calibration"]["coverage"]] == [0.5, 0.6]
     assert list(compared(found)) == ["round 2, greedy", "always the training median"]
+
+
+def test_a_number_that_the_token_limit_cut_off_is_no_answer(
+    finished: RunFolder, fake: FakeVllm
+) -> None:
+    fake.script = lambda prompt, name, index: f" Because.{LABEL} 12"  # of 120
+    fake.fail_next("/v1/completions", times=100, edit=cut_off)
+    found = of_run(finished, fake, "--samples", 2)
+    assert (found["num_unanswered"], found["metrics"]["answered"]["value"]) == (6, 0.0)
 
 
 def follow_the_reason(prompt: str, name: str, index: int) -> str:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from fake_vllm import FakeVllm
+from made_answers import cut_off
 from rdkit import Chem
 
 from selfstudy_engine.cli.main import cli
@@ -91,6 +92,15 @@ def test_a_models_text_is_no_formula_of_a_spreadsheet(
     assert row["claims"] == "false: two nitro groups"
     assert float(row["predicted"]) == -80
     assert row["note"] == "=own", "the table's own cells come back as they were"
+
+
+def test_a_number_that_the_token_limit_cut_off_isnt_predicted(
+    finished: RunFolder, fake: FakeVllm
+) -> None:
+    fake.script = lambda prompt, name, index: " Because.\nMelting point (°C): 12"  # of 120
+    fake.fail_next("/v1/completions", times=100, edit=cut_off)
+    result = run(finished, fake, "--smiles", "CCO")
+    assert "CCO: no answer had a value\n" in result.stdout
 
 
 def test_claims_are_marked(finished: RunFolder, fake: FakeVllm, tmp_path: Path) -> None:

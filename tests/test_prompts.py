@@ -235,6 +235,18 @@ def test_completions(text: str, reason: str, value: float | None) -> None:
     assert (answer.reason, answer.value) == (reason, value)
 
 
+@pytest.mark.parametrize(
+    ("end", "value"),
+    [("12", None), ("-", None), ("", None), ("12.", None), ("120\n", 120.0), ("120\nNa", 120.0)],
+)
+def test_a_number_at_which_an_answer_was_cut_off_may_have_gone_on(
+    end: str, value: float | None
+) -> None:
+    text = f" Flat.\nMelting point (°C): {end}"
+    answer = parse_completion(text, MELTING_POINT, is_cut_off=True)
+    assert (answer.reason, answer.value) == ("Flat.", value)
+
+
 def test_an_answer_about_a_further_molecule_is_no_answer() -> None:
     text = " Flat.\nName: other\nSMILES: CC\nReason: Small.\nMelting point (°C): 82"
     assert parse_completion(text, MELTING_POINT).value is None

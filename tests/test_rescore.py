@@ -30,7 +30,8 @@ def store(tmp_path: Path) -> SampleStore:
         writer.add([make_rejected("C", completion=" Small and polar beside water.")])
     with made.writer(1) as writer:
         cut = {"finish_reason": "length", "accepted": False, "rejections": ("truncated",)}
-        writer.add([make_sample("D", round=1, **cut)])
+        text = " Small and polar.\nMelting point (°C): -110\nName"
+        writer.add([make_sample("D", round=1, completion=text, **cut)])
     return made
 
 

@@ -31,8 +31,8 @@ def judged(
         (f" {REASON}.\nMelting point (°C): 50", "stop", -30.0, ()),
         (f" {REASON}.\nMelting point (°C): 110.1", "stop", 30.1, (FAR,)),
         (f" {REASON}.\nMelting point (°C): 49.9", "stop", -30.1, (FAR,)),
-        (f" {REASON}.\nMelting point (°C): 8", "length", -72.0, ("truncated", FAR)),
-        (f" {REASON}.\nMelting point (°C): 80", "length", 0.0, ("truncated",)),
+        (f" {REASON}.\nMelting point (°C): 80", "length", None, ("truncated", "no value")),
+        (f" {REASON}.\nMelting point (°C): 80\nName", "length", 0.0, ("truncated",)),
         (f" {REASON}.\nMelting point (°C): 353.15 K", "stop", 0.0, ("other unit",)),
         (f" {REASON}.\nMelting point (°C): 212 °F", "stop", 20.0, ("other unit",)),
         (f" {REASON}.\nMelting point (°C): 80 C", "stop", 0.0, ()),
@@ -148,6 +148,6 @@ def test_what_was_accepted_before_counts() -> None:
 
 
 def test_findings_keep_their_order() -> None:
-    verdict = judged("\nMelting point (°C): 900 K", "length")
+    verdict = judged("\nMelting point (°C): 900 K\n", "length")
     assert verdict.findings == ("truncated", "other unit", "no reason", FAR)
     assert list(verdict.findings) == sorted(verdict.findings, key=FINDINGS.index)
