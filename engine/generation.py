@@ -3,15 +3,22 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.schema import Completion
 
+GREEDY = 1e-5
+"""Temperature below which vLLM takes the likeliest token, and refuses more than one completion."""
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How completions are drawn; no seed, as per-request seeds end vLLM's CPU engine."""
+    """How completions are drawn; no seed, as per-request seeds end vLLM's CPU engine.
+
+    Raises:
+        UsageError: several greedy completions, which would be all alike.
+    """
 
     n: int
     temperature: float
@@ -20,6 +27,14 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     """Run to max_tokens whatever the model says: for benchmarks."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no server answers."""
+        if self.n > 1 and self.temperature < GREEDY:
+            raise UsageError(
+                f"{self.n} answers at temperature {self.temperature:g} would be all alike: ask for "
+                "one, or at a higher temperature"
+            )
 
 
 @dataclass(frozen=True, slots=True)

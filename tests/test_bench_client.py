@@ -31,7 +31,7 @@ def url() -> Iterator[str]:
 
 def test_the_client_takes_its_answers_for_real_ones(url: str) -> None:
     async def ask(n: int) -> list[str]:
-        params = SamplingParams(n=n, temperature=0, top_p=1, max_tokens=8)
+        params = SamplingParams(n=n, temperature=1, top_p=1, max_tokens=8)
         async with GenerationClient([ServerClient(Endpoint(url, "key"), 16, 10)]) as client:
             requests = [GenerationRequest(index, "prompt", params) for index in range(100)]
             answers = [answer async for answer in client.generate(MODEL, requests)]
