@@ -93,18 +93,20 @@ class RoundSteps:
         return all(self.is_recorded(index) for index in range(self._config.rounds + 1))
 
     def is_recorded(self, round_index: int) -> bool:
-        """Tell whether a round is recorded with all the samples that are planned for it now."""
+        """Tell whether a round is recorded, and has the samples that it had then.
+
+        One that was the last had none, and gets some once rounds follow it. What a plan would be
+        now says nothing else: a table may have grown, and adapters were trained on what there was.
+        """
         if round_index in self._recorded:
             return True
         records = {record.round: record for record in load_records(self._folder)}
         recorded = records.get(round_index)
         if recorded is None:
             return False
-        planned = self._num_planned(round_index)
-        if (
-            recorded.num_completions + recorded.num_hinted < planned
-            or self._store.count(round_index) < planned
-        ):
+        num_samples = recorded.num_completions + recorded.num_hinted
+        was_last = not num_samples and bool(self._num_planned(round_index))
+        if was_last or self._store.count(round_index) < num_samples:
             return False
         self._recorded.add(round_index)
         return True

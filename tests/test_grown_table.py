@@ -1,0 +1,28 @@
+"""A pool that every round asks whole, and that grows between two calls."""
+
+from pathlib import Path
+
+from conftest import MakeConfig, loop
+from fake_vllm import FakeVllm
+
+from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SampleStore
+
+
+def test_new_rows_are_asked_by_rounds_to_come_alone(
+    small_config: MakeConfig, fake: FakeVllm, table: Path, tmp_path: Path
+) -> None:
+    """The adapters after a recorded round were trained on what it had then."""
+    own = tmp_path / "own.csv"
+    own.write_text(table.read_text())
+    settings = {"table__path": str(own), "generation__batch": 256}
+    loop(small_config(rounds=1, **settings), tmp_path, fake)
+    store = SampleStore(RunFolder(tmp_path / "test").samples)
+    num_before = store.count(0)
+    assert num_before == 2 * 34
+    with own.open("a", encoding="utf-8") as file:
+        file.writelines(f"C1CCCCC1{'C' * length}O,{20 + length}\n" for length in range(10))
+    records, reporter = loop(small_config(rounds=2, **settings), tmp_path, fake)
+    assert (store.count(0), store.count(1)) == (num_before, num_before + 2 * 10)
+    assert reporter.rounds == [1, 2]
+    assert [record.num_completions for record in records] == [num_before, num_before + 20, 0]
