@@ -147,6 +147,7 @@ class _Pass:
         while server in self._client.servers:
             await asyncio.sleep(server.look_seconds)
             if not server.is_steered and len(self._client.servers) == 1:
+                heard = time.monotonic()  # who wasn't asked wasn't silent
                 continue  # nothing to steer, and nobody who could answer instead
             if await server.look(held_back=self.admission.held_back):
                 heard = time.monotonic()

@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 
 from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.engine import client as client_module
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.concurrency import START
 from selfstudy_engine.engine.endpoint import Endpoint
@@ -223,6 +225,29 @@ def test_metrics_that_fail_for_once_are_asked_for_again(fake: FakeVllm) -> None:
     fake.fail_next("/metrics", refuse=True, times=2)
     fake.fail_next("/metrics", status=503)
     assert asyncio.run(follow(fake, until=START)) > START
+
+
+def test_a_server_that_wasnt_asked_wasnt_silent(
+    fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone and at a fixed concurrency it isn't looked at; then another comes back."""
+    monkeypatch.setattr(client_module, "HEALTH_SECONDS", 0.5)
+    fake.latency_seconds = 0.05
+    lost: list[str] = []
+
+    async def run(other: FakeVllm) -> None:
+        one, two = (ServerClient(each.endpoint, 2, 10, look_seconds=0.02) for each in (fake, other))
+        started = time.monotonic()
+        async with GenerationClient([one], lambda _, error: lost.append(str(error))) as client:
+            async for _ in client.generate("tiny", ask_for(60)):
+                if two not in client.servers and time.monotonic() - started > 1:
+                    fake.fail_next("/metrics", refuse=True, times=2)
+                    client.add(two)
+
+    with FakeVllm() as other:
+        asyncio.run(run(other))
+    assert lost == []
+    assert fake.paths.count("/metrics") > 2
 
 
 def test_no_prompts_are_no_requests(fake: FakeVllm) -> None:
