@@ -31,11 +31,12 @@ class Gate:
         self._folder = folder
         self._fallback = fallback
         self._prop = prop
-        self._answering: list[int] = []
+        self._answering: dict[int, int] = {}
+        """By round; two threads may decide the same one, and decide alike."""
         for index, record in enumerate(load_records(folder)):
             if record.round != index:
                 break
-            self._answering.append(index if record.passed else self._answering[-1])
+            self._answering[index] = index if record.passed else self._answering[index - 1]
 
     def answering(self, round_index: int) -> int:
         """Return the round whose adapter answers once this round's is evaluated.
@@ -46,8 +47,9 @@ class Gate:
         if not self.enabled:
             return round_index
         decided = self._answering
-        for index in range(len(decided), round_index + 1):
-            decided.append(self._better(decided[-1], index) if decided else index)
+        for index in range(round_index + 1):
+            if index not in decided:
+                decided[index] = self._better(decided[index - 1], index) if index else index
         return decided[round_index]
 
     def _better(self, before: int, index: int) -> int:

@@ -3,9 +3,12 @@
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -14,8 +17,10 @@ from fake_vllm import FakeVllm
 from rdkit.Chem import CanonSmiles
 
 from selfstudy_engine.data.adapters import read_adapter
+from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 from selfstudy_engine.engine.subjects import find_subject, finished_round
@@ -167,6 +172,30 @@ def test_training_goes_on_from_the_one_that_passed(
     run_loop(config, tmp_path, QuietReporter(), fake.api_key, start_training=note)
     folder = RunFolder(tmp_path / "test")
     assert started_from == {0: None, 1: folder.adapter(0), 2: folder.adapter(0)}
+
+
+def test_two_threads_decide_alike(tmp_path: Path) -> None:
+    """--overlap records a round beside the next, and both ask who answers."""
+    made = (RunFolder(tmp_path), True, 0.0, find_property("melting_point"))
+    gates = [Gate(*made) for _ in range(5_000)]
+    together = Barrier(2, timeout=10)
+
+    def decide() -> None:
+        for gate in gates:
+            together.wait()
+            gate.answering(0)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for decided in [pool.submit(decide) for _ in range(2)]:
+                decided.result()
+    finally:
+        sys.setswitchinterval(before)
+    for gate in gates:
+        with pytest.raises(FileNotFoundError):  # round 1 isn't decided, nor evaluated
+            gate.answering(1)
 
 
 def test_an_overlapped_loop_never_samples_from_a_worse_adapter(
