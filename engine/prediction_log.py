@@ -56,7 +56,10 @@ class PredictionLog:
         self._file.close()
 
     def add(self, prediction: Prediction) -> None:
-        """Append a prediction; it is on the disk within about a second."""
+        """Append a prediction: this process may die now, and a second later the machine.
+
+        The last before a pause is on the disk with the next one.
+        """
         self._write(asdict(prediction))
         if time.monotonic() - self._last_fsync >= _SECONDS_BETWEEN_FSYNCS:
             self._sync()
@@ -102,9 +105,9 @@ class PredictionLog:
 
     def _write(self, content: Any) -> None:
         self._file.write(_to_line(content))
+        self._file.flush()
 
     def _sync(self) -> None:
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._last_fsync = time.monotonic()
 
