@@ -89,10 +89,10 @@ def _chain(unit: str) -> re.Pattern[str]:
     # Blanks around a minus tell "80 - 10" from the range "80-10" and from names.
     term = rf"{_NUMBER}{unit}?"
     return re.compile(
-        rf"(?<![\w.,/=*×{_SIGN}(])(?<![/=*×]\s)"
+        rf"(?<![\w.,/=*×{_SIGN}(])(?<![/=*×x]\s)"
         rf"(?P<terms>[{_SIGN}]?{term}(?:(?:\s+[{_MINUS}]\s+|\s*\+\s*){term}){{1,{_MOST_TERMS}}})"
         rf"(?:\s*(?:=|≈|~|equals)\s*(?:about\s+|approximately\s+|~)?"
-        rf"(?P<result>[{_SIGN}]?{_NUMBER}))?(?!\s*(?:[×*/%{_SIGN}]|[0-9.]*[0-9]))",
+        rf"(?P<result>[{_SIGN}]?{_NUMBER}))?(?!\s*(?:[×x*/%{_SIGN}]|[0-9.]*[0-9]))",
         re.IGNORECASE,
     )
 

@@ -132,6 +132,8 @@ def test_arithmetic_is_read(reason: str, result: float, is_true: bool) -> None:
         "Each group gives 10 (5+5), which is little.",
         "It is thus higher than 90 °C.",
         "50 + 20% of it.",
+        "It comes to 40 + 2 x 20 = 80.",
+        "It comes to 2 x 20 + 40 = 80.",
         "Naphthalene at 80 °C and benzene at 5.5 °C, +20 °C and +10 °C.",
     ],
 )
