@@ -59,8 +59,8 @@ class ChatTemplate:
     def ask(self, body: Any) -> dict[str, Any]:
         """Return a request's body with the run's question as its only message.
 
-        What the request leaves open (or sets to null) is set as in the run's evaluations: greedy,
-        as long as its answers may be.
+        What the request leaves open (or sets to null) is set as in the run's evaluations: one
+        answer is greedy, several are sampled as the loop does; as long as its answers may be.
 
         Raises:
             UsageError: the last message isn't a molecule.
@@ -69,7 +69,8 @@ class ChatTemplate:
         generation = self._config.generation
         prompt = render_prompt(molecule, self._config.property, self._shown, generation.template)
         given = {key: value for key, value in body.items() if value is not None}
-        asked: dict[str, Any] = {"temperature": 0.0, "stop": [STOP]} | given
+        temperature = generation.temperature if given.get("n", 1) != 1 else 0.0
+        asked: dict[str, Any] = {"temperature": temperature, "stop": [STOP]} | given
         if not {"max_tokens", "max_completion_tokens"} & given.keys():
             asked["max_tokens"] = generation.max_tokens
         # As a prompt of /v1/completions, which is what adapters are trained and measured on.

@@ -105,6 +105,15 @@ def test_only_the_last_message_counts_and_settings_are_the_clients(finished: Run
     assert "max_tokens" not in asked
 
 
+@pytest.mark.parametrize(("n", "temperature"), [(None, 0.0), (1, 0.0), (4, 0.7)])
+def test_several_answers_are_sampled(
+    finished: RunFolder, n: int | None, temperature: float
+) -> None:
+    """VLLM refuses to give several greedy ones."""
+    asked = chat_template_of(finished).ask(chat("CCO", n=n))
+    assert asked["temperature"] == temperature
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
