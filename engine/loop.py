@@ -29,7 +29,6 @@ from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.round_steps import RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
-from selfstudy_engine.engine.sampling import sampling_params
 from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
 from selfstudy_engine.engine.teacher_client import Teacher
 from selfstudy_engine.engine.trackers import Trackers
@@ -69,7 +68,6 @@ def run_loop(
     """
     placement_of(config)  # a device that isn't there is refused before anything is done
     _check_reasons(config)
-    sampling_params(config)  # refuses what no server would answer
     model, config = choose_base_model(config)
     with held_run(runs / config.name, config.remote) as folder:
         task = load_task(config, _exemplars_of(config, folder, reporter, teacher_key))
