@@ -162,6 +162,9 @@ class Files(Protocol):
     def add_folder(self, folder: Path, last: str) -> None:
         """Take a published folder; to readers it is there as soon as its file `last` is."""
 
+    def restore_shards(self, folder: Path) -> bool:
+        """Bring back shards that were set aside here and are whole elsewhere; tell if any were."""
+
 
 class OnDisk:
     """Files of this machine's disk: a published folder is durable already."""
@@ -178,6 +181,10 @@ class OnDisk:
 
     def add_folder(self, folder: Path, last: str) -> None:
         """See `Files`."""
+
+    def restore_shards(self, folder: Path) -> bool:
+        """See `Files`; nothing is elsewhere."""
+        return False
 
 
 ON_DISK = OnDisk()

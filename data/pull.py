@@ -116,8 +116,8 @@ def _fetch(folder: RunFolder, objects: Objects, meta: "ObjectMeta", *, holds: bo
     if path.parent.parent != folder.samples:
         write_atomic(path, content)
         return
-    if problem := _problem_of(content):
-        kept = before is not None and not _problem_of(before)
+    if problem := problem_of(content):
+        kept = before is not None and not problem_of(before)
         if holds and before is not None and kept:
             objects.replace(key, before)
         elif holds:
@@ -149,7 +149,7 @@ def _fetch_adapter(target: Path, key: str, names: list[str], objects: Objects) -
             raise AdapterError(message) from error
 
 
-def _problem_of(shard: bytes) -> str:
+def problem_of(shard: bytes) -> str:
     """Return what is wrong with a shard; empty if nothing is."""
     try:
         check_shard(shard)

@@ -181,6 +181,8 @@ class SampleWriter:
         self._round = round_index
         make_folder(self._folder)
         self._known = store.molecule_indices(round_index)
+        if self._files.restore_shards(self._folder):
+            self._known = store.molecule_indices(round_index)
         names = (_SHARD.fullmatch(path.name) for path in self._folder.iterdir())
         numbers = [int(match[1]) for match in names if match]
         self._next_shard = max(numbers, default=-1) + 1

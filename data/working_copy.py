@@ -12,9 +12,10 @@ from pathlib import Path
 from selfstudy_engine.data.files import ON_DISK
 from selfstudy_engine.data.lease import Lease
 from selfstudy_engine.data.objects import Objects
-from selfstudy_engine.data.pull import bring_up_to_date
+from selfstudy_engine.data.pull import bring_up_to_date, problem_of
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.store import SET_ASIDE
 
 
 class WorkingCopy:
@@ -48,6 +49,17 @@ class WorkingCopy:
                     self._objects.replace(self._key(path), path)
         self._lease.check()
         self._objects.create(self._key(folder / last), content)
+
+    def restore_shards(self, folder: Path) -> bool:
+        """See `Files`: else what S3 has would be asked for again, and be there twice."""
+        restored = False
+        for aside in sorted(folder.glob(f"*{SET_ASIDE}*")):
+            path = aside.with_name(aside.name.partition(SET_ASIDE)[0])
+            found = None if path.exists() else self._objects.find(self._key(path))
+            if found and not problem_of(found.content):
+                ON_DISK.create(path, found.content)
+                restored = True
+        return restored
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()

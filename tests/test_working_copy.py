@@ -77,6 +77,25 @@ def test_what_one_machine_stored_is_there_on_another(
     assert names | {"lease.json"} == {meta["path"] for meta in objects.list()}
 
 
+def test_a_shard_that_rots_here_while_the_loop_goes_on_comes_back(
+    make_sample: MakeSample, tmp_path: Path, s3: S3Server
+) -> None:
+    """Its samples were asked for again: at the next start S3's shard made them twice."""
+    with machine(tmp_path / "one") as one:
+        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample(molecule_id="B"))
+        for reader in (one, RunFolder(one.path)):  # the loop finds it, or its report
+            shard = one.path / SHARD
+            shard.write_bytes(shard.read_bytes()[:-40])
+            assert stored(reader) == ["B"]
+            with SampleStore(one.samples, one.files).writer(0) as writer:
+                assert writer.add([make_sample(molecule_id="A")]) == 0
+            assert stored(one) == ["A", "B"]
+        write(one, make_sample(molecule_id="C"))
+    with machine(tmp_path / "two") as two:
+        assert stored(two) == ["A", "B", "C"]
+
+
 def test_an_adapter_is_there_with_its_manifest_and_not_before(
     s3: S3Server, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
