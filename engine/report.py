@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from selfstudy_engine.data.run_folder import RunFolder
@@ -12,17 +11,12 @@ from selfstudy_engine.engine.reason_quality import CheckReason
 from selfstudy_engine.engine.report_charts import Figure
 from selfstudy_engine.engine.report_examples import choose_examples, likely_label_errors
 from selfstudy_engine.engine.report_facts import RunFacts, gather_facts
-from selfstudy_engine.engine.report_figures import (
-    error_by_similarity,
-    error_by_value,
-    learning_by_labels,
-    learning_by_round,
-    original_error,
-    original_parity,
-    parity,
-)
+from selfstudy_engine.engine.report_groups import error_by_similarity, error_by_value
 from selfstudy_engine.engine.report_headline import headline
+from selfstudy_engine.engine.report_learning import learning_by_labels, learning_by_round
+from selfstudy_engine.engine.report_original import original_error, original_parity
 from selfstudy_engine.engine.report_page import render_page, write_page
+from selfstudy_engine.engine.report_parity import parity
 from selfstudy_engine.engine.report_progress import acceptance, molecules, reasons, time_spent
 
 
@@ -57,7 +51,6 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
         command=run.identity.get("command") or f"selfstudy-engine loop --config {folder.config}",
         behind=_behind(run),
         toml=run.config.to_toml(),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_page(out, page)
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 
+from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.properties import Property
 
 Row = dict[str, Any]
@@ -136,11 +137,35 @@ def _without_data(spec: Row) -> Row:
     return {key: stripped(value) for key, value in spec.items() if key != "data"}
 
 
-def rounds_axis(field: str = "round") -> Any:
+def rounds_axis() -> Any:
     """Return the x axis of rounds: whole numbers only."""
     whole = "datum.value % 1 == 0 ? datum.label : ''"  # few rounds get ticks between them
     axis = alt.Axis(format="d", labelExpr=whole, grid=False)
-    return alt.X(f"{field}:Q", title="round", axis=axis, scale=alt.Scale(nice=False, padding=12))
+    return alt.X("round:Q", title="round", axis=axis, scale=alt.Scale(nice=False, padding=12))
+
+
+def labels_axis() -> Any:
+    """Return the x axis of labels used, logarithmic."""
+    axis = alt.Axis(format="~s", grid=False, tickCount=6)
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    return alt.X("labels:Q", title="labels used", scale=scale, axis=axis)
+
+
+def interval_row(round_index: int, series: str, interval: Interval, **more: Any) -> Row:
+    """Return a row for `lines_with_intervals` or `bars_with_intervals`."""
+    return {
+        "round": round_index,
+        "series": series,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        **more,
+    }
+
+
+def series_of(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the series, each once, in the rows' order."""
+    return list(dict.fromkeys(row["series"] for row in rows))
 
 
 def coloured(field: str, names: Sequence[str]) -> Any:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-
-import altair as alt
+from typing import Any
 
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.evaluations import compute_metrics, paired_change
@@ -19,7 +17,9 @@ from selfstudy_engine.engine.report_charts import (
     coloured,
     figure,
     form_of_errors,
+    interval_row,
     interval_tooltip,
+    labels_axis,
     lines_with_intervals,
     number,
     rounds_axis,
@@ -70,7 +70,6 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         verdict=_verdict(runs[0], runs[-1], labels[0], labels[-1]),
         columns=columns_of(prop),
         differences=runs[0].config.differences(runs[-1].config),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_page(out, page)
     return figures
@@ -136,14 +135,7 @@ def _signed(change: Interval, run: RunFacts) -> str:
 
 def _rows(sides: Sequence[Side]) -> list[Row]:
     return [
-        {
-            "series": side.label,
-            "round": facts.index,
-            "labels": len(facts.labelled),
-            "value": facts.test.mae.value,
-            "low": facts.test.mae.low,
-            "high": facts.test.mae.high,
-        }
+        interval_row(facts.index, side.label, facts.test.mae, labels=len(facts.labelled))
         for side in sides
         for facts in side.run.rounds
     ]
@@ -154,13 +146,10 @@ def _by_round(sides: Sequence[Side]) -> Figure:
 
 
 def _by_labels(sides: Sequence[Side]) -> Figure:
-    axis = alt.Axis(format="~s", grid=False, tickCount=6)
-    scale = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("labels:Q", title="labels used", scale=scale, axis=axis)
-    return _figure(sides, "compare-labels", "Test error by labels used", x)
+    return _figure(sides, "compare-labels", "Test error by labels used", labels_axis())
 
 
-def _figure(sides: Sequence[Side], key: str, title: str, x: alt.X) -> Figure:
+def _figure(sides: Sequence[Side], key: str, title: str, x: Any) -> Figure:
     y = f"test MAE, {sides[0].run.unit}"
     tooltip = [
         text("series", "run"),

@@ -14,7 +14,7 @@ import orjson
 import pyarrow.compute as pc
 
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.embedded import MODEL_NAME
+from selfstudy_engine.data.embedded import model_label
 from selfstudy_engine.data.errors import RunFolderError
 from selfstudy_engine.data.evaluations import (
     Evaluated,
@@ -99,11 +99,7 @@ class RunFacts:
     @property
     def base_model(self) -> str:
         """Name of the base model."""
-        return (
-            self.config.model.path.rstrip("/").rsplit("/", 1)[-1]
-            if self.config.model.path
-            else MODEL_NAME
-        )
+        return model_label(self.config.model)
 
     @property
     def prop(self) -> Property:
@@ -119,6 +115,19 @@ class RunFacts:
     def last(self) -> RoundFacts:
         """The last finished round."""
         return self.rounds[-1]
+
+    @property
+    def first_and_last(self) -> list[RoundFacts]:
+        """The first finished round, and the last if that is another one."""
+        return self.rounds[:1] + ([self.last] if len(self.rounds) > 1 else [])
+
+    @property
+    def subtitle(self) -> list[str]:
+        """Which model, labels and molecules the run's figures speak of."""
+        return [
+            f"{self.base_model}, run {self.name}",
+            f"{len(self.last.labelled)} labels, {self.last.test.num_molecules} test molecules",
+        ]
 
     def baseline_metrics(self, facts: RoundFacts) -> dict[str, Metrics]:
         """Return each baseline's metrics on the test set, from the labels of a round."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfstudy_engine.data.evaluations import errors_of
 from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, measure_change
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.baselines import MEDIAN
@@ -117,10 +118,10 @@ def headline(run: RunFacts) -> Headline:
 def _versus(run: RunFacts) -> dict[str, Interval]:
     """Return each baseline's MAE minus the model's in the last round, paired by molecule."""
     last = run.last
+    own = errors_of(last.answers, "test", run.split.median)
     measured = np.array([answer.measured for answer in last.tested])
-    own = np.array([run.split.median if a.predicted is None else a.predicted for a in last.tested])
     return {
-        name: measure_change(own - measured, predicted - measured, 0.0).mae
+        name: measure_change(own, predicted - measured, 0.0).mae
         for name, predicted in last.baselines.items()
     }
 

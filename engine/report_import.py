@@ -8,13 +8,12 @@ import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from selfstudy_engine.data.errors import TableError, shown, shown_text
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.engine.report_charts import TEST, TRAIN, Figure
-from selfstudy_engine.engine.report_figures import error_by_round
+from selfstudy_engine.engine.report_original import error_by_round
 from selfstudy_engine.engine.report_page import render_page, write_page
 
 _COLUMNS = ("run", "round", "split", "mae")
@@ -104,7 +103,6 @@ def write_imported(path: Path, out: Path) -> list[Figure]:
         figures=figures,
         runs=runs,
         unit=prop.unit,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_page(out, page)
     return figures

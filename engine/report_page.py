@@ -8,6 +8,7 @@ network request through.
 import base64
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,9 +22,6 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.engine.metric_texts import minus
 from selfstudy_engine.engine.report_charts import Figure
-
-MAX_BYTES = 5_000_000
-"""A report stays below this; its charts' points are what would grow."""
 
 _IN_ALL = b'<script type="application/json" id="figures">'
 
@@ -51,6 +49,7 @@ def render_page(template: str, *, title: str, figures: Sequence[Figure], **value
     ]
     page = environment.get_template(template).render(
         title=title,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         figures={figure.key: figure for figure in figures},
         style=Markup(_text("report_page.css")),
         scripts=[Markup(script) for script in scripts],

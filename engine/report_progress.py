@@ -13,16 +13,17 @@ from selfstudy_engine.engine.report_charts import (
     Row,
     coloured,
     figure,
+    interval_row,
     interval_tooltip,
     lines_with_intervals,
     number,
     plain_lines,
     rounds_axis,
+    series_of,
     text,
 )
 from selfstudy_engine.engine.report_examples import reasons_of
 from selfstudy_engine.engine.report_facts import REASONS_PER_ROUND, RunFacts
-from selfstudy_engine.engine.report_figures import subtitle_of
 
 ACCEPTED, DISTINCT, KNOWN = "accepted samples", "distinct molecules", "distinct so far"
 DIVERSITY = "distinct 4-grams"
@@ -48,16 +49,14 @@ def acceptance(run: RunFacts) -> Figure | None:
         passed = record.num_accepted + record.num_spare
         interval = wilson(passed, record.num_completions, record.independent_completions)
         rows.append(
-            {
-                "round": record.round,
-                "series": "accepted",
-                "value": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "chance": record.chance,
-                "tolerance": largest if record.tolerance is None else record.tolerance,
-                "completions": record.num_completions,
-            }
+            interval_row(
+                record.round,
+                "accepted",
+                interval,
+                chance=record.chance,
+                tolerance=largest if record.tolerance is None else record.tolerance,
+                completions=record.num_completions,
+            )
         )
     if not rows:
         return None
@@ -85,7 +84,7 @@ def acceptance(run: RunFacts) -> Figure | None:
         f"the round asked about, at {tolerance}: acceptance near it is no skill. Answers that only "
         "texts accepted before kept out count as accepted here. Bars are Wilson 95% intervals; "
         "answers to one molecule are alike, and count for fewer than they are.",
-        subtitle=subtitle_of(run),
+        subtitle=run.subtitle,
         columns={
             "round": "round",
             "completions": "completions",
@@ -125,7 +124,7 @@ def molecules(run: RunFacts) -> Figure | None:
         "accepted in all rounds so far, by round.",
         caption="Many samples of few molecules teach little: the distinct molecules count. "
         "Hinted samples are left out.",
-        subtitle=subtitle_of(run),
+        subtitle=run.subtitle,
         columns={"series": "what", "round": "round", "value": "n"},
     )
 
@@ -163,7 +162,7 @@ def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
             add(facts.index, JUDGED, found[1], len(accepted))
     if not rows:
         return None
-    names = list(dict.fromkeys(row["series"] for row in rows))
+    names = series_of(rows)
     tooltip = [
         text("series", "what"),
         number("round", "round", "d"),
@@ -181,7 +180,7 @@ def reasons(run: RunFacts, check: CheckReason) -> Figure | None:
         f"{REASONS_PER_ROUND} accepted ones. Distinct 4-grams are counted on {REASONS_COMPARED} "
         "accepted reasons, so that rounds compare: where they fall, reasons become copies. Bars "
         "are Wilson 95% intervals; those of accepted ones take each reason for independent.",
-        subtitle=subtitle_of(run),
+        subtitle=run.subtitle,
         columns={"series": "what", "round": "round", "reasons": "reasons", "value": "share"},
     )
 
@@ -224,7 +223,7 @@ def time_spent(run: RunFacts) -> Figure:
         alt_text=f"Seconds spent in each round, by phase; {total:.0f} in all.",
         caption="Evaluating and generating share a queue: its time is shared out by output tokens. "
         "Of a round that was continued, the last call's time.",
-        subtitle=subtitle_of(run),
+        subtitle=run.subtitle,
         columns={
             "round": "round",
             "series": "phase",

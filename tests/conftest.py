@@ -26,13 +26,15 @@ from selfstudy_engine.data.adapters import (
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
 
 if TYPE_CHECKING:
     from s3_server import S3Server
+
+    from selfstudy_engine.engine.bench_workloads import Workload
+    from selfstudy_engine.engine.report_facts import RunFacts
 
 
 def _keep_to_own_cores() -> None:
@@ -61,7 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 MakeAdapter = Callable[..., Adapter]
 MakeConfig = Callable[..., RunConfig]
-MakeSample = Callable[..., Sample]
 
 
 @pytest.fixture
@@ -122,40 +123,6 @@ def make_adapter(tmp_path: Path) -> MakeAdapter:
             (folder / PEFT_CONFIG).write_bytes(orjson.dumps(peft))
             save_file({"weights": np.array([logprob, next_logprob])}, folder / WEIGHTS)
         return read_adapter(tmp_path / "adapters" / name)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_sample() -> MakeSample:
-    """Make up samples: `make_sample(round=1, accepted=False)`."""
-
-    def make(**values: Any) -> Sample:
-        measured = values.get("measured", 60.0)
-        predicted = values.get("predicted", 57.0)
-        defaults: dict[str, Any] = {
-            "run": "test",
-            "round": 0,
-            "molecule_id": "LFQSCWFLJHTTHZ-UHFFFAOYSA-N",
-            "sample_index": 0,
-            "adapter": "round-0000",
-            "adapter_sha256": "f" * 64,
-            "name": "",
-            "smiles": "CCO",
-            "measured": measured,
-            "prompt": "SMILES: CCO\nReason:",
-            "completion": " Reason text.\nMelting point (°C): 57",
-            "finish_reason": "stop",
-            "num_prompt_tokens": 8,
-            "num_output_tokens": 12,
-            "reason": "Reason text.",
-            "predicted": predicted,
-            "error": predicted - measured,
-            "accepted": True,
-            "rejections": (),
-            "created_at": 1.0,
-        }
-        return Sample(**(defaults | values))
 
     return make
 
@@ -313,3 +280,43 @@ def before_generating(copied: RunFolder) -> RunFolder:
     lines = copied.metrics.read_bytes().splitlines(keepends=True)
     copied.metrics.write_bytes(lines[0])
     return copied
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of three rounds that no model made; its table and its cache lie above it."""
+    from made_run import make_run, write_table
+
+    root = tmp_path_factory.mktemp("report")
+    return make_run(root / "runs", write_table(root / "table.csv"))
+
+
+@pytest.fixture
+def report_cache(made: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have reports find baselines that others of the same run have computed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made.path.parent.parent / "cache"))
+
+
+@pytest.fixture(scope="session")
+def facts(made: RunFolder) -> "RunFacts":
+    """What the made-up run's report says."""
+    from selfstudy_engine.engine.report_facts import gather_facts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(made.path.parent.parent / "cache"))
+        return gather_facts(made)
+
+
+@pytest.fixture(scope="session")
+def workloads(small_config: MakeConfig) -> "dict[str, Workload]":
+    """A benchmark's workloads, small ones."""
+    from selfstudy_engine.data.task import load_task
+    from selfstudy_engine.engine.bench_workloads import make_workloads
+
+    config = small_config(generation__samples_per_molecule=2)
+    return {
+        w.name: w
+        for w in make_workloads(
+            config, load_task(config), num_prompts=8, num_real=20, max_tokens=6, num_long=4
+        )
+    }

@@ -1,8 +1,16 @@
-"""A run that no model made: answers and samples are drawn at random, texts are hostile."""
+"""A run that no model made, and what tests of its report need.
+
+Answers and samples are drawn at random, texts are hostile.
+"""
 
 import random
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import orjson
+from conftest import small_molecules
 from samples import make_evaluated, make_sample, write_adapter
 
 from selfstudy_engine.data.adapters import read_adapter
@@ -20,6 +28,17 @@ from selfstudy_engine.engine.sampler import plan_round, tally_round
 
 NASTY_NAME = '<img src=x onerror="window.hacked=1">\'{{7*7}}'
 NASTY_REASON = "Two <b>nitro</b> groups </script><script>window.hacked=2</script><!-- ]]> & high."
+
+
+def write_table(path: Path, slope: float = 1.0) -> Path:
+    """Write forty molecules, values times a slope; each third one has a hostile name."""
+    lines = ["smiles,name,value"]
+    for index, (smiles, value) in enumerate(small_molecules()):
+        name = NASTY_NAME if index % 3 == 0 else f"molecule {index}"
+        quoted = name.replace('"', '""')
+        lines.append(f'{smiles},"{quoted}",{value * slope}')
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
 
 
 def make_run(
@@ -120,3 +139,28 @@ def _answer(split: str, molecule: Molecule, predicted: float | None) -> Evaluate
         NASTY_REASON,
         made.completion,
     )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim that `check` finds."""
+
+    start: int
+    end: int
+    truth: Any
+    found: str
+
+
+def check(reason: str, molecule: Molecule) -> list[Found]:
+    """Judge the word "nitro" by the molecule, and doubt "high"."""
+    claims = []
+    for match in re.finditer("nitro|high", reason):
+        truth = "unverifiable" if match[0] == "high" else "false"
+        claims.append(Found(match.start(), match.end(), truth, f"none in {molecule.smiles}"))
+    return claims
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    [text] = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    content: list[dict[str, Any]] = orjson.loads(text)
+    return content

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from chromium import Page, find_chromium
-from made_run import make_run
-from test_report import write_table
+from made_run import make_run, write_table
 
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.report import write_report

@@ -12,9 +12,9 @@ import orjson
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import MakeConfig, MakeSample
+from conftest import MakeConfig
 from safetensors.torch import load_file, save_file
-from samples import SHIPPED
+from samples import SHIPPED, make_sample
 from tiny_training import adapter_logprobs, first_loss, main_here, train_here
 
 from selfstudy_engine.cli.main import cli
@@ -38,19 +38,26 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory, make_sample: MakeSample) -> Path:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store: of rounds 0 and 1, one accepted sample each, and a rejected one of round 0."""
     folder = tmp_path_factory.mktemp("samples")
     store = SampleStore(folder)
     with store.writer(0) as writer:
         writer.add(
             [
-                make_sample(prompt="SMILES: CCCCBr\nReason:", reason="A chain.", measured=61.0),
+                make_sample(
+                    prompt="SMILES: CCCCBr\nReason:",
+                    reason="A chain.",
+                    measured=61.0,
+                    predicted=57.0,
+                ),
                 make_sample(sample_index=1, reason="Rejected.", accepted=False, rejections=("x",)),
             ]
         )
     with store.writer(1) as writer:
-        writer.add([make_sample(round=1, prompt="SMILES: CCCCI\nReason:", reason="Later.")])
+        writer.add(
+            [make_sample(round=1, prompt="SMILES: CCCCI\nReason:", reason="Later.", measured=60.0)]
+        )
     return folder
 
 
@@ -379,7 +386,6 @@ def test_a_sequence_over_the_models_limit_is_named(
     small_config: MakeConfig,
     tiny_model: Path,
     samples: Path,
-    make_sample: MakeSample,
     tmp_path: Path,
 ) -> None:
     with SampleStore(tmp_path / "long").writer(0) as writer:

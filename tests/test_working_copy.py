@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MakeAdapter, MakeSample
+from conftest import MakeAdapter
 from s3_server import BUCKET, S3Server, answer
+from samples import make_sample
 
 from selfstudy_engine.data.adapters import MANIFEST, WEIGHTS, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -43,7 +44,7 @@ def stored(folder: RunFolder) -> list[str]:
 def write(folder: RunFolder, *samples: object) -> None:
     with SampleStore(folder.samples, folder.files).writer(0) as writer:
         writer.add(samples)  # type: ignore[arg-type]
-    assert writer.num_durable == len(samples)
+    assert writer.num_durable_accepted == len(samples)
 
 
 def flip_a_bit(objects: Objects, key: str) -> None:
@@ -58,19 +59,19 @@ def objects(s3: S3Server) -> Objects:
 
 
 def test_what_one_machine_stored_is_there_on_another(
-    objects: Objects, make_sample: MakeSample, make_adapter: MakeAdapter, tmp_path: Path
+    objects: Objects, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     made = make_adapter("a")
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"), make_sample(molecule_id="B"))
+        write(one, make_sample("A"), make_sample("B"))
         shutil.copytree(made.folder, one.adapter(0))
         one.files.add_folder(one.adapter(0), MANIFEST)
         one.files.add_folder(one.adapter(0), MANIFEST)
-        write(one, make_sample(molecule_id="C"))
+        write(one, make_sample("C"))
     with machine(tmp_path / "two") as two:
         assert stored(two) == ["A", "B", "C"]
         assert read_adapter(two.adapter(0)).sha256 == made.sha256
-        write(two, make_sample(molecule_id="D"))
+        write(two, make_sample("D"))
     with machine(tmp_path / "one") as one:
         assert stored(one) == ["A", "B", "C", "D"]
     names = {path.relative_to(one.path).as_posix() for path in one.path.rglob("*.*")}
@@ -78,20 +79,20 @@ def test_what_one_machine_stored_is_there_on_another(
 
 
 def test_a_shard_that_rots_here_while_the_loop_goes_on_comes_back(
-    make_sample: MakeSample, tmp_path: Path, s3: S3Server
+    tmp_path: Path, s3: S3Server
 ) -> None:
     """Its samples were asked for again: at the next start S3's shard made them twice."""
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
-        write(one, make_sample(molecule_id="B"))
+        write(one, make_sample("A"))
+        write(one, make_sample("B"))
         for reader in (one, RunFolder(one.path)):  # the loop finds it, or its report
             shard = one.path / SHARD
             shard.write_bytes(shard.read_bytes()[:-40])
             assert stored(reader) == ["B"]
             with SampleStore(one.samples, one.files).writer(0) as writer:
-                assert writer.add([make_sample(molecule_id="A")]) == 0
+                assert writer.add([make_sample("A")]) == 0
             assert stored(one) == ["A", "B"]
-        write(one, make_sample(molecule_id="C"))
+        write(one, make_sample("C"))
     with machine(tmp_path / "two") as two:
         assert stored(two) == ["A", "B", "C"]
 
@@ -116,7 +117,7 @@ def test_an_adapter_is_there_with_its_manifest_and_not_before(
 
 
 def test_samples_that_s3_did_not_take_are_not_stored_and_not_lost(
-    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+    s3: S3Server, tmp_path: Path
 ) -> None:
     sample = make_sample()
     with (
@@ -127,56 +128,53 @@ def test_samples_that_s3_did_not_take_are_not_stored_and_not_lost(
         s3.fail(answer("403 Forbidden"), path="part-")
         with pytest.raises(StoreError, match=f"can't write {REMOTE}/test/{SHARD}.*AWS_ACCESS_KEY"):
             writer.flush()
-        assert (writer.num_durable, stored(folder)) == (0, [])
-        writer.add([make_sample(molecule_id="B")])
+        assert (writer.num_durable_accepted, stored(folder)) == (0, [])
+        writer.add([make_sample("B")])
         writer.flush()
-        assert (writer.num_durable, len(stored(folder))) == (2, 2)
+        assert (writer.num_durable_accepted, len(stored(folder))) == (2, 2)
 
 
 def test_a_write_that_was_done_and_reported_failed_is_not_done_twice(
-    s3: S3Server, make_sample: MakeSample, tmp_path: Path
+    s3: S3Server, tmp_path: Path
 ) -> None:
     """The disk here fills up behind S3's back."""
     with (
         machine(tmp_path) as folder,
         SampleStore(folder.samples, folder.files).writer(0) as writer,
     ):
-        writer.add([make_sample(molecule_id="A")])
+        writer.add([make_sample("A")])
         shutil.rmtree(folder.samples)
         folder.samples.write_bytes(b"")
         with pytest.raises(StoreError, match="make the folder writable"):
             writer.flush()
         folder.samples.unlink()
         SampleStore(folder.samples).round_folder(0).mkdir(parents=True)
-        writer.add([make_sample(molecule_id="B")])
+        writer.add([make_sample("B")])
         writer.flush()
-        assert (writer.num_durable, stored(folder)) == (2, ["A", "B"])
+        assert (writer.num_durable_accepted, stored(folder)) == (2, ["A", "B"])
 
 
-def test_two_writers_never_share_a_shard(
-    objects: Objects, make_sample: MakeSample, tmp_path: Path
-) -> None:
+def test_two_writers_never_share_a_shard(objects: Objects, tmp_path: Path) -> None:
     """Whoever lost the run and doesn't know it yet can't write what he hasn't seen."""
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample("A"))
         objects.delete("lease.json")
         with machine(tmp_path / "two") as two:
-            write(two, make_sample(molecule_id="B"))
+            write(two, make_sample("B"))
             with pytest.raises(ConflictError, match=r"part-000001.parquet was written by somebody"):
-                write(one, make_sample(molecule_id="B", completion="another"))
+                write(one, make_sample("B", completion="another"))
     with machine(tmp_path / "three") as three:
         assert stored(three) == ["A", "B"]
 
 
 def test_a_damaged_shard_is_set_aside_there_and_named(
     objects: Objects,
-    make_sample: MakeSample,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
-        write(one, make_sample(molecule_id="B"))
+        write(one, make_sample("A"))
+        write(one, make_sample("B"))
     flip_a_bit(objects, SHARD)
     pull(RunFolder(tmp_path / "looks" / "test"), REMOTE)  # changes nothing there
     assert objects.find(SHARD)
@@ -192,11 +190,9 @@ def test_a_damaged_shard_is_set_aside_there_and_named(
     assert f"isn't in {REMOTE}/test: no longer used" in caplog.text
 
 
-def test_a_whole_copy_takes_the_place_of_a_damaged_shard(
-    objects: Objects, make_sample: MakeSample, tmp_path: Path
-) -> None:
+def test_a_whole_copy_takes_the_place_of_a_damaged_shard(objects: Objects, tmp_path: Path) -> None:
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample("A"))
     flip_a_bit(objects, SHARD)
     pull(one, REMOTE)
     assert stored(one) == ["A"]
@@ -221,34 +217,28 @@ def test_a_damaged_adapter_is_named_with_what_to_do(
     assert not (tmp_path / "two/test/adapters/round-0000").exists()
 
 
-def test_what_is_damaged_here_comes_again(
-    s3: S3Server, make_sample: MakeSample, tmp_path: Path
-) -> None:
+def test_what_is_damaged_here_comes_again(s3: S3Server, tmp_path: Path) -> None:
     with machine(tmp_path) as folder:
-        write(folder, make_sample(molecule_id="A"))
+        write(folder, make_sample("A"))
         (folder.path / SHARD).write_bytes(b"damaged")
     with machine(tmp_path) as folder:
         assert stored(folder) == ["A"]
 
 
-def test_verdicts_that_changed_are_there_too(
-    s3: S3Server, make_sample: MakeSample, tmp_path: Path
-) -> None:
+def test_verdicts_that_changed_are_there_too(s3: S3Server, tmp_path: Path) -> None:
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample("A"))
         store = SampleStore(one.samples, one.files)
-        store.supersede(one.path / SHARD, [make_sample(molecule_id="A", accepted=False)])
+        store.supersede(one.path / SHARD, [make_sample("A", accepted=False)])
     with machine(tmp_path / "two") as two:
         assert [sample.accepted for sample in SampleStore(two.samples).samples()] == [False]
 
 
-def test_another_run_is_not_touched(
-    objects: Objects, make_sample: MakeSample, tmp_path: Path
-) -> None:
+def test_another_run_is_not_touched(objects: Objects, tmp_path: Path) -> None:
     local = open_run(tmp_path / "local", config_of(remote=None))
-    write(local, make_sample(molecule_id="mine"))
+    write(local, make_sample("mine"))
     with machine(tmp_path / "one") as one:
-        write(one, make_sample(molecule_id="A"))
+        write(one, make_sample("A"))
     with pytest.raises(RunFolderError, match=r"is another run than s3://bucket/runs/test"):
         held_run(local.path, REMOTE).__enter__()
     with pytest.raises(RunFolderError, match=r"is another run than s3://bucket/runs/test"):

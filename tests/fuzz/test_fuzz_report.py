@@ -88,7 +88,6 @@ def page_of(text: str) -> tuple[Outline, Any]:
         command=text,
         behind=[(text, text)],
         toml=text,
-        written=text,
     )
     outline = Outline()
     outline.feed(page.decode("utf-8"))

@@ -1,4 +1,4 @@
-"""A SHA-256 of a whole Parquet file, kept in the file: any reader of Parquet passes over it.
+"""Parquet as bytes, and a SHA-256 of a whole file kept in it: any reader of Parquet passes over it.
 
 Parquet's own checksums cover the pages' bytes alone. A flipped bit in a page's header or in the
 footer, which names the columns, would go unseen: a column that has another name now is "missing".
@@ -7,6 +7,10 @@ The seal lies between the last page and the footer, where nothing points to.
 """
 
 import hashlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError
 
@@ -14,6 +18,13 @@ _MARK = b"selfstudy sha256"
 _LENGTH = len(_MARK) + hashlib.sha256().digest_size
 _TAIL = 8
 """Bytes behind the footer: its length, and "PAR1"."""
+
+
+def to_parquet(table: pa.Table, **options: Any) -> bytes:
+    """Return a table as a Parquet file's content; for the options see `write_table` of pyarrow."""
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table, sink, **options)
+    return sink.getvalue().to_pybytes()
 
 
 def seal(content: bytes) -> bytes:
