@@ -4,12 +4,10 @@ Each step looks into the run folder first and does only what is missing; none kn
 """
 
 import logging
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -19,7 +17,6 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerDiedError
 from selfstudy_engine.data.evaluations import save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
@@ -31,8 +28,8 @@ from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.judges import Judges
 from selfstudy_engine.engine.launching import launch_of
 from selfstudy_engine.engine.question_queue import QuestionQueue, Sampling
-from selfstudy_engine.engine.rationalize import choose_hinted
 from selfstudy_engine.engine.reporter import Reporter
+from selfstudy_engine.engine.round_plan import RoundPlanner
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
     Timing,
@@ -41,7 +38,6 @@ from selfstudy_engine.engine.rounds import (
     load_records,
     save_record,
 )
-from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion, sample_requests
 from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining, TimeLimits
@@ -78,13 +74,11 @@ class RoundSteps:
         self._judges = judges
         self._on_record = on_record
         self._store = SampleStore(folder.samples, folder.files)
+        self._planner = RoundPlanner(config, task.split, self._store)
         self._gate = Gate(folder, config.gate, task.median, config.property)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None
-        self._tallied: dict[tuple[int, bool], dict[str, Tally]] = {}
-        self._learned: dict[str, Molecule] = {}
-        self._learned_before = 0
         self._recorded: set[int] = set()
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
@@ -105,7 +99,7 @@ class RoundSteps:
         if recorded is None:
             return False
         num_samples = recorded.num_completions + recorded.num_hinted
-        was_last = not num_samples and bool(self._num_planned(round_index))
+        was_last = not num_samples and bool(self._planner.num_completions(round_index))
         if was_last or self._store.count(round_index) < num_samples:
             return False
         self._recorded.add(round_index)
@@ -214,9 +208,10 @@ class RoundSteps:
                 self._connection.restart()
 
     def _ask(self, adapter: int, samples_of: int) -> None:
-        molecules = [] if self._folder.evaluation(adapter).exists() else self._evaluated(adapter)
+        is_evaluated = self._folder.evaluation(adapter).exists()
+        molecules = [] if is_evaluated else self._planner.evaluated(adapter)
         last = self._config.generation.samples_per_molecule - 1
-        plan = self._planned(samples_of)
+        plan = self._planner.plan(samples_of)
         stored = self._store.molecule_indices(samples_of) if plan.num_molecules else set()
         pending = [m for m in plan.ordinary if (m.molecule_id, last) not in stored]
         hinted = [m for m in plan.hinted if (m.molecule_id, last) not in stored]
@@ -261,8 +256,7 @@ class RoundSteps:
                     self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
             finally:
                 self._account(adapter, samples_of, queue, time.monotonic() - started)
-        self._tallied.pop((samples_of, False), None)
-        self._tallied.pop((samples_of, True), None)
+        self._planner.forget(samples_of)
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record, unless it is there and nothing was asked since."""
@@ -325,67 +319,6 @@ class RoundSteps:
         self._connection.connect()
         return time.monotonic() - started
 
-    def _planned(self, round_index: int) -> "_Plan":
-        """Return the molecules of a round; those of the rounds before it are complete."""
-        if round_index >= self._config.rounds:  # the last adapter is only measured
-            return _Plan([], [])
-        pool, tallies = self._task.split.pool, self._tallies(round_index)
-        begun = self._store.molecules(round_index)
-        hinted = []
-        if self._config.rationalize.enabled:
-            hinted = choose_hinted(
-                pool,
-                tallies,
-                self._tallies(round_index, hinted=True),
-                begun,
-                round_index=round_index,
-                config=self._config,
-            )
-        shown = {molecule.molecule_id for molecule in hinted}
-        ordinary = plan_round(
-            [molecule for molecule in pool if molecule.molecule_id not in shown],
-            tallies,
-            begun.keys() - shown,
-            round_index,
-            self._config,
-            num_reserved=len(hinted),
-        )
-        return _Plan(ordinary, hinted)
-
-    def _tallies(self, before_round: int, *, hinted: bool = False) -> dict[str, Tally]:
-        """Add up what the rounds before one made of their molecules."""
-        total: dict[str, Tally] = {}
-        for index in range(before_round):
-            if (index, hinted) not in self._tallied:
-                self._tallied[index, hinted] = tally_round(self._store, index, hinted=hinted)
-            for molecule_id, tally in self._tallied[index, hinted].items():
-                total[molecule_id] = total.get(molecule_id, Tally()) + tally
-        return total
-
-    def _num_planned(self, round_index: int) -> int:
-        plan = self._planned(round_index)
-        return plan.num_molecules * self._config.generation.samples_per_molecule
-
-    def _evaluated(self, adapter_round: int) -> list[tuple[str, Molecule]]:
-        """Return the test set, and a random part of what the adapter was trained on."""
-        accepted = self._accepted_molecules(adapter_round)
-        chosen = sorted(accepted)
-        size = min(self._config.train_evaluation_size, len(chosen))
-        generator = random.Random(f"{self._config.seed}:{adapter_round}")
-        trained = [accepted[key] for key in sorted(generator.sample(chosen, size))]
-        return [("test", molecule) for molecule in self._task.split.test] + [
-            ("train", molecule) for molecule in trained
-        ]
-
-    def _accepted_molecules(self, before_round: int) -> dict[str, Molecule]:
-        """Return those of the rounds before one, which are complete; each is read once."""
-        if before_round < self._learned_before:
-            self._learned, self._learned_before = {}, 0
-        for index in range(self._learned_before, before_round):
-            self._learned |= self._store.accepted_molecules(index)
-        self._learned_before = before_round
-        return self._learned
-
     def _account(self, adapter: int, samples_of: int, queue: QuestionQueue, seconds: float) -> None:
         """Share a queue's time between evaluating and generating, by output tokens."""
         num_tokens = queue.num_evaluation_tokens + queue.num_sample_tokens
@@ -400,17 +333,3 @@ class RoundSteps:
 
     def _spend(self, round_index: int, **more: float) -> None:
         self._timings[round_index] += Timing(**more)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Molecules of a round: no one is asked in both ways, so that a sample's key is its own."""
-
-    ordinary: list[Molecule]
-    hinted: list[Molecule]
-    """Those that are shown their value."""
-
-    @property
-    def num_molecules(self) -> int:
-        """All of them."""
-        return len(self.ordinary) + len(self.hinted)
