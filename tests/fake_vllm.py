@@ -9,63 +9,20 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import parse_qsl, urlsplit
+
+from fake_http import Body, FakeServer, Request
 
 from selfstudy_engine.engine.asgi import ORIGIN_HEADER
 from selfstudy_engine.engine.endpoint import Endpoint
 
 TOKENS_PER_COMPLETION = 12
-_HANG_SECONDS = 60
-Body = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Request:
-    """One request that the fake got."""
-
-    path: str
-    params: dict[str, str]
-    """Of the query; and "engine", if a header says which of several is to answer."""
-    body: Body
-
-    @property
-    def kind(self) -> str:
-        """The path, or which part of the canary it is."""
-        if "prompt_logprobs" in self.body:
-            return "score"
-        return "next" if "logprobs" in self.body else self.path
-
-
-@dataclass
-class Failure:
-    """What happens instead of the right answer, so many times."""
-
-    path: str
-    times: int
-    status: int | None = None
-    text: str | None = None
-    content_type: str = "application/json"
-    hang: bool = False
-    trickle: float | None = None
-    """Seconds between two bytes of the answer."""
-    cut: bool = False
-    """Close the connection in the middle of the body."""
-    refuse: bool = False
-    """Close it without a byte."""
-    edit: Callable[[Body], Body] | None = None
-    """Change the right answer."""
-    matching: Callable[[Body], bool] = lambda body: True
-
-
-class FakeVllm:
+class FakeVllm(FakeServer):
     """The server; use it as a context manager.
 
     Attributes:
-        requests: everything asked, in order.
         max_in_flight: most completions (requests times n) at once.
         latency_seconds: of every generation.
         max_num_seqs: completions in a batch, as /metrics has it; the others wait.
@@ -90,9 +47,8 @@ class FakeVllm:
         port: int = 0,
         host: str = "127.0.0.1",
     ) -> None:
+        super().__init__(api_key, host, port)
         self.model = model
-        self.api_key = api_key
-        self.requests: list[Request] = []
         self.max_in_flight = 0
         self.latency_seconds = 0.0
         self.max_num_seqs = 128
@@ -112,31 +68,15 @@ class FakeVllm:
         self.paused = False
         self._cached: Path | None = None
         self._known: set[Path] = set()
-        self._failures: list[Failure] = []
         self._in_flight = 0
         self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._http = _Server((host, port), _Handler)
-        self._http.fake = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *error: object) -> None:
-        self._closing.set()
+        self.closing.set()
         with self._changed:
             self.paused = False
             self._changed.notify_all()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        """Without a path."""
-        return "http://{}:{}".format(*self._http.server_address)
+        super().__exit__(*error)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -144,34 +84,17 @@ class FakeVllm:
         return Endpoint(self.url, self.api_key)
 
     @property
-    def paths(self) -> list[str]:
-        """The paths asked for, in order."""
-        return [request.path for request in self.requests]
+    def headers(self) -> dict[str, str]:
+        """See `FakeServer`."""
+        return {ORIGIN_HEADER: f"{self.process}.{self.num_merges}"}
 
     @property
     def generations(self) -> list[Request]:
         """Requests for text: neither the canary's nor administration."""
         return [request for request in self.requests if request.kind == "/v1/completions"]
 
-    def fail_next(self, path: str, *, times: int = 1, **how: Any) -> None:
-        """Fail the next requests for a path; see `Failure`."""
-        self._failures.append(Failure(path, times, **how))
-
-    def take_failure(self, path: str, body: Body) -> Failure | None:
-        """Return the failure that this request meets, if any."""
-        with self._changed:
-            for failure in self._failures:
-                if failure.path == path and failure.times > 0 and failure.matching(body):
-                    failure.times -= 1
-                    return failure
-        return None
-
-    def hang(self) -> None:
-        """Answer nothing until the server closes."""
-        self._closing.wait(_HANG_SECONDS)
-
     def answer(self, path: str, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
-        """Return status and content of the right answer."""
+        """See `FakeServer`."""
         routes: dict[str, Callable[[dict[str, str], Body], tuple[int, Body | str]]] = {
             "/health": lambda *_: (200, ""),
             "/metrics": self._metrics,
@@ -216,7 +139,7 @@ class FakeVllm:
         with self._changed:
             self.paused = True
             if params.get("mode") == "wait":
-                self._changed.wait_for(lambda: not self._in_flight or self._closing.is_set())
+                self._changed.wait_for(lambda: not self._in_flight or self.closing.is_set())
         return 200, {"status": "paused"}
 
     def _resume(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
@@ -355,83 +278,3 @@ def _manifest(folder: Path) -> Body:
 def _probe(folder: Path, token_ids: list[int]) -> Body | None:
     probes: list[Body] = _manifest(folder)["canary"]
     return next((probe for probe in probes if probe["token_ids"] == token_ids), None)
-
-
-class _Server(ThreadingHTTPServer):
-    fake: FakeVllm
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the fake's."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def do_POST(self) -> None:
-        self._handle()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """The requests are recorded, not printed."""
-
-    def _handle(self) -> None:
-        fake = self.server.fake
-        parts = urlsplit(self.path)
-        content = self.rfile.read(int(self.headers.get("content-length", 0)))
-        body = json.loads(content) if content and content != b"null" else {}
-        params = dict(parse_qsl(parts.query))
-        if engine := self.headers.get("x-data-parallel-rank"):
-            params["engine"] = engine
-        fake.requests.append(Request(parts.path, params, body))
-        key = self.headers.get("authorization", "").removeprefix("Bearer ")
-        if fake.api_key and parts.path.startswith("/v1/") and key != fake.api_key:
-            self._send(401, {"error": "Unauthorized"})
-            return
-        failure = fake.take_failure(parts.path, body)
-        if failure is None:
-            self._send(*fake.answer(parts.path, params, body))
-        elif failure.hang:
-            fake.hang()
-            self.close_connection = True
-        elif failure.refuse:
-            self.close_connection = True
-        elif failure.status or failure.text is not None:
-            message = failure.text or json.dumps({"error": {"message": "failed on command"}})
-            self._send(failure.status or 200, message, failure.content_type)
-        else:
-            status, answer = fake.answer(parts.path, params, body)
-            if failure.edit and isinstance(answer, dict):
-                answer = failure.edit(answer)
-            self._send(status, answer, cut=failure.cut, trickle=failure.trickle)
-
-    def _send(
-        self,
-        status: int,
-        content: Body | str,
-        content_type: str = "application/json",
-        cut: bool = False,
-        trickle: float | None = None,
-    ) -> None:
-        text = content if isinstance(content, str) else json.dumps(content)
-        data = text.encode()
-        self.send_response(status)
-        self.send_header("content-type", content_type)
-        self.send_header("content-length", str(len(data)))
-        fake = self.server.fake
-        self.send_header(ORIGIN_HEADER, f"{fake.process}.{fake.num_merges}")
-        # The client waits that long before the next try, not up to 8 s.
-        self.send_header("retry-after-ms", "10")
-        self.end_headers()
-        if trickle is not None:
-            for byte in data:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(trickle)
-            return
-        self.wfile.write(data[: len(data) // 2] if cut else data)
-        self.close_connection = self.close_connection or cut

@@ -1,0 +1,193 @@
+"""Files of tables -> rows, in the property's unit."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+
+from selfstudy_engine.data.config_sources import TableConfig
+from selfstudy_engine.data.errors import TableError, UsageError
+from selfstudy_engine.data.molecules import canonicalize
+from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.table_files import Row, read_rows
+
+MELTING_POINT = find_property("melting_point")
+NAMED = TableConfig(name_column="name")
+ROWS = [Row(2, "ethanol", "OCC", -114.1), Row(3, "", "c1ccccc1", 5.5)]
+
+
+def write(tmp_path: Path, content: str | bytes, name: str = "table.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "name,smiles,value,other\nethanol,OCC,-114.1,x\n, c1ccccc1 ,5.5,\n"),
+        ("a.csv", "name,smiles,value\r\nethanol,OCC,-114.1\r\n,c1ccccc1, 5.5 \r\n"),
+        ("a.csv", "\ufeffname,smiles,value\nethanol,OCC,-1.141e2\n,c1ccccc1,5.5"),
+        ("a.CSV", 'value,smiles,name\n"-114.1","OCC","ethanol"\n5.5,c1ccccc1,""\n'),
+        ("a.tsv", "name\tsmiles\tvalue\nethanol\tOCC\t-114.1\n\tc1ccccc1\t5.5\n"),
+        ("a.csv", "\ufeffname;smiles;value\r\nethanol;OCC;-114,1\r\n;c1ccccc1;5,5\r\n"),
+        ("a.csv", '"name";"smiles";"value"\nethanol;OCC;"-1,141e2"\n;c1ccccc1;5,5\n'),
+    ],
+)
+def test_text_tables(tmp_path: Path, name: str, content: str) -> None:
+    assert list(read_rows(write(tmp_path, content, name), NAMED, MELTING_POINT)) == ROWS
+
+
+def test_parquet_table(tmp_path: Path) -> None:
+    columns = {"name": ["ethanol", None], "smiles": ["OCC", "c1ccccc1"], "value": [-114.1, 5.5]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert list(read_rows(tmp_path / "a.parquet", NAMED, MELTING_POINT)) == ROWS
+
+
+def test_an_sdf_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        for smiles, title, value in (("CCO", "ethanol", "159.05"), ("c1ccccc1", "", "278.65")):
+            mol = Chem.MolFromSmiles(smiles)
+            mol.SetProp("_Name", title)
+            mol.SetProp("Tm", value)
+            writer.write(mol)
+    table = TableConfig(value_column="Tm", name_column="name", value_unit="K")
+    first, second = read_rows(path, table, MELTING_POINT)
+    assert (first.line, first.name, first.smiles) == (1, "ethanol", "CCO")
+    assert (first.value, second.value) == (pytest.approx(-114.1), pytest.approx(5.5))
+    path.write_text("garbage\n\n\nM  END\n$$$$\n" + path.read_text("utf-8"), "utf-8")
+    rows = read_rows(path, table, MELTING_POINT)
+    dropped = canonicalize(rows, MELTING_POINT, table, "a.sdf").dropped
+    assert dropped == {"unparsable SMILES": ["line 1: ''"]}
+    with pytest.raises(TableError, match="no column 'mp'"):
+        read_rows(path, TableConfig(value_column="mp"), MELTING_POINT)
+
+
+def test_an_sdf_record_is_the_molecule_that_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "a.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        mol = Chem.MolFromSmiles("c1ccc2c(c1)[nH]c1ccccc12")
+        fields = {"smiles": "c1ccc2c(c1)n(H)c1ccccc12", "name": "carbazole", "value": "246"}
+        for key, text in fields.items():
+            mol.SetProp(key, text)
+        writer.write(mol)
+    [row] = read_rows(path, TableConfig(name_column="name"), MELTING_POINT)
+    assert (row.name, row.smiles) == ("carbazole", "c1ccc2c(c1)[nH]c1ccccc12")
+
+
+def test_other_column_names_and_units(tmp_path: Path) -> None:
+    path = write(tmp_path, "S,Tm\nCCO,159.05\n")
+    table = TableConfig(smiles_column="S", value_column="Tm", value_unit="K")
+    [row] = read_rows(path, table, MELTING_POINT)
+    assert (row.name, row.value) == ("", pytest.approx(-114.1))
+    with pytest.raises(UsageError, match="can't convert unit 'Pa'"):
+        read_rows(path, table.model_copy(update={"value_unit": "Pa"}), MELTING_POINT)
+
+
+@pytest.mark.parametrize("missing", ["smiles", "value", "name"])
+def test_a_missing_column_is_named_beside_those_that_are_there(
+    tmp_path: Path, missing: str
+) -> None:
+    header = ",".join("other" if name == missing else name for name in ("name", "smiles", "value"))
+    path = write(tmp_path, f"{header}\nx,CCO,1\n")
+    with pytest.raises(TableError, match=f"no column '{missing}'.*other.*--{missing}-column"):
+        read_rows(path, NAMED, MELTING_POINT)
+
+
+def test_values_that_are_no_numbers_are_listed_by_line_up_to_five(tmp_path: Path) -> None:
+    values = ["1", "nan", "", "inf", "80-82", "1,5", "-inf", "x"]
+    lines = "".join(f'CCO,"{value}"\n' for value in values)
+    with pytest.raises(TableError) as caught:
+        read_rows(write(tmp_path, "smiles,value\n" + lines), TableConfig(), MELTING_POINT)
+    message = str(caught.value)
+    assert "'value' has 7 values" in message
+    assert "line 3: 'nan'; line 4: ''; line 5: 'inf'; line 6: '80-82'; line 7: '1,5', and 2" in (
+        message
+    )
+    assert "line 8" not in message
+
+
+def test_missing_values_of_a_parquet_table_are_refused(tmp_path: Path) -> None:
+    columns = {"smiles": ["C", "CC", "CCC"], "value": [1.0, None, float("nan")]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(TableError, match="has 2 values"):
+        read_rows(tmp_path / "a.parquet", TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize("value", ["1_000", "\uff11\uff12"])
+def test_a_number_that_only_python_reads_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(TableError, match="line 2"):
+        read_rows(write(tmp_path, f"smiles,value\nCCO,{value}\n"), TableConfig(), MELTING_POINT)
+
+
+def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
+    path = write(tmp_path, "smiles,value\n\nCCO,1\n\nCC,x\n")
+    with pytest.raises(TableError, match="line 5: 'x'"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "smiles,value,value\nCCO,1,2\n")
+    with pytest.raises(TableError, match="value"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "Empty CSV"),
+        ("a.csv", "smiles,value,name\nCCO,1,caf\xe9\n".encode("latin-1"), "save it as UTF-8"),
+        ("a.csv", "smiles,value,caf\xe9\nCCO,1,x\n".encode("latin-1"), "UTF-8"),
+        ("a.csv", "smiles;value\nCCO;1\n".encode("utf-16"), "from line 1 on .*save it as UTF-8"),
+        ("a.csv", b"smiles,value\nCCO,1\nCC\n", "Expected 2 columns, got 1"),
+        ("a.parquet", b"smiles,value\nCCO,1\n", "Parquet"),
+        ("a.csv/", b"", "directory"),
+    ],
+)
+def test_an_unreadable_table_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name.rstrip("/")
+    path.mkdir() if name.endswith("/") else path.write_bytes(content)
+    with pytest.raises(TableError, match=message) as caught:
+        read_rows(path, TableConfig(), MELTING_POINT)
+    assert str(path) in str(caught.value)
+    assert "UTF-8, with a header line" in str(caught.value)
+
+
+def test_semicolons_and_commas_of_other_cells_stay(tmp_path: Path) -> None:
+    path = write(tmp_path, "name;smiles;value\n2,3-dimethylbutane;CC(C)C(C)C;-128,8\n")
+    [row] = read_rows(path, NAMED, MELTING_POINT)
+    assert (row.name, row.value) == ("2,3-dimethylbutane", -128.8)
+    path = write(tmp_path, "smiles;x,value\nCCO;1,2\n")
+    with pytest.raises(TableError, match="it has: smiles;x, value"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+    path = write(tmp_path, "smiles;value\nCCO;1.234,5\n")
+    with pytest.raises(TableError, match="line 2"):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+@pytest.mark.parametrize("values", [("80,5", "1.234"), ("80.5", "1,234")])
+def test_commas_and_points_of_one_column_are_refused(
+    tmp_path: Path, values: tuple[str, str]
+) -> None:
+    between = "CC;7\n" * 5000  # more than a block
+    body = f"CCO;{values[0]}\nN;n.a.\n{between}CCC;{values[1]}\n"
+    path = write(tmp_path, f"smiles;value\n{body}")
+    with pytest.raises(TableError, match=r"commas and with points .*line 2: .*line 5004: "):
+        read_rows(path, TableConfig(), MELTING_POINT)
+    for other in ("80,5;12", "80.5;12", "80,5;1,234"):
+        first, second = other.split(";")
+        path = write(tmp_path, f"smiles;value\nCCO;{first}\nCC;{second}\n")
+        assert len(list(read_rows(path, TableConfig(), MELTING_POINT))) == 2
+    path = write(tmp_path, "smiles;value\nCCO;1,234,567\nCC;80.5\nC;n.a.\n")
+    with pytest.raises(TableError, match=r"2 values that aren't finite .*line 2: .*line 4: "):
+        read_rows(path, TableConfig(), MELTING_POINT)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"no\.csv.*No such file"):
+        read_rows(tmp_path / "no.csv", TableConfig(), MELTING_POINT)
