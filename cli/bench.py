@@ -9,6 +9,7 @@ import click
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
+    config_file_option,
     config_options,
     resolve,
     vllm_arguments,
@@ -67,12 +68,7 @@ if TYPE_CHECKING:
 @config_options(
     "generation.samples_per_molecule", "generation.max_tokens", "generation.concurrency"
 )
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="TOML file with any of the loop's options.",
-)
+@config_file_option("TOML file with any of the loop's options.")
 @vllm_arguments
 def bench(
     quick: bool,
@@ -81,7 +77,6 @@ def bench(
     adapter_folder: Path | None,
     load_format: str,
     config_path: Path | None,
-    vllm_arguments: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Measure throughput side by side: original, transformers, vLLM, this engine.
@@ -102,8 +97,6 @@ def bench(
     size = size.with_prompts(num_prompts) if num_prompts else size
     asked = {key: values.pop(key) for key in ("repeats", "max_tokens")}
     size = replace(size, **{key: value for key, value in asked.items() if value is not None})
-    if vllm_arguments:
-        values["server__extra_args"] = list(vllm_arguments)
     config = resolve(config_path, values)
     wanted = parse_wanted(only, quick)
     started = time.monotonic()
@@ -129,20 +122,16 @@ def bench(
 
 
 def _print_tables(results: "Results") -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from selfstudy_engine.cli.console import plain_console
+    from selfstudy_engine.cli.console import figures_table, plain_console
 
     console = plain_console()
     content = results.to_json()
     if content["contenders"]:
-        table = Table(title="Medians (lowest-highest) over the turns", box=SIMPLE)
-        table.add_column("")
-        for name in ("tokens/s", "of 3", "of the first", "compl./s", "accepted/s"):
-            table.add_column(name, justify="right")
-        for name in ("first token, s", "start, s", "memory, GiB", "prefix hits", "idle"):
-            table.add_column(name, justify="right")
+        table = figures_table(
+            *("", "tokens/s", "of 3", "of the first", "compl./s", "accepted/s"),
+            *("first token, s", "start, s", "memory, GiB", "prefix hits", "idle"),
+            title="Medians (lowest-highest) over the turns",
+        )
         for key, facts in content["contenders"].items():
             table.add_row(*_cells(key, facts, content["contenders"]))
         console.print(table)

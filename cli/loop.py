@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from selfstudy_engine.cli import options
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
@@ -21,8 +20,10 @@ from selfstudy_engine.cli.options import (
     reject_option,
     resolve,
     run_options,
+    server_option,
     tolerance_option,
     track_option,
+    vllm_arguments,
 )
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
@@ -46,7 +47,7 @@ _MAX_SHOWN = 5
     "overlap",
     "gate",
 )
-@options.server_option
+@server_option
 @SERVER_OPTIONS
 @config_options(
     "generation.temperature",
@@ -88,12 +89,11 @@ _MAX_SHOWN = 5
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved plan and its cost; start nothing."
 )
-@options.vllm_arguments
+@vllm_arguments
 def loop(
     config_path: Path | None,
     runs: Path,
     dry_run: bool,
-    vllm_arguments: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Run the self-study loop, or continue it.
@@ -105,8 +105,6 @@ def loop(
     The key of a server given with --server comes from SELFSTUDY_SERVER_KEY, a teacher's from
     OPENAI_API_KEY.
     """
-    if vllm_arguments:
-        values["server__extra_args"] = list(vllm_arguments)
     config = resolve(config_path, values)
     if dry_run:
         _print_plan(config, runs)

@@ -128,33 +128,41 @@ ROUND_OPTION = click.option(
 )
 
 
-def run_options(function: Function) -> Function:
-    """Add --config and --runs."""
-    config = click.option(
+def config_file_option(help_text: str) -> Callable[[Function], Function]:
+    """Return --config, a TOML file."""
+    return click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="TOML file with any of the options, e.g. [generation] batch = 256.",
+        help=help_text,
     )
+
+
+def run_options(function: Function) -> Function:
+    """Add --config and --runs."""
+    config = config_file_option("TOML file with any of the options, e.g. [generation] batch = 256.")
     return RUNS_OPTION(config(function))
 
 
 def _check_vllm_arguments(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
-) -> tuple[str, ...]:
+) -> list[str] | None:
     if value and not value[0].startswith("-"):
         raise click.UsageError(
             f"unexpected argument {value[0]!r}; arguments for vLLM begin with - and come after --",
             ctx,
         )
-    return value
+    return list(value) or None
 
 
-def vllm_arguments(function: Function) -> Function:
-    """Take what stands after -- as arguments for vLLM."""
-    return click.argument(
-        "vllm_arguments", nargs=-1, type=click.UNPROCESSED, callback=_check_vllm_arguments
-    )(function)
+vllm_arguments = click.argument(
+    "server__extra_args",
+    metavar="[VLLM_ARGUMENTS]...",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    callback=_check_vllm_arguments,
+)
+"""Takes what stands after -- as arguments for vLLM."""
 
 
 def config_options(*keys: str | tuple[str, ...]) -> Callable[[Function], Function]:
@@ -169,29 +177,23 @@ def config_options(*keys: str | tuple[str, ...]) -> Callable[[Function], Functio
     return decorate
 
 
-def reject_option(function: Function) -> Function:
-    """Take --reject, several times: the findings that reject an answer."""
-    return click.option(
-        "--reject",
-        "verdict__reject",
-        multiple=True,
-        type=click.Choice(FINDINGS),
-        callback=lambda ctx, param, value: list(value) or None,
-        help="Finding that rejects an answer; give it several times. "
-        f"[default: {', '.join(REJECT_BY_DEFAULT)}]",
-    )(function)
-
-
-def track_option(function: Function) -> Function:
-    """Take --track, several times: where rounds are also shown."""
-    return click.option(
-        "--track",
-        "track",
-        multiple=True,
-        type=click.Choice(get_args(Tracker)),
-        callback=lambda ctx, param, value: list(value) or None,
-        help="Show each round's figures there too; may be repeated. Its package must be installed.",
-    )(function)
+reject_option = click.option(
+    "--reject",
+    "verdict__reject",
+    multiple=True,
+    type=click.Choice(FINDINGS),
+    callback=lambda ctx, param, value: list(value) or None,
+    help="Finding that rejects an answer; give it several times. "
+    f"[default: {', '.join(REJECT_BY_DEFAULT)}]",
+)
+track_option = click.option(
+    "--track",
+    "track",
+    multiple=True,
+    type=click.Choice(get_args(Tracker)),
+    callback=lambda ctx, param, value: list(value) or None,
+    help="Show each round's figures there too; may be repeated. Its package must be installed.",
+)
 
 
 def _read_servers(
@@ -214,28 +216,22 @@ def _read_servers(
     return urls or None
 
 
-def server_option(function: Function) -> Function:
-    """Take --server, several times: running servers, by URL or in a file."""
-    return click.option(
-        "--server",
-        "server__url",
-        metavar="URL|@FILE",
-        multiple=True,
-        callback=_read_servers,
-        help="Use a running server instead of starting one, e.g. http://127.0.0.1:8000; several "
-        "share the prompts. May be repeated, or name a file with a URL a line.",
-    )(function)
-
-
-def tolerance_option(function: Function) -> Function:
-    """Take --tolerance."""
-    return click.option(
-        "--tolerance",
-        "property__tolerance",
-        type=float,
-        help="Largest error that is accepted, in the property's unit. "
-        "[default: the property's, 30 for melting points]",
-    )(function)
+server_option = click.option(
+    "--server",
+    "server__url",
+    metavar="URL|@FILE",
+    multiple=True,
+    callback=_read_servers,
+    help="Use a running server instead of starting one, e.g. http://127.0.0.1:8000; several "
+    "share the prompts. May be repeated, or name a file with a URL a line.",
+)
+tolerance_option = click.option(
+    "--tolerance",
+    "property__tolerance",
+    type=float,
+    help="Largest error that is accepted, in the property's unit. "
+    "[default: the property's, 30 for melting points]",
+)
 
 
 BASE_OPTIONS = config_options(

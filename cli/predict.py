@@ -111,9 +111,8 @@ def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, A
     """Look molecules up in the run's table."""
     if not names:
         return []
-    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.errors import UsageError, listed
     from selfstudy_engine.data.molecules import by_name
-    from selfstudy_engine.data.table_files import listed
     from selfstudy_engine.data.task import load_table
 
     known = by_name(load_table(config).molecules)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from selfstudy_engine.cli import options
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     ROUND_OPTION,
     RUNS_OPTION,
     SERVER_OPTIONS,
     apply,
+    config_file_option,
     resolve,
+    vllm_arguments,
 )
 from selfstudy_engine.cli.public import open_to_others, public_options, take_public_options
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
@@ -62,12 +63,7 @@ if TYPE_CHECKING:
     help="Those of a loop that trains on the same GPU: room is left for them. "
     "[default: 256, or those of --run]",
 )
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="TOML file with any of the options.",
-)
+@config_file_option("TOML file with any of the options.")
 @click.option(
     "--log",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -76,7 +72,7 @@ if TYPE_CHECKING:
     help="File that receives vLLM's output.",
 )
 @public_options
-@options.vllm_arguments
+@vllm_arguments
 def serve(
     adapter: Path | None,
     port: int,
@@ -85,7 +81,6 @@ def serve(
     runs: Path,
     config_path: Path | None,
     log: Path,
-    vllm_arguments: tuple[str, ...],
     **values: Any,
 ) -> None:
     """Start a vLLM server that is ready for hot-swapped adapters.
@@ -118,8 +113,6 @@ def serve(
         raise UsageError("--run brings its adapter and its configuration; leave out the others")
     if round_index is not None and not run_name:
         raise UsageError("--round is one of a run's; name the run with --run")
-    if vllm_arguments:
-        values["server__extra_args"] = list(vllm_arguments)
     folder = find_run(runs, run_name) if run_name else None
     if folder:
         config = _config_of_run(folder, values)

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfstudy_engine.cli.options import TABLE_OPTIONS, NewFile, config_options, resolve
+from selfstudy_engine.cli.options import (
+    TABLE_OPTIONS,
+    NewFile,
+    config_file_option,
+    config_options,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from selfstudy_engine.data.schema import Molecule
 
-_CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="TOML file with any of the options, e.g. a [property] of your own.",
-)
+_CONFIG = config_file_option("TOML file with any of the options, e.g. a [property] of your own.")
 
 
 def _table_arguments(function: Callable[..., None]) -> Callable[..., None]:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfstudy_engine.cli import options
 from selfstudy_engine.cli.loop import teacher_key
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
     TABLE_OPTIONS,
     TEACHER_OPTIONS,
+    config_file_option,
     config_options,
     resolve,
+    server_option,
     tolerance_option,
+    vllm_arguments,
 )
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 
@@ -39,18 +41,11 @@ if TYPE_CHECKING:
 @tolerance_option
 @TABLE_OPTIONS
 @BASE_OPTIONS
-@options.server_option
+@server_option
 @SERVER_OPTIONS
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="TOML file with any of the options, e.g. [teacher] max_cost = 2.5.",
-)
-@options.vllm_arguments
-def teach(
-    out: Path, config_path: Path | None, vllm_arguments: tuple[str, ...], **values: Any
-) -> None:
+@config_file_option("TOML file with any of the options, e.g. [teacher] max_cost = 2.5.")
+@vllm_arguments
+def teach(out: Path, config_path: Path | None, **values: Any) -> None:
     """Have a teacher explain molecules, and keep the reasons that stand every check.
 
     The teacher is any OpenAI-compatible server (--teacher-url, its key in OPENAI_API_KEY), or,
@@ -68,8 +63,6 @@ def teach(
     from selfstudy_engine.engine.teacher import teach_locally
     from selfstudy_engine.engine.teacher_client import Teacher
 
-    if vllm_arguments:
-        values["server__extra_args"] = list(vllm_arguments)
     config = resolve(config_path, values)
     answers = out.with_suffix(".answers.jsonl")
     if out.exists() and not answers.exists():
