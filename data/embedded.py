@@ -19,10 +19,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.config_sources import TableConfig
+from selfstudy_engine.data.config_sources import ModelConfig, TableConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.molecules import Table, canonicalize
+from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.properties import Property, built_in_properties, convert, find_property
 from selfstudy_engine.data.schema import Molecule
@@ -60,6 +61,11 @@ def read_cached(path: Path) -> pa.Table | None:
     with suppress(OSError, pa.ArrowException):
         return pa.parquet.read_table(path)
     return None
+
+
+def model_label(model: ModelConfig) -> str:
+    """Return a base model's name, without its owner or folder."""
+    return Path(model.path).name if model.path else MODEL_NAME
 
 
 def _package_folder(module: str, remedy: str) -> Path:
@@ -175,9 +181,7 @@ def _write_cached(path: Path, table: Table) -> None:
     names = [field.name for field in fields(table) if field.name != "molecules"]
     counts = orjson.dumps({name: getattr(table, name) for name in names})
     columns = columns.replace_schema_metadata({_COUNTS: counts})
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(columns, sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    write_atomic(path, to_parquet(columns))
 
 
 def _to_table(content: pa.Table) -> Table:

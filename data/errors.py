@@ -21,6 +21,7 @@
 Each message names the value, the limit and the remedy.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -110,6 +111,9 @@ def damaged(path: Path, error: Exception, remedy: str = "restore it from a copy"
 
 
 _MOST_SHOWN = 120
+MAX_LISTED = 5
+"""Things of many that a message lists."""
+_LOG_LINES = 12
 
 
 def shown(value: object) -> str:
@@ -147,3 +151,28 @@ def _shortened(text: str) -> str:
         return text
     half = _MOST_SHOWN // 2
     return f"{text[:half]} ... {text[-half:]} ({len(text)} characters)"
+
+
+def listed(
+    items: Sequence[str],
+    separator: str = "; ",
+    *,
+    num_items: int | None = None,
+    most: int = MAX_LISTED,
+) -> str:
+    """Join the first few of many.
+
+    Args:
+        items: the first of them at least.
+        separator: between two.
+        num_items: how many there are; None are those given.
+        most: items that are shown.
+    """
+    left = (len(items) if num_items is None else num_items) - most
+    more = f", and {left} more" if left > 0 else ""
+    return separator.join(items[:most]) + more
+
+
+def last_lines(log: Sequence[str]) -> str:
+    """Return the end of another program's log as a message shows it, indented."""
+    return "\n".join(f"  {line[:300]}" for line in log[-_LOG_LINES:])

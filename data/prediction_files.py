@@ -9,14 +9,13 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet
 from rdkit import Chem
 
-from selfstudy_engine.data.errors import UsageError, shown
+from selfstudy_engine.data.errors import UsageError, listed, shown
 from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.smiles import parse_smiles
-from selfstudy_engine.data.table_files import listed
 
 _LIVE = tuple("=+-@\t\r\n")
 """What a cell begins with that a spreadsheet takes for a formula."""
@@ -59,9 +58,7 @@ def write_rows(
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        sink = pa.BufferOutputStream()
-        pa.parquet.write_table(pa.Table.from_pylist(list(rows)), sink)
-        content = sink.getvalue().to_pybytes()
+        content = to_parquet(pa.Table.from_pylist(list(rows)))
     elif suffix == ".jsonl":
         options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
         content = b"".join(orjson.dumps(row, default=str, option=options) for row in rows)

@@ -8,8 +8,9 @@ import tomllib
 from importlib import resources
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from selfstudy_engine.data.config_section import Section
 from selfstudy_engine.data.errors import UsageError, shown
 
 
@@ -19,12 +20,8 @@ def _decimals_for(given: dict[str, Any]) -> int:
     return min(max(math.ceil(math.log10(5 / tolerance)), 0), 6)
 
 
-class Property(BaseModel):
+class Property(Section):
     """A numeric property of a molecule, as prompts, verdicts and reports speak of it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     name: str = Field(pattern=r"^[^\s:][^\n\r:]*$")
     """Name in prompts and reports, lower case ("melting point")."""

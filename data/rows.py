@@ -9,6 +9,7 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.errors import damaged
 from selfstudy_engine.data.files import ON_DISK, Files
+from selfstudy_engine.data.parquet import to_parquet
 
 Row = TypeVar("Row")
 
@@ -17,10 +18,8 @@ def save_rows(
     path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, files: Files = ON_DISK
 ) -> None:
     """Write rows in the place of those that were there."""
-    sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    pa.parquet.write_table(table, sink, compression="zstd")
-    files.replace(path, sink.getvalue().to_pybytes())
+    files.replace(path, to_parquet(table, compression="zstd"))
 
 
 def load_rows(path: Path, to_row: Callable[[dict[str, Any]], Row]) -> list[Row]:

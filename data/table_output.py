@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from selfstudy_engine.data.files import write_atomic
+from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split
 
@@ -21,13 +21,13 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 def write_molecules(path: Path, molecules: Sequence[Molecule]) -> None:
     """Write molecule_id, name, smiles and value; `path` ends in one of SUFFIXES."""
     table = pa.Table.from_pylist([asdict(molecule) for molecule in molecules])
-    sink = pa.BufferOutputStream()
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        pa.parquet.write_table(table, sink)
-    else:
-        options = pa.csv.WriteOptions(delimiter="\t" if suffix == ".tsv" else ",")
-        pa.csv.write_csv(table, sink, options)
+        write_atomic(path, to_parquet(table))
+        return
+    sink = pa.BufferOutputStream()
+    options = pa.csv.WriteOptions(delimiter="\t" if suffix == ".tsv" else ",")
+    pa.csv.write_csv(table, sink, options)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

@@ -62,9 +62,6 @@ class AcceptedTexts:
         self._of_molecule: defaultdict[str, list[int]] = defaultdict(list)
         self._buckets: list[dict[bytes, list[int]]] = [{} for _ in range(_NUM_BANDS)]
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     def add(self, molecule_id: str, reason: Fingerprint) -> None:
         """Take in an accepted reason."""
         number = len(self._texts)

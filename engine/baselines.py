@@ -19,6 +19,7 @@ from selfstudy_engine.data.embedded import cache_folder, read_cached
 from selfstudy_engine.data.features import counts_and_descriptors, joback_counts, similarities
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.metrics import Floats
+from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.schema import Molecule
 
 NUM_TREES = 300
@@ -62,11 +63,8 @@ def predict_baselines(
     found = {name: BASELINES[name](smiles, values, questions) for name in names}
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        sink = pa.BufferOutputStream()
-        pa.parquet.write_table(
-            pa.table({name: pa.array(values) for name, values in found.items()}), sink
-        )
-        write_atomic(cached, sink.getvalue().to_pybytes())
+        columns = pa.table({name: pa.array(values) for name, values in found.items()})
+        write_atomic(cached, to_parquet(columns))
     except OSError as error:
         logger.warning("baselines can't be cached in %s: %s", cached.parent, error.strerror)
     return found

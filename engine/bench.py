@@ -13,8 +13,7 @@ from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.devices import device_environment, placement_of
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.hardware import resolve_dtype
-from selfstudy_engine.data.run_folder import describe_host
+from selfstudy_engine.data.hardware import describe_host, resolve_dtype
 from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.task import Task, load_task
 from selfstudy_engine.engine.base_model import choose_base_model

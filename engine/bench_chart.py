@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from selfstudy_engine.data.embedded import model_label
 from selfstudy_engine.engine.bench_results import Results
 
 _PANELS = (
@@ -41,9 +42,10 @@ def save_chart(results: Results, path: Path) -> None:
             alt.layer(bars, ranges, texts).properties(width=_WIDTH, height=_ROW * len(rows))
         )
     host = content["host"]
+    model = model_label(results.config.model)
     title = alt.Title(
         "selfstudy-engine bench",
-        subtitle=f"{results.model_label}, {host['processor']}, {host['num_cpus']} CPUs, medians",
+        subtitle=f"{model}, {host['processor']}, {host['num_cpus']} CPUs, medians",
     )
     chart = alt.hconcat(*panels, title=title)
     chart.save(path.with_suffix(".svg"))

@@ -26,7 +26,6 @@ from selfstudy_engine.engine.instant_server import MODEL
 from selfstudy_engine.engine.one_core import children_on, module_command, resident_mb
 from selfstudy_engine.engine.server_client import ServerClient
 
-NUM_PROMPTS = 100_000
 _CONCURRENCY = 256
 _TIMEOUT_SECONDS = 60
 
@@ -45,7 +44,7 @@ class ClientFigures:
     peak_rss_mb: float
 
 
-def measure_client(num_prompts: int = NUM_PROMPTS, n: int = 2) -> dict[str, Any]:
+def measure_client(num_prompts: int, n: int = 2) -> dict[str, Any]:
     """Send prompts to an instant server, and return `ClientFigures` with the cores used.
 
     Args:

@@ -17,7 +17,7 @@ import httpx
 import orjson
 import psutil
 
-from selfstudy_engine.data.errors import BenchmarkError
+from selfstudy_engine.data.errors import BenchmarkError, last_lines
 from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.data.schema import Completion
 from selfstudy_engine.engine.bench_idle import IdleWatch
@@ -25,9 +25,8 @@ from selfstudy_engine.engine.bench_reference import ReferenceSettings
 from selfstudy_engine.engine.bench_workloads import Pass, Workload
 from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.generation import GenerationRequest
-from selfstudy_engine.engine.metrics import parse_metrics
+from selfstudy_engine.engine.vllm_metrics import parse_metrics
 
-_LOG_LINES = 12
 _STOP_SECONDS = 20
 _LOOK_SECONDS = 0.5
 """As often as the client looks at the metrics anyway."""
@@ -151,11 +150,10 @@ class ReferenceContender:
         line = stream.readline()
         if not line:
             code = self._process.wait()
-            lines = self._log.read_text("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+            lines = self._log.read_text("utf-8", errors="replace").splitlines()
             raise BenchmarkError(
                 f"contender {self.key} ({self.label}) ended with exit code {code}; leave it out "
-                f"with --only, or look into {self._log}:\n"
-                + "\n".join(f"  {text[:300]}" for text in lines)
+                f"with --only, or look into {self._log}:\n{last_lines(lines)}"
             )
         answer: dict[str, Any] = orjson.loads(line)
         return answer

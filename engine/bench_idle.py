@@ -8,7 +8,7 @@ from typing import Self
 import httpx
 
 from selfstudy_engine.engine.endpoint import Endpoint
-from selfstudy_engine.engine.metrics import parse_metrics
+from selfstudy_engine.engine.vllm_metrics import parse_metrics
 
 _MANY_MISSED = 0.1
 logger = logging.getLogger(__name__)

@@ -27,7 +27,6 @@ from selfstudy_engine.engine.one_core import children_on, module_command, peak_r
 from selfstudy_engine.engine.rescore import rescore
 from selfstudy_engine.engine.verify import Rules, verify
 
-NUM_SAMPLES = 1_000_000
 _SAMPLES_PER_SHARD = 2_000
 _SAMPLES_PER_ROUND = 100_000
 _TOLERANCE = 20.0
@@ -42,7 +41,7 @@ _PARTS = (
 )
 
 
-def measure_rescore(num_samples: int = NUM_SAMPLES) -> dict[str, Any]:
+def measure_rescore(num_samples: int) -> dict[str, Any]:
     """Make a store in a temporary folder, re-score it in a child on one core, and return figures.
 
     Returns:

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.embedded import MODEL_NAME
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.engine.bench_workloads import Measurement
 
@@ -48,11 +47,6 @@ class Results:
     """contender -> label, startup_seconds, peak_memory_gib."""
     extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name of the part -> its figures."""
-
-    @property
-    def model_label(self) -> str:
-        """The base model, as a chart names it."""
-        return Path(self.config.model.path).name if self.config.model.path else MODEL_NAME
 
     def ratios(self) -> dict[str, float]:
         """Return the ratios that could be measured: medians of those within each turn."""

@@ -9,11 +9,9 @@ import orjson
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
-from selfstudy_engine.data.errors import BenchmarkError
+from selfstudy_engine.data.errors import BenchmarkError, last_lines
 from selfstudy_engine.data.parent_death import end_with_parent
 from selfstudy_engine.engine.launching import training_environment
-
-_LOG_LINES = 12
 
 
 def measure_training(
@@ -48,7 +46,7 @@ def measure_training(
         preexec_fn=end_with_parent,  # one system call, no locks
     )
     if result.returncode:
-        lines = "\n".join(f"  {line}" for line in result.stderr.splitlines()[-_LOG_LINES:])
+        lines = last_lines(result.stderr.splitlines())
         raise BenchmarkError(f"the training benchmark ended with {result.returncode}:\n{lines}")
     figures: dict[str, Any] = orjson.loads(result.stdout.splitlines()[-1])
     return figures

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import BenchmarkError
-from selfstudy_engine.data.prompts import STOP, render_prompt
+from selfstudy_engine.data.prompts import render_prompt
 from selfstudy_engine.data.schema import Completion, Molecule
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.generation import SamplingParams
+from selfstudy_engine.engine.sampling import sampling_params
 from selfstudy_engine.engine.verify import Rules, verify
 
 _LONG_PROMPT_EXEMPLARS = 6
@@ -121,17 +122,10 @@ def make_workloads(
     shown = task.exemplars[: config.generation.prompt_exemplars]
     template = config.generation.template
     prompts = tuple(render_prompt(m, config.property, shown, template) for m in molecules)
-    generation = config.generation
     fixed = SamplingParams(
         n=1, temperature=0, top_p=1, max_tokens=max_tokens, stop=(), ignore_eos=True
     )
-    real = SamplingParams(
-        n=generation.samples_per_molecule,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        max_tokens=generation.max_tokens,
-        stop=(STOP,),
-    )
+    real = sampling_params(config)
     num_real_prompts = max(1, num_real // real.n)
     num_long = min(num_long, len(molecules))
     first_token = SamplingParams(

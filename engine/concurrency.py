@@ -8,7 +8,7 @@ shrinks when the queue is long or the KV cache is full (AIMD, as TCP's congestio
 import math
 from dataclasses import dataclass
 
-from selfstudy_engine.engine.metrics import parse_metrics
+from selfstudy_engine.engine.vllm_metrics import parse_metrics
 
 START = 64
 """Completions in flight before the first look at the server."""

@@ -23,9 +23,14 @@ from typing import Literal
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import ALONE_SHARE
-from selfstudy_engine.data.hardware import VISIBLE, device, preferred_dtype, visible_gpus
+from selfstudy_engine.data.hardware import (
+    VISIBLE,
+    device,
+    preferred_dtype,
+    processor_name,
+    visible_gpus,
+)
 from selfstudy_engine.data.privacy import child_environment
-from selfstudy_engine.data.run_folder import processor_name
 from selfstudy_engine.engine import checks
 from selfstudy_engine.engine.checks import INSTALL, Check
 from selfstudy_engine.engine.endpoint import HOST

@@ -9,6 +9,7 @@ answers put together, so that it is judged, re-scored and trained on as any othe
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.prompts import render_hinted_prompt, render_prompt, value_label
@@ -16,7 +17,7 @@ from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
 from selfstudy_engine.engine.sampler import Tally
-from selfstudy_engine.engine.sampling import SampleQuestion
+from selfstudy_engine.engine.sampling import SampleQuestion, sampling_params
 from selfstudy_engine.engine.told_values import mask_value
 
 _END_OF_LINE = "\n"
@@ -147,19 +148,11 @@ async def rationalize(
 def _hint_requests(
     questions: Sequence[SampleQuestion], config: RunConfig, exemplars: Sequence[Exemplar]
 ) -> Iterator[GenerationRequest[int]]:
-    generation = config.generation
-    params = SamplingParams(
-        n=generation.samples_per_molecule,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        max_tokens=generation.max_tokens,
-        stop=(_END_OF_LINE,),
-    )
+    params = replace(sampling_params(config), stop=(_END_OF_LINE,))
     shown = exemplars[: config.rationalize.prompt_exemplars]
     for number, question in enumerate(questions):
-        prompt = render_hinted_prompt(
-            question.molecule, config.property, shown, generation.template
-        )
+        template = config.generation.template
+        prompt = render_hinted_prompt(question.molecule, config.property, shown, template)
         yield GenerationRequest(number, prompt, params)
 
 

@@ -26,6 +26,7 @@ from selfstudy_engine.data.errors import (
     ServerDiedError,
     ServerError,
     UsageError,
+    last_lines,
     shown,
 )
 from selfstudy_engine.data.gpu_memory import local_folder
@@ -50,7 +51,6 @@ from selfstudy_engine.engine.server_command import (
 )
 
 _HEALTH_SECONDS = 20
-_LOG_LINES = 12
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
 logger = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class VllmServer:
             lines = self.log.read_text("utf-8", errors="replace").splitlines()
         except OSError:
             return "  (no log)"
-        return "\n".join(f"  {line[:300]}" for line in lines[-_LOG_LINES:])
+        return last_lines(lines)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -12,8 +12,8 @@ from selfstudy_engine.engine.concurrency import MAXIMUM, ConcurrencyController, 
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.generation import Generated, GenerationRequest
 from selfstudy_engine.engine.http_session import Answer, HttpSession, OpenSession
-from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.transport import MAX_RETRIES, Transport
+from selfstudy_engine.engine.vllm_metrics import parse_metrics
 
 LOOK_SECONDS = 0.5
 """Time between two looks at the server's metrics."""

@@ -4,7 +4,8 @@ import re
 import signal
 from pathlib import Path
 
-_LOG_LINES = 12
+from selfstudy_engine.data.errors import last_lines
+
 _OUT_OF_MEMORY = (
     "; if nobody killed it, the system did as memory ran out: leave it more (server.kv_cache_gib, "
     "other programs), or begin another --run with a lower train.tokens_per_step"
@@ -29,5 +30,5 @@ def explain_failure(code: int, log: Path) -> str:
             break
     return (
         f"{who} ended with exit code {code}{_OUT_OF_MEMORY if code == -signal.SIGKILL else ''}; "
-        f"the last lines of {log}:\n" + "\n".join(f"  {line[:300]}" for line in lines[-_LOG_LINES:])
+        f"the last lines of {log}:\n{last_lines(lines)}"
     )

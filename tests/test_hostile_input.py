@@ -34,11 +34,11 @@ from selfstudy_engine.data.errors import (
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.files import sha256_of
 from selfstudy_engine.data.molecules import canonicalize, to_molecule
+from selfstudy_engine.data.parquet import check_seal
 from selfstudy_engine.data.prompts import parse_completion
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.data.shard_seal import check_seal
 from selfstudy_engine.data.split_record import load_places
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.table_files import Row, read_rows

@@ -31,11 +31,11 @@ from selfstudy_engine.engine.connection import Connection
 from selfstudy_engine.engine.evaluate import Manner
 from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
-from selfstudy_engine.engine.metrics import parse_metrics
 from selfstudy_engine.engine.server import VllmServer, served_model
 from selfstudy_engine.engine.server_client import ServerClient
 from selfstudy_engine.engine.swap import AdminApi, make_swapper, swap_and_prove
 from selfstudy_engine.engine.teacher_cache import TeacherAnswer
+from selfstudy_engine.engine.vllm_metrics import parse_metrics
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 QUESTION = render_question(Molecule("", "phenol", "Oc1ccccc1", 40.9), "facts")

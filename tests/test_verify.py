@@ -132,7 +132,7 @@ def test_what_was_accepted_before_counts() -> None:
     seen = AcceptedTexts(0.8)
     text = f" {REASON} beside an ether.\nMelting point (°C): 80"
     assert judged(text, seen=seen).accepted
-    assert len(seen) == 0
+    assert seen.num_accepted("K") == 0
     seen.add("OTHER", Fingerprint.of(f"{REASON} beside an ether."))
     again = judged(text, seen=seen)
     assert again.accepted

@@ -21,7 +21,7 @@ import orjson
 from gpu_aims import ENDING, HOST, Ending, make_table
 from gpu_steps import FULL, SMALL, STEPS, Command, command_of
 
-from selfstudy_engine.data.run_folder import describe_host
+from selfstudy_engine.data.hardware import describe_host
 
 _GRACE_SECONDS = 60
 """For a command to end its servers and write what it has."""
