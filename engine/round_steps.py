@@ -98,12 +98,17 @@ class RoundSteps:
         recorded = records.get(round_index)
         if recorded is None:
             return False
-        num_samples = recorded.num_completions + recorded.num_hinted
-        was_last = not num_samples and bool(self._planner.num_completions(round_index))
-        if was_last or self._store.count(round_index) < num_samples:
+        had_samples = recorded.num_completions or recorded.num_hinted
+        if self._lacks_samples(recorded) or (
+            not had_samples and self._planner.num_completions(round_index)
+        ):
             return False
         self._recorded.add(round_index)
         return True
+
+    def _lacks_samples(self, record: RoundRecord) -> bool:
+        """Tell whether samples that a round had are no longer there: a damaged shard's."""
+        return self._store.count(record.round) < record.num_completions + record.num_hinted
 
     @contextmanager
     def training(self, round_index: int) -> Iterator[Callable[[], None]]:
@@ -270,10 +275,14 @@ class RoundSteps:
         self._on_record(record)
 
     def derive_records_again(self) -> None:
-        """Bring the records of finished rounds in line with verdicts that have changed."""
+        """Bring the records of finished rounds in line with verdicts that have changed.
+
+        What lacks samples is recorded anew once it has them; until then its record says how many.
+        """
         for record in load_records(self._folder):
-            trained = Trained.recorded(record)
-            save_record(self._folder, self._derive(record.round, record.timing, trained))
+            if not self._lacks_samples(record):
+                trained = Trained.recorded(record)
+                save_record(self._folder, self._derive(record.round, record.timing, trained))
 
     def _derive(self, round_index: int, timing: Timing, trained: Trained) -> RoundRecord:
         return derive_record(
