@@ -134,34 +134,42 @@ def open_run(
     Raises:
         RunFolderError: the folder is another format's, or of a configuration that differs in more
             than a higher number of rounds and how the server runs; each difference is named.
+        InUseError: another process makes it.
         OSError: the folder can't be written.
     """
     folder = RunFolder(root / config.name, files)
-    if folder.identity.exists():
-        before = read_config(folder)
-        differences = before.differences(config)
-        if differences:
-            raise RunFolderError(
-                f"run folder {folder.path} was made with another configuration "
-                f"({'; '.join(differences)}); use the same, or another --run"
-            )
-        if config.rounds < before.rounds:
-            raise RunFolderError(
-                f"run folder {folder.path} was made with {before.rounds} rounds, more than the "
-                f"{config.rounds} asked for; give --rounds {before.rounds} or more"
-            )
-        made_with = orjson.loads(folder.identity.read_bytes()).get("task")
-        if made_with != task_fingerprint and not folder.split.exists():
-            raise RunFolderError(
-                f"the table behind run {folder.path} has changed since the run began (molecules or "
-                "values), and an earlier version made the run, which kept no split; restore the "
-                "table, or choose another --run"
-            )
-        return folder
-    check_unused(folder)
+    if not folder.identity.exists():
+        check_unused(folder)
+        make_folder(folder.path)
+        with folder.locked():
+            if not folder.identity.exists():  # another first start may have been quicker
+                _make(folder, config, task_fingerprint, command)
+    before = read_config(folder)
+    differences = before.differences(config)
+    if differences:
+        raise RunFolderError(
+            f"run folder {folder.path} was made with another configuration "
+            f"({'; '.join(differences)}); use the same, or another --run"
+        )
+    if config.rounds < before.rounds:
+        raise RunFolderError(
+            f"run folder {folder.path} was made with {before.rounds} rounds, more than the "
+            f"{config.rounds} asked for; give --rounds {before.rounds} or more"
+        )
+    made_with = orjson.loads(folder.identity.read_bytes()).get("task")
+    if made_with != task_fingerprint and not folder.split.exists():
+        raise RunFolderError(
+            f"the table behind run {folder.path} has changed since the run began (molecules or "
+            "values), and an earlier version made the run, which kept no split; restore the "
+            "table, or choose another --run"
+        )
+    return folder
+
+
+def _make(folder: RunFolder, config: RunConfig, task_fingerprint: str, command: str) -> None:
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(0).parent):
         make_folder(path)
-    files.replace(folder.config, config.to_toml().encode())
+    folder.files.replace(folder.config, config.to_toml().encode())
     # Last: its presence says that the folder is complete.
     identity = {
         "format": FORMAT,
@@ -171,8 +179,7 @@ def open_run(
         "command": command,
         **describe_host(),
     }
-    files.replace(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
-    return folder
+    folder.files.replace(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
 
 
 def check_unused(folder: RunFolder) -> None:

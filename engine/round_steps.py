@@ -84,7 +84,8 @@ class RoundSteps:
 
     def is_finished(self) -> bool:
         """Tell whether nothing is left to do."""
-        return all(self.is_recorded(index) for index in range(self._config.rounds + 1))
+        records = self._records()
+        return all(self._is_recorded(records, index) for index in range(self._config.rounds + 1))
 
     def is_recorded(self, round_index: int) -> bool:
         """Tell whether a round is recorded, and has the samples that it had then.
@@ -92,9 +93,12 @@ class RoundSteps:
         One that was the last had none, and gets some once rounds follow it. What a plan would be
         now says nothing else: a table may have grown, and adapters were trained on what there was.
         """
-        if round_index in self._recorded:
-            return True
-        records = {record.round: record for record in load_records(self._folder)}
+        return round_index in self._recorded or self._is_recorded(self._records(), round_index)
+
+    def _records(self) -> dict[int, RoundRecord]:
+        return {record.round: record for record in load_records(self._folder)}
+
+    def _is_recorded(self, records: dict[int, RoundRecord], round_index: int) -> bool:
         recorded = records.get(round_index)
         if recorded is None:
             return False

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from selfstudy_engine.data import run_folder as run_folder_module
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.run_folder import RunFolder, find_run, open_run, read_config
 
@@ -32,6 +33,22 @@ def test_a_new_run_holds_its_configuration_and_where_it_was_made(tmp_path: Path)
     assert identity["host"]["num_cpus"] >= 1
     for path in (folder.samples, folder.adapters, folder.logs, folder.evaluation(3).parent):
         assert path.is_dir()
+
+
+def test_of_two_first_starts_at_once_one_makes_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: what its files say is of one call."""
+    describe = run_folder_module.describe_host
+
+    def meanwhile() -> dict[str, Any]:
+        with pytest.raises(InUseError, match="is in use by process"):
+            open_run(tmp_path, config_of(seed=1))
+        return describe()
+
+    monkeypatch.setattr(run_folder_module, "describe_host", meanwhile)
+    folder = open_run(tmp_path, config_of(seed=2))
+    assert read_config(folder).seed == orjson.loads(folder.identity.read_bytes())["seed"] == 2
 
 
 def test_the_same_configuration_opens_it_again(tmp_path: Path) -> None:
