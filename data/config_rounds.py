@@ -25,7 +25,7 @@ class GenerationConfig(Section):
     template: Template = "facts"
     """Form of prompts, in training too; facts adds a line that RDKit computes."""
     prompt_exemplars: int = Field(default=0, ge=0)
-    """Exemplars shown in each prompt; the adapter knows the form without them."""
+    """Exemplars shown in each prompt, the first of them; the adapter knows the form without."""
     concurrency: int | None = Field(default=None, ge=1)
     """Completions in flight at once, at each server [default: as many as its metrics allow]."""
     request_timeout_seconds: float = Field(default=600, gt=0)

@@ -26,14 +26,28 @@ def shipped_exemplars(prop: Property) -> list[Exemplar]:
     for key, known in built_in_properties().items():
         if (known.name, known.unit) == (prop.name, prop.unit):
             file = resources.files("selfstudy_engine.data").joinpath(f"exemplars_{key}.jsonl")
-            return _parse_lines(file.read_bytes(), SHIPPED)
+            return middle_first(_parse_lines(file.read_bytes(), SHIPPED))
     return []
+
+
+def middle_first(exemplars: Iterable[Exemplar]) -> list[Exemplar]:
+    """Return exemplars so that the first few, which prompts show, are spread over all values.
+
+    The median first, then quartiles, then ever finer (van der Corput's sequence). By value, prompts
+    would show the lowest.
+    """
+    ordered = sorted(exemplars, key=lambda exemplar: exemplar.molecule.value)
+    bits = len(ordered).bit_length()
+    reversed_bits = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1, 2**bits))
+    ranks = dict.fromkeys(number * len(ordered) >> bits for number in reversed_bits)
+    return [ordered[rank] for rank in ranks]
 
 
 def load_exemplars(path: Path) -> list[Exemplar]:
     """Read exemplars from a JSONL file (name, smiles, value, reason).
 
-    A further field "source" says who gave the reason; without it, that is the file.
+    A further field "source" says who gave the reason; without it, that is the file. Where prompts
+    show only some, these are the first.
 
     Args:
         path: values in the property's unit.

@@ -16,6 +16,7 @@ from typing import Literal
 from selfstudy_engine.data.adapters import base_fingerprint
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import SelfStudyError, UsageError
+from selfstudy_engine.data.exemplars import middle_first
 from selfstudy_engine.data.prompts import read_number
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Molecule
@@ -56,7 +57,7 @@ class Lessons:
     """What a teacher gave, and what it took."""
 
     exemplars: list[Exemplar]
-    """In the order of their values."""
+    """See `middle_first`."""
     rejections: Counter[Rejection]
     spent: str
     """Calls, tokens and cost of everything asked so far, in words."""
@@ -197,7 +198,7 @@ async def teach(
             failure = failure or outcome
         elif isinstance(outcome, BaseException):
             raise outcome
-    exemplars = [outcome for outcome in found if isinstance(outcome, Exemplar)]
+    exemplars = middle_first(outcome for outcome in found if isinstance(outcome, Exemplar))
     if not exemplars and not failure:
         failure = UsageError(
             f"teacher {teacher.name} at {teacher.url} gave no reason that stands the checks "

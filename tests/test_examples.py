@@ -1,5 +1,7 @@
 """Exemplars and samples -> token sequences."""
 
+from dataclasses import replace
+
 import pytest
 from samples import SHIPPED, make_sample
 
@@ -38,6 +40,14 @@ def test_exemplars_show_the_others_but_not_themselves() -> None:
     assert examples[5].answer == f" {exemplars[5].reason}\nMelting point (°C): {value}"
     alone = list(exemplar_examples(exemplars, MELTING_POINT, num_shown=0))
     assert alone[0].prompt == render_prompt(exemplars[0].molecule, MELTING_POINT)
+
+
+def test_a_molecule_that_is_explained_twice_isnt_shown_its_own_value() -> None:
+    first, other = SHIPPED[:2]
+    again = replace(first, reason="Another reason for the same value.")
+    examples = list(exemplar_examples([first, again, other], MELTING_POINT, num_shown=2))
+    shown = [example.prompt.count("Melting point (°C):") for example in examples]
+    assert shown == [1, 1, 2]
 
 
 def test_samples_are_labelled_as_the_configuration_says() -> None:

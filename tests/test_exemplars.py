@@ -9,7 +9,12 @@ from samples import SHIPPED
 
 from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars, to_lines
+from selfstudy_engine.data.exemplars import (
+    load_exemplars,
+    middle_first,
+    shipped_exemplars,
+    to_lines,
+)
 from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import parse_completion, render_answer
 from selfstudy_engine.data.properties import Property, built_in_properties, find_property
@@ -34,8 +39,7 @@ def test_ten_are_shipped_for_each_property(prop: Property) -> None:
     exemplars = shipped_exemplars(prop)
     assert len({exemplar.molecule.skeleton for exemplar in exemplars}) == len(exemplars) == 10
     values = [exemplar.molecule.value for exemplar in exemplars]
-    assert values == sorted(values)
-    assert values[-1] - values[0] > 10 * prop.tolerance
+    assert max(values) - min(values) > 10 * prop.tolerance
     assert {exemplar.source for exemplar in exemplars} == {"shipped"}
 
 
@@ -68,6 +72,22 @@ def test_shipped_boiling_points_stand_in_the_embedded_table() -> None:
     for exemplar in shipped_exemplars(prop):
         molecule = exemplar.molecule
         assert molecule.value == pytest.approx(known[molecule.molecule_id], abs=0.06), molecule.name
+
+
+@pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.name)
+def test_the_first_few_are_spread_over_the_values(prop: Property) -> None:
+    """A prompt that shows some of them mustn't show the lowest."""
+    exemplars = shipped_exemplars(prop)
+    ordered = sorted(exemplar.molecule.value for exemplar in exemplars)
+    ranks = [ordered.index(exemplar.molecule.value) for exemplar in exemplars]
+    assert ranks == [5, 2, 7, 1, 6, 3, 8, 0, 4, 9]
+
+
+def test_every_exemplar_keeps_a_place_whatever_their_number() -> None:
+    for count in range(len(SHIPPED) + 1):
+        found = middle_first(SHIPPED[:count])
+        assert {e.molecule.name for e in found} == {e.molecule.name for e in SHIPPED[:count]}
+        assert len(found) == count
 
 
 def test_none_are_shipped_for_another_unit_or_property() -> None:

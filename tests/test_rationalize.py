@@ -154,7 +154,7 @@ def test_a_share_below_one_molecule_is_refused() -> None:
 )
 def test_a_hint_stands_before_the_reason(template: Template, hint: str) -> None:
     assert render_hinted_prompt(VANILLIN, MELTING_POINT, (), template) == hint
-    [exemplar] = SHIPPED[:1]
+    [exemplar] = SHIPPED[1:2]
     shown = render_hinted_prompt(VANILLIN, MELTING_POINT, [exemplar], template)
     assert shown.endswith(f"Reason: {exemplar.reason}\n\n{hint}")
     assert shown.count("82") == 1

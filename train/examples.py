@@ -66,9 +66,13 @@ class TokenSequence:
 def exemplar_examples(
     exemplars: Sequence[Exemplar], prop: Property, num_shown: int, template: Template = "named"
 ) -> Iterator[Example]:
-    """Yield one example for each exemplar; its prompt shows up to `num_shown` of the others."""
+    """Yield one example for each exemplar; its prompt shows up to `num_shown` of the others.
+
+    One molecule may be explained twice: its prompt doesn't show its value.
+    """
     for exemplar in exemplars:
-        shown = [other for other in exemplars if other is not exemplar][:num_shown]
+        own = exemplar.molecule.molecule_id
+        shown = [other for other in exemplars if other.molecule.molecule_id != own][:num_shown]
         prompt = render_prompt(exemplar.molecule, prop, shown, template)
         value_line = render_value(exemplar.molecule.value, prop, template)
         yield Example(exemplar.molecule.molecule_id, prompt, exemplar.reason, value_line)
