@@ -4,6 +4,7 @@ A sample is durable at most `FLUSH_SECONDS` and one write after `SampleWriter.ad
 once: its key, not its text, decides. Readers stream, so memory doesn't grow with the store.
 """
 
+import hashlib
 import itertools
 import logging
 import os
@@ -104,6 +105,22 @@ class SampleStore:
         for index in self.rounds():
             if before_round is None or index < before_round:
                 yield from self.samples(index, where=pc.field("accepted"))
+
+    def fingerprint(self, before_round: int | None = None) -> str:
+        """Return the SHA-256 of which samples are accepted, and of their measured values.
+
+        An adapter that was trained when it was another one knows what has been corrected since.
+        """
+        digest = hashlib.sha256()
+        columns = ["accepted", "round", "molecule_id", "sample_index", "measured"]
+        for index in self.rounds():
+            if before_round is not None and index >= before_round:
+                break
+            for batch in self.batches(index, columns, whole=False):
+                for accepted, *values in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                    if accepted:
+                        digest.update(f"{values}\n".encode())
+        return digest.hexdigest()
 
     def accepted_molecules(self, round_index: int) -> dict[str, Molecule]:
         """Return a round's molecules with accepted samples, by their ids."""

@@ -16,8 +16,8 @@ _LABELS = {
     "predicted": ("label-predicted", "label: the model's own value"),
     "checked": ("label-checked", "label: measured if the arithmetic allows it"),
 }
-_TOLERANCE_ALONE = frozenset({"no value", "out of tolerance"})
-"""What the original rejects."""
+_TOLERANCE_ALONE = frozenset({"no value", "out of tolerance", "withdrawn"})
+"""What the original rejects, and what always rejects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,5 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
             for label, (key, title) in _LABELS.items()
             if label != train.label
         ),
-        *([unchecked] if set(config.verdict.reject) != _TOLERANCE_ALONE else []),
+        *([unchecked] if {*config.verdict.reject, "withdrawn"} != _TOLERANCE_ALONE else []),
     ]

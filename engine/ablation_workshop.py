@@ -49,10 +49,7 @@ class Workshop:
         self.round = config.rounds
         self.place = folder.ablations(self.round)
         self._store = SampleStore(folder.samples)
-        self.num_samples = self._num_accepted(self._store)
-
-    def _num_accepted(self, store: SampleStore) -> int:
-        return store.count(where=pc.field("accepted") & (pc.field("round") < self.round))
+        self.num_samples = _num_accepted(self._store, self.round)
 
     def adapter(self, ablation: Ablation) -> Adapter:
         """Return the adapter of an ablation: the run's own where that is it, or a new one."""
@@ -63,22 +60,29 @@ class Workshop:
         if not output.exists():
             self._make(ablation, output)
         adapter = read_adapter(output)
-        expected = self._num_accepted(self._samples_of(ablation)) if ablation.with_samples else 0
-        if adapter.training["num_samples"] != expected:
+        if not self._knows_what_is_accepted_now(adapter, ablation):
             raise RunFolderError(
-                f"ablation {output} was trained on {adapter.training['num_samples']} samples, but "
-                f"the run has {expected} accepted ones now; move {self.place} away and run the "
-                "command again"
+                f"ablation {output} was trained on other samples than the run has accepted now; "
+                f"move {self.place} away and run the command again"
             )
         return adapter
+
+    def _knows_what_is_accepted_now(self, adapter: Adapter, ablation: Ablation) -> bool:
+        store, before = self._samples_of(ablation), self._before(ablation)
+        known = adapter.training.get("samples_sha256")
+        if known is None:  # of an earlier version
+            return bool(adapter.training["num_samples"] == _num_accepted(store, before))
+        return bool(known == store.fingerprint(before))
 
     def _own_adapter(self, ablation: Ablation) -> Adapter | None:
         """Return the run's own adapter, if it was trained as an ablation is to be."""
         if ablation.changes or ablation.reject or self._config.train.start_from != "base":
             return None
-        expected = self.num_samples if ablation.with_samples else 0
-        adapter = read_adapter(self._folder.adapter(self.round if ablation.with_samples else 0))
-        return adapter if adapter.training["num_samples"] == expected else None
+        folder = self._folder.adapter(self._before(ablation))
+        if not folder.exists():  # removed, to save disk space
+            return None
+        adapter = read_adapter(folder)
+        return adapter if self._knows_what_is_accepted_now(adapter, ablation) else None
 
     def answers(
         self, examiner: Examiner, adapter: Adapter, test: list[Molecule]
@@ -109,6 +113,10 @@ class Workshop:
                         writer.add(_judge(sample, ablation.reject) for sample in samples)
         return SampleStore(target)
 
+    def _before(self, ablation: Ablation) -> int:
+        """Return the round before which samples are trained on."""
+        return self.round if ablation.with_samples else 0
+
     def _make(self, ablation: Ablation, output: Path) -> None:
         self._progress.phase(f"train: {ablation.title}")
         changes: dict[str, str | int] = {**ablation.changes, "train.start_from": "base"}
@@ -123,8 +131,8 @@ class Workshop:
                 "config": path,
                 "model": self._model,
                 "exemplars": self._folder.exemplars(),
-                "samples": self._samples_of(ablation).folder if ablation.with_samples else None,
-                "before_round": self.round if ablation.with_samples else None,
+                "samples": self._samples_of(ablation).folder,
+                "before_round": self._before(ablation),
                 "output": output,
             },
             self.place / "logs" / f"{ablation.key}.log",
@@ -132,6 +140,10 @@ class Workshop:
             lambda step, num_steps: self._progress.advance(step, f"of {num_steps} steps"),
             launch_of(config),
         )
+
+
+def _num_accepted(store: SampleStore, before: int) -> int:
+    return store.count(where=pc.field("accepted") & (pc.field("round") < before))
 
 
 def _judge(sample: Sample, reject: frozenset[str]) -> Sample:

@@ -15,8 +15,7 @@ from fake_vllm import FakeVllm, Request
 from samples import make_rejected, make_sample, write_adapter
 
 from selfstudy_engine.cli.main import cli
-from selfstudy_engine.data.adapter_manifest import seal_manifest
-from selfstudy_engine.data.adapters import MANIFEST, read_adapter
+from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import load_config, override
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
@@ -26,6 +25,7 @@ from selfstudy_engine.engine.ablation_plan import Ablation, ablations_of
 from selfstudy_engine.engine.ablation_table import to_json
 from selfstudy_engine.engine.ablation_workshop import Workshop
 from selfstudy_engine.engine.ablations import Ablated, AblationStudy, run_ablations
+from selfstudy_engine.engine.corrections import judge_again
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.training import OnStep, TimeLimits
 
@@ -125,8 +125,9 @@ def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
     assert base.title == "as the loop did"
     assert "but from the base model" in previous.title
     assert base.key == previous.key
-    unchecked = load_config(None, {"verdict.reject": ["out of tolerance", "no value"]})
-    assert "tolerance-alone" not in [ablation.key for ablation in ablations_of(unchecked)]
+    for more in ([], ["withdrawn"]):  # which rejects in any case
+        unchecked = load_config(None, {"verdict.reject": ["out of tolerance", "no value", *more]})
+        assert "tolerance-alone" not in [ablation.key for ablation in ablations_of(unchecked)]
 
 
 def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
@@ -243,14 +244,70 @@ def test_samples_that_have_changed_since_are_refused(
     studied: Studied, fake: FakeVllm, tmp_path: Path
 ) -> None:
     folder = RunFolder(Path(shutil.copytree(studied.folder.path, tmp_path / "test")))
-    path = folder.ablations(2) / "adapters" / "direct-answer" / MANIFEST
-    manifest = orjson.loads(path.read_bytes())
-    manifest["training"]["num_samples"] += 1
-    path.write_bytes(orjson.dumps(seal_manifest(manifest)))
+    correct_a_value(folder)
+    # The run's own, which know the value before, are left out; here they needn't be trained again.
+    for key, index in (("loop", 2), ("exemplars-only", 0)):
+        shutil.copytree(folder.adapter(index), folder.ablations(2) / "adapters" / key)
     result = ablate(folder, fake)
     assert result.exit_code == 2
     assert "move" in result.output
-    assert "direct-answer was trained on" in " ".join(result.output.split())
+    assert "loop was trained on other samples" in " ".join(result.output.split())
+
+
+def correct_a_value(folder: RunFolder) -> None:
+    """Correct the value of an accepted molecule by so little that it stays accepted."""
+    store, config = SampleStore(folder.samples), read_config(folder)
+    sample = next(store.accepted())
+    nearer = (sample.measured + (sample.predicted or 0.0)) / 2
+    assert judge_again(store, {sample.molecule_id: nearer}, config)[0] == 0
+
+
+class TrainedError(Exception):
+    """A training was asked for."""
+
+
+def ask_for_training(folder: RunFolder) -> dict[str, Any]:
+    """Begin the ablations; returns what the first training was to be."""
+    found: dict[str, Any] = {}
+
+    def train(arguments: dict[str, Any], *rest: object) -> dict[str, Any]:
+        found.update(arguments)
+        raise TrainedError
+
+    with pytest.raises(TrainedError):
+        run_ablations(folder, read_config(folder), QuietReporter(), train=train)
+    return found
+
+
+def test_an_adapter_that_knows_a_corrected_value_as_it_was_isnt_compared_with(
+    copied: RunFolder,
+) -> None:
+    correct_a_value(copied)
+    asked = ask_for_training(copied)
+    assert (asked["output"].name, asked["before_round"]) == ("loop", 2)
+
+
+def test_an_adapter_that_was_removed_is_made_again(copied: RunFolder) -> None:
+    shutil.rmtree(copied.adapter(0))
+    asked = ask_for_training(copied)
+    assert (asked["output"].name, asked["before_round"]) == ("exemplars-only", 0)
+
+
+def test_withdrawn_rows_are_in_no_ablation(copied: RunFolder) -> None:
+    store, config = SampleStore(copied.samples), read_config(copied)
+    withdrawn = next(store.accepted()).molecule_id
+    judge_again(store, {withdrawn: None}, config)
+    [*_, ablation] = ablations_of(override(config, {"verdict.reject": ["no value", "truncated"]}))
+    assert ablation.key == "tolerance-alone"
+
+    def train(arguments: dict[str, Any], *rest: object) -> dict[str, Any]:
+        assert withdrawn not in {
+            s.molecule_id for s in SampleStore(arguments["samples"]).accepted()
+        }
+        raise TrainedError
+
+    with pytest.raises(TrainedError):
+        Workshop(copied, config, "", QuietReporter(), train).adapter(ablation)
 
 
 def test_an_unfinished_run_is_refused(copied: RunFolder, fake: FakeVllm) -> None:

@@ -100,6 +100,8 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
         "loss": done.loss,
         "seconds": 0.0,
     }
+    if job.samples is not None:
+        training["samples_sha256"] = SampleStore(job.samples).fingerprint(job.before_round)
     manifest: dict[str, Any] = {
         "name": job.output.name,
         "base_model": job.model,
