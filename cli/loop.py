@@ -139,17 +139,21 @@ def teacher_key(url: str | None) -> str:
 
 def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
+    from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.hardware import resolve_dtype
+    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
-    from selfstudy_engine.engine.teacher import CANDIDATES_PER_EXEMPLAR
 
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)
     teacher = config.teacher
-    task = load_task(config, [] if teacher.url else None)  # a plan asks no teacher
+    kept = RunFolder(runs / config.name).exemplars()
+    exemplars = load_exemplars(kept) if kept.exists() else None
+    will_ask = teacher.url is not None and exemplars is None
+    task = load_task(config, [] if will_ask else exemplars)  # a plan asks no teacher
     generation = config.generation
     num_molecules = generation.batch // generation.samples_per_molecule
     num_asked = min(num_molecules, len(task.split.pool))
@@ -176,7 +180,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     num_rows = len(task.table.molecules)
     click.echo(
         f"# table: {num_rows} molecules = {describe_split(num_rows, task.split)}"
-        + (", less what becomes exemplars and their relatives" if teacher.url else "")
+        + (", less what becomes exemplars and their relatives" if will_ask else "")
     )
     for reason, rows in task.table.dropped.items():
         click.echo(f"# dropped, {reason}: {len(rows)} ({'; '.join(rows[:_MAX_SHOWN])})")
@@ -190,7 +194,12 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     click.echo(
         f"# about {minutes} min of generating at {per_second:,} output tokens/s, plus training"
     )
-    num_calls = 2 * CANDIDATES_PER_EXEMPLAR * teacher.num_exemplars
-    calls = f"up to {num_calls} calls when the loop begins, for {teacher.num_exemplars} exemplars"
-    click.echo(f"# teacher: {calls if teacher.url else 'none'}")
+    click.echo(f"# teacher: {_teacher_calls(teacher.num_exemplars) if will_ask else 'none'}")
     click.echo(config.to_toml())
+
+
+def _teacher_calls(num_exemplars: int) -> str:
+    from selfstudy_engine.engine.teacher import CANDIDATES_PER_EXEMPLAR
+
+    num_calls = 2 * CANDIDATES_PER_EXEMPLAR * num_exemplars
+    return f"up to {num_calls} calls when the loop begins, for {num_exemplars} exemplars"

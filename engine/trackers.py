@@ -73,7 +73,10 @@ class Trackers:
 
 
 def figures_of(record: RoundRecord) -> dict[str, float]:
-    """Return a round's numbers by name; what wasn't measured is left out."""
+    """Return a round's numbers by name; what wasn't measured is left out.
+
+    Acceptance is what chance is held against, as in the report; lift is one over the other.
+    """
     found: dict[str, float | None] = {
         "test/mae": record.test_mae.value,
         "test/mae_low": record.test_mae.low,
@@ -86,8 +89,9 @@ def figures_of(record: RoundRecord) -> dict[str, float]:
         "train/mae": record.train_mae,
         "train/loss": record.train_loss,
         "train/samples": record.num_trained_samples,
-        "samples/acceptance": record.acceptance,
+        "samples/acceptance": record.acceptable,
         "samples/chance": record.chance,
+        "samples/lift": record.lift,
         "samples/accepted": record.num_accepted,
         "samples/distinct_molecules": record.num_distinct_accepted,
         "samples/false_claims": record.false_claims,

@@ -206,6 +206,19 @@ def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> No
     assert "no exemplars are shipped for logP" in refuse(*common, "--config", own)
 
 
+def test_a_dry_run_of_a_run_that_was_taught_asks_no_more(tmp_path: Path, table: Path) -> None:
+    exemplar = {"name": "ethanol", "smiles": "OCC", "value": 20, "reason": "Small."}
+    (tmp_path / "taught").mkdir()
+    (tmp_path / "taught" / "exemplars.jsonl").write_bytes(orjson.dumps(exemplar))
+    result = call(
+        *("loop", "--dry-run", "--runs", tmp_path, "--run", "taught", "--batch", 8),
+        *("--table", table, "--test-size", 5, "--teacher-url", "http://127.0.0.1:9/v1"),
+    )
+    assert "20 molecules = 14 pool + 5 test + 0 set aside (stereo" in result.output
+    assert "less what becomes exemplars" not in result.output
+    assert "# teacher: none\n" in result.output
+
+
 def test_flags_go_before_the_file(tmp_path: Path, table: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"rounds = 7\n[table]\npath = '{table}'\ntest_size = 5\n[train]\nrank = 4\n")

@@ -3,6 +3,7 @@
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_tensorboard_shows_every_round(
     assert curves["test/mae"] == expected
     asked = [record for record in records if record.acceptance is not None]
     assert curves["samples/acceptance"] == [
-        (record.round, pytest.approx(record.acceptance)) for record in asked
+        (record.round, pytest.approx(record.acceptable)) for record in asked
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"test"}, "nothing beside the run"
     options = [path.read_text() for path in folder.path.rglob("hparams.yml")]
@@ -63,7 +64,11 @@ def test_a_run_is_tracked_from_any_call_on(
 
 def test_figures_are_numbers_by_name(finished: RunFolder) -> None:
     first, *_, last = load_records(finished)
+    first = replace(first, num_spare=1)
     figures = figures_of(first)
+    assert figures["samples/acceptance"] == (first.num_accepted + 1) / first.num_completions
+    lift = figures["samples/acceptance"] / figures["samples/chance"]
+    assert figures["samples/lift"] == pytest.approx(lift)
     assert figures["samples/accepted"] == first.num_accepted
     assert figures["seconds/train"] == first.timing.train
     assert json.dumps(figures, allow_nan=False)
