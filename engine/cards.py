@@ -59,6 +59,8 @@ def adapter_card(
         ],
     )
     template = config.generation.template
+    num_shown = min(config.generation.prompt_exemplars, num_exemplars)
+    shown = f"Before it stood the run's first {num_shown} exemplars, each answered. "
     known = tolerances or [prop.tolerance]
     low, high = (f"{end(known):.4g}" for end in (min, max))
     lines = [
@@ -90,8 +92,8 @@ def adapter_card(
         render_question(_ASKED, template),
         "```",
         "",
-        f'The answer is a reason, and on its own line "{value_label(prop, template)}" '
-        "with the value. "
+        f"{shown if num_shown else ''}The answer is a reason, and on its own line "
+        f'"{value_label(prop, template)}" with the value. '
         "`selfstudy-engine predict` and `selfstudy-engine serve --run` ask so; in PEFT it is "
         "`PeftModel.from_pretrained(base, folder)`, in vLLM `--lora-modules name=folder`.",
         "",

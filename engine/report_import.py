@@ -67,7 +67,7 @@ def load_rounds(path: Path) -> list[ImportedRun]:
         TableError: not such a file; the line and column are named.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if missing:

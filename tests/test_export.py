@@ -7,6 +7,7 @@ import orjson
 import pyarrow.dataset as ds
 import pytest
 from click.testing import CliRunner, Result
+from conftest import MakeConfig
 from huggingface_hub import DatasetCard, ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -47,6 +48,15 @@ def test_an_adapter_comes_with_a_model_card(
     assert 'own line "Melting point (°C):" with' in card.text
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)
     assert model.peft_config["default"].r == own.rank
+
+
+def test_a_card_tells_of_exemplars_in_its_prompts(
+    copied: RunFolder, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    copied.config.write_text(small_config(generation__prompt_exemplars=2).to_toml(), "utf-8")
+    export(copied, "adapter", "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "Before it stood the run's first 2 exemplars, each answered." in card
 
 
 def test_a_card_tells_the_tolerances_that_its_samples_were_judged_by(

@@ -65,6 +65,12 @@ def test_imported_rounds_are_drawn(tmp_path: Path) -> None:
     assert "<b>a" not in (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_rounds_that_excel_wrote_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.csv"
+    path.write_text("run,round,split,mae\na,0,test,50\n", "utf-8-sig")
+    assert [run.first_mae for run in load_rounds(path)] == [50]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
