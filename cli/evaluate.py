@@ -117,7 +117,7 @@ def evaluate(
     with scratch_folder() as scratch:
         held_out, log = _held_out(run_name, runs, config_path, values, [which, *against], scratch)
         asking = Asking(num_answers, hide, swap_reasons)
-        check_asking(asking, held_out.config.generation.template)
+        check_asking(asking, held_out.config.generation)
         model, config = choose_base_model(held_out.config)
         key = os.environ.get(SERVER_KEY_VARIABLE, "")
         with (

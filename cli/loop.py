@@ -145,7 +145,9 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
+    from selfstudy_engine.engine.loop import check_answers
 
+    check_answers(config)
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)

@@ -40,15 +40,6 @@ class GenerationConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _answers_can_differ(self) -> Self:
-        if not self.temperature and self.samples_per_molecule > 1:
-            raise ValueError(
-                f"temperature (0) gives a molecule the same answer {self.samples_per_molecule} "
-                "times, which vLLM refuses; raise it, or give samples_per_molecule 1"
-            )
-        return self
-
     @property
     def nearest_batch(self) -> int:
         """The next multiple of samples_per_molecule."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_rounds import GenerationConfig
 from selfstudy_engine.data.evaluations import Evaluated
 from selfstudy_engine.data.prompts import (
     STOP,
@@ -52,6 +53,22 @@ class EvaluationQuestion:
     """What the answer was made to begin with; a completion goes on from there."""
 
 
+def sampling_params(generation: GenerationConfig, num_answers: int) -> SamplingParams:
+    """Return how a question is answered: once, greedily, or several times.
+
+    Raises:
+        UsageError: several times at temperature 0.
+    """
+    greedy = num_answers == 1
+    return SamplingParams(
+        n=num_answers,
+        temperature=0 if greedy else generation.temperature,
+        top_p=1 if greedy else generation.top_p,
+        max_tokens=generation.max_tokens,
+        stop=(STOP,),
+    )
+
+
 def evaluation_requests(
     molecules: Sequence[tuple[str, Molecule]],
     config: RunConfig,
@@ -67,14 +84,7 @@ def evaluation_requests(
         manner: how to ask.
     """
     generation, prop = config.generation, config.property
-    greedy = manner.num_answers == 1
-    params = SamplingParams(
-        n=manner.num_answers,
-        temperature=0 if greedy else generation.temperature,
-        top_p=1 if greedy else generation.top_p,
-        max_tokens=generation.max_tokens,
-        stop=(STOP,),
-    )
+    params = sampling_params(generation, manner.num_answers)
     for index, (split, molecule) in enumerate(molecules):
         prompt = render_prompt(molecule, prop, shown, generation.template, manner.hidden)
         begun = ""

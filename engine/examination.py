@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import orjson
 
 from selfstudy_engine.data.calibration import Calibration
+from selfstudy_engine.data.config_rounds import GenerationConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.evaluations import Evaluated
 from selfstudy_engine.data.metrics import Change, Interval, Metrics
-from selfstudy_engine.data.prompts import Hidden, Template
+from selfstudy_engine.data.prompts import Hidden
+from selfstudy_engine.engine.evaluate import sampling_params
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,16 @@ class Asking:
         return ", ".join(parts)
 
 
-def check_asking(asking: Asking, template: Template) -> None:
-    """Refuse to hide what a template doesn't show, or all that it shows.
+def check_asking(asking: Asking, generation: GenerationConfig) -> None:
+    """Refuse what would only be noticed once a server is up.
 
     Raises:
-        UsageError: naming the two.
+        UsageError: several greedy answers, or nothing is left of a prompt.
     """
-    if asking.hidden and template == "smiles":
+    sampling_params(generation, asking.num_answers)
+    if asking.hidden and generation.template == "smiles":
         raise UsageError(
-            f"--hide {asking.hidden}: prompts of the template {template!r} show the SMILES alone"
+            f"--hide {asking.hidden}: prompts of the template 'smiles' show the SMILES alone"
         )
 
 

@@ -29,6 +29,7 @@ from selfstudy_engine.engine.report_refresh import ReportRefresher
 from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.round_steps import RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
+from selfstudy_engine.engine.sampling import sampling_params
 from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
 from selfstudy_engine.engine.teacher_client import Teacher
 from selfstudy_engine.engine.trackers import Trackers
@@ -67,7 +68,7 @@ def run_loop(
         SelfStudyError: what went wrong; the same command continues the run once it is repaired.
     """
     placement_of(config)  # a device that isn't there is refused before anything is done
-    _check_reasons(config)
+    check_answers(config)
     model, config = choose_base_model(config)
     with held_run(runs / config.name, config.remote) as folder:
         task = load_task(config, _exemplars_of(config, folder, reporter, teacher_key))
@@ -204,12 +205,13 @@ def _warn_of_dropped(table: Table, config: RunConfig) -> None:
         )
 
 
-def _check_reasons(config: RunConfig) -> None:
-    """Refuse a loop that teaches direct answers and rejects them.
+def check_answers(config: RunConfig) -> None:
+    """Refuse a loop whose answers would all be alike, or all be rejected.
 
     Raises:
-        UsageError: it does.
+        UsageError: several greedy ones a molecule; or direct ones are taught, and rejected.
     """
+    sampling_params(config)
     if config.train.reasons == "drop" and "no reason" in config.verdict.reject:
         raise UsageError(
             'train.reasons is "drop", so answers come without a reason, and verdict.reject has '

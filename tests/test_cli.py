@@ -191,6 +191,14 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path)
     assert config.server.extra_args == ["--max-num-seqs", "4"]
 
 
+def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> None:
+    arguments = ("loop", "--table", table, "--runs", tmp_path / "runs", "--temperature", 0)
+    for more in ([], ["--dry-run"]):
+        said = refuse(*arguments, *more)
+        assert "2 answers at temperature 0 would be all alike" in said
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> None:
     """Its exemplars aren't known yet, and others (those that are shipped) are no stand-in."""
     own = tmp_path / "logp.toml"

@@ -291,6 +291,7 @@ def test_adapters_bring_their_base_model_along(
         (["--table", "other.csv", "--seed", "3"], "brings its own table.path, seed"),
         (["--template", "smiles", "--hide", "name"], "show the SMILES alone"),
         (["--hide", "smiles"], "no molecule of the test set has a name"),
+        (["--samples", "4", "--temperature", "0"], "would be all alike"),
     ],
 )
 def test_a_wrong_call_says_why(
