@@ -54,7 +54,7 @@ def teach(out: Path, config_path: Path | None, **values: Any) -> None:
     value are masked.
 
     Every answer is kept, so that the same command continues after a stop and pays for nothing
-    twice. --max-cost counts all calls of these answers.
+    twice. --max-cost counts all calls of the same teacher.
     """
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import to_lines
@@ -77,7 +77,14 @@ def teach(out: Path, config_path: Path | None, **values: Any) -> None:
         key = os.environ.get(SERVER_KEY_VARIABLE, "")
         lessons = teach_locally(config, answers, log, key, progress.on_decided)
     if lessons.exemplars:
-        write_atomic(out, to_lines(lessons.exemplars))
+        lines = to_lines(lessons.exemplars)
+        if out.exists() and not set(out.read_bytes().splitlines()) <= set(lines.splitlines()):
+            raise UsageError(
+                f"{out} has lines that these answers don't give (changed by hand, or of a call "
+                "with other settings), and stays as it is; move it away to have it made anew, "
+                "which asks nothing again"
+            )
+        write_atomic(out, lines)
     _print_outcome(lessons, config.teacher.num_exemplars, out, answers)
     if lessons.failure:
         raise lessons.failure

@@ -114,14 +114,24 @@ def configured_exemplars(config: RunConfig) -> list[Exemplar]:
     """Return the exemplars of a file, or those that are shipped for the property.
 
     Raises:
-        UsageError: they can't be read, or none are shipped.
+        UsageError: they can't be read, one has a value that no answer may have, or none are
+            shipped.
     """
+    prop = config.property
     if config.teacher.exemplars is not None:
-        return load_exemplars(Path(config.teacher.exemplars))
-    shipped = shipped_exemplars(config.property)
+        exemplars = load_exemplars(Path(config.teacher.exemplars))
+        for molecule in (exemplar.molecule for exemplar in exemplars):
+            if not prop.minimum <= molecule.value <= prop.maximum:
+                raise UsageError(
+                    f"exemplars {config.teacher.exemplars}: {molecule.name or molecule.smiles} has "
+                    f"a {prop.name} of {molecule.value:g} {prop.unit}, not {prop.minimum:g} to "
+                    f"{prop.maximum:g}; correct it, or the property's minimum and maximum"
+                )
+        return exemplars
+    shipped = shipped_exemplars(prop)
     if not shipped:
         raise UsageError(
-            f"no exemplars are shipped for {config.property.name} in {config.property.unit}; "
+            f"no exemplars are shipped for {prop.name} in {prop.unit}; "
             "pass --exemplars FILE or --teacher-url URL"
         )
     return shipped

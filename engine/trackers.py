@@ -1,10 +1,12 @@
 """A run's rounds in, points in TensorBoard, W&B, MLflow or Trackio out, through accelerate.
 
-What a tracker's package sends is its own affair: nothing is tracked but by name.
+What a tracker's package sends is its own affair: nothing is tracked but by name. One that fails in
+the middle of a run, as by a network that is gone, is told and left out; the run goes on.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -13,6 +15,8 @@ from selfstudy_engine.data.config_keys import flatten
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import RoundRecord
+
+logger = logging.getLogger(__name__)
 
 
 class Trackers:
@@ -31,23 +35,29 @@ class Trackers:
         self._names = names
         self._folder = folder
         self._config = config
-        self._trackers: list[Any] = []
+        self._trackers: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         """Begin to track."""
         for name in self._names:
-            self._trackers.append(self._start(name))
+            self._trackers[name] = self._start(name)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Let the trackers write what they hold."""
-        for tracker in self._trackers:
-            tracker.finish()
+        self._on_each(lambda tracker: tracker.finish())
 
     def log(self, record: RoundRecord) -> None:
         """Add a round's figures, at its number."""
-        for tracker in self._trackers:
-            tracker.log(figures_of(record), step=record.round)
+        self._on_each(lambda tracker: tracker.log(figures_of(record), step=record.round))
+
+    def _on_each(self, work: Callable[[Any], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                work(tracker)
+            except Exception as error:  # noqa: BLE001 - a package's; the run has the figures
+                logger.warning("tracker %s failed, and is shown nothing more: %s", name, error)
+                del self._trackers[name]
 
     def _start(self, name: str) -> Any:
         # Only for those who track: torch comes with it.

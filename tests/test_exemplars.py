@@ -7,6 +7,7 @@ import orjson
 import pytest
 from samples import SHIPPED
 
+from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.embedded import embedded_table
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import (
@@ -18,6 +19,7 @@ from selfstudy_engine.data.exemplars import (
 from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import parse_completion, render_answer
 from selfstudy_engine.data.properties import Property, built_in_properties, find_property
+from selfstudy_engine.data.task import configured_exemplars
 from selfstudy_engine.engine.claims import check_claims
 
 GOOD = {"name": "ethanol", "smiles": "OCC", "value": -114.1, "reason": "Small\n and  polar."}
@@ -149,3 +151,11 @@ def test_no_file_and_an_empty_file(tmp_path: Path) -> None:
         load_exemplars(tmp_path / "none.jsonl")
     with pytest.raises(UsageError, match=r"mine\.jsonl has no line"):
         load_exemplars(write(tmp_path, b"", b" "))
+
+
+def test_a_value_that_no_answer_may_have_is_refused(tmp_path: Path) -> None:
+    """It would be trained on, and then rejected wherever it is answered."""
+    path = write(tmp_path, GOOD, GOOD | {"name": "icy ethanol", "value": -500})
+    config = load_config(None, {"teacher.exemplars": str(path)})
+    with pytest.raises(UsageError, match=r"icy ethanol .* of -500 °C, not -273\.15"):
+        configured_exemplars(config)

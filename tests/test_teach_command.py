@@ -197,6 +197,20 @@ def test_a_server_of_ours_gets_its_own_key(command: Command, fake: FakeTeacher) 
     assert fake.keys == {"Bearer own"}
 
 
+def test_what_was_changed_by_hand_stays(command: Command, fake: FakeTeacher) -> None:
+    """The documentation asks for it, and the same command is how one goes on."""
+    assert command.run()[0] == 0
+    changed = command.out.read_bytes().replace(b"A chain", b"A branched chain", 1)
+    command.out.write_bytes(changed)
+    num_asked = len(fake.questions)
+    code, _, err = command.run()
+    assert (code, command.out.read_bytes()) == (2, changed)
+    assert "has lines that these answers don't give (changed by hand" in err
+    command.out.unlink()
+    assert command.run()[0] == 0
+    assert len(fake.questions) == num_asked
+
+
 def test_a_file_of_somebody_elses_is_left_alone(command: Command, fake: FakeTeacher) -> None:
     command.out.parent.mkdir()
     command.out.write_text("precious", "utf-8")

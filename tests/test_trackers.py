@@ -97,3 +97,20 @@ def test_nothing_is_loaded_for_who_doesnt_track(finished: RunFolder, monkeypatch
     monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would fail
     with Trackers([], finished, None) as trackers:  # type: ignore[arg-type]
         trackers.log(load_records(finished)[0])
+
+
+def test_a_tracker_that_fails_in_the_middle_ends_no_run(
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr("accelerate.tracking.TensorBoardTracker.log", fail)
+    records, _ = loop(small_config(track=["tensorboard"]), tmp_path, fake)
+    assert len(records) > 1
+    told = "tracker tensorboard failed, and is shown nothing more: the network is gone"
+    assert [one.message for one in caplog.records if "tracker" in one.message] == [told]
