@@ -13,6 +13,9 @@ DIGITS = r"(?P<digits>[0-9]+(?:\.[0-9]+|(?P<comma>,[0-9]+))?)"
 BELOW_ZERO = r"(?=(?P<below>\s+below\s+(?:zero|0)(?![.,]?\w))?)"
 """Parts of patterns whose matches `number_told` reads."""
 
+_DASH = r"(?P<dash>(?<=[\-\u2212\u2013]\s))?"
+"""With a blank behind it: a minus, or a dash."""
+_TO = r"(?:[\-\u2013\u00b1]|\+/?-|to|and|or)"
 _UNNAMED = re.compile(r"\?P<\w+>")
 _NUMBER = rf"(?:{MINUS}|\+)?{DIGITS}"
 _ANOTHER = _UNNAMED.sub("?:", _NUMBER)
@@ -64,7 +67,10 @@ def _tells(found: re.Match[str], value: float, prop: Property) -> bool:
     within = abs(convert(number + precision, unit or prop.unit, prop.unit) - stated)
     if unit == prop.unit or (unit and unit not in _ALSO_ATOMS):
         within = max(within, prop.tolerance)
-    return abs(stated - value) <= within * (1 + 1e-9)
+    told = [stated]
+    if unit and found["dash"] is not None:
+        told.append(convert(-number, unit or prop.unit, prop.unit))
+    return any(abs(one - value) <= within * (1 + 1e-9) for one in told)
 
 
 def _unit_named(text: str | None, prop: Property) -> str | None:
@@ -84,9 +90,9 @@ def _numbers(unit: str) -> re.Pattern[str]:
         units = rf"(?:degrees?\s+)?(?:{units})|degrees?"
     units = rf"(?:{units})(?![A-Za-z0-9])"
     return re.compile(
-        rf"(?<![\w.])(?P<value>{_NUMBER})"
+        rf"(?<![\w.]){_DASH}(?P<value>{_NUMBER})"
         rf"(?:\s*(?P<unit>{units})"
-        rf"|(?=\s*(?:[\-\u2013]|to|and|or)\s*{_ANOTHER}\s*(?P<unit_of_range>{units}){_BELOW_RANGE})"
+        rf"|(?=\s*{_TO}\s*{_ANOTHER}\s*(?P<unit_of_range>{units}){_BELOW_RANGE})"
         # Neither a locant nor a part of a longer number, and no comma without a unit.
         rf"|(?(comma)(?!))(?![\-,.]?\w)){BELOW_ZERO}",
         re.IGNORECASE,

@@ -118,6 +118,10 @@ def test_signs_are_read(text: str) -> None:
         ("-114,1 °C", "[value]"),
         ("-113,5 to -114,5 °C", "[value] to [value]"),
         ("159,1 K", "[value]"),
+        ("- 114 °C", "- [value]"),
+        ("\u2212 114.0 °C", "\u2212 [value]"),
+        ("- 110 \u00b1 5 °C", "- [value] \u00b1 5 °C"),
+        ("ring - 114 atoms", "ring - 114 atoms"),
         ("114 °C", "114 °C"),
         ("minus 14 °C", "minus 14 °C"),
         ("-1,141 °C", "-1,141 °C"),
@@ -133,6 +137,12 @@ def test_a_comma_may_stand_between_thousands_or_locants() -> None:
     assert mask_value("1,234 °C", 1234.0, MELTING_POINT) == "[value]"
     assert mask_value("at 2,4 and 12,5", 12.5, MELTING_POINT) == "at 2,4 and 12,5"
     assert mask_value("12,5 °C", 12.5, MELTING_POINT) == "[value]"
+
+
+def test_a_value_may_have_an_uncertainty() -> None:
+    assert mask_value("82 ± 2 °C or 82 +/- 2 K", 83, MELTING_POINT) == (
+        "[value] ± 2 °C or 82 +/- 2 K"
+    )
 
 
 def test_a_count_is_no_value() -> None:
