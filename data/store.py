@@ -107,11 +107,11 @@ class SampleStore:
                 yield from self.samples(index, where=pc.field("accepted"))
 
     def fingerprint(self, before_round: int | None = None) -> str:
-        """Return the SHA-256 of which samples are accepted, and of their measured values.
+        """Return the digest of those that are accepted (see `SamplesDigest`).
 
         An adapter that was trained when it was another one knows what has been corrected since.
         """
-        digest = hashlib.sha256()
+        digest = SamplesDigest()
         columns = ["accepted", "round", "molecule_id", "sample_index", "measured"]
         for index in self.rounds():
             if before_round is not None and index >= before_round:
@@ -119,7 +119,7 @@ class SampleStore:
             for batch in self.batches(index, columns, whole=False):
                 for accepted, *values in zip(*(c.to_pylist() for c in batch.columns), strict=True):
                     if accepted:
-                        digest.update(f"{values}\n".encode())
+                        digest.add(*values)
         return digest.hexdigest()
 
     def accepted_molecules(self, round_index: int) -> dict[str, Molecule]:
@@ -287,6 +287,27 @@ class SampleWriter:
             except StoreError as error:
                 self._failure = error
                 return
+
+
+class SamplesDigest:
+    """SHA-256 of which samples there are, and of their measured values."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, round_index: int, molecule_id: str, sample_index: int, measured: float) -> None:
+        """Take in the next one."""
+        self._digest.update(f"{[round_index, molecule_id, sample_index, measured]}\n".encode())
+
+    def of(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Yield samples as they come, each taken in."""
+        for sample in samples:
+            self.add(sample.round, sample.molecule_id, sample.sample_index, sample.measured)
+            yield sample
+
+    def hexdigest(self) -> str:
+        """Return what it is so far."""
+        return self._digest.hexdigest()
 
 
 def write_parquet(file: Path | BinaryIO, batches: Iterable[pa.RecordBatch]) -> int:

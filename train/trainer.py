@@ -27,7 +27,7 @@ from selfstudy_engine.data.adapters import (
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
-from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.store import SamplesDigest, SampleStore
 from selfstudy_engine.train.canary import probe_adapter
 from selfstudy_engine.train.examples import (
     Example,
@@ -81,7 +81,7 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(
         job.model, trust_remote_code=config.model.trust_remote_code
     )
-    examples, num_exemplars = _load_examples(job)
+    examples, num_exemplars, samples_sha256 = _load_examples(job)
     # The exemplars as they are, whatever is trained on: the value's line alone may be too short.
     probes_of = [tokenize(example, tokenizer).token_ids for example in examples[:NUM_PROBES]]
     trained_on = exchange_reasons(examples, config.train.reasons, config.seed)
@@ -100,8 +100,8 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
         "loss": done.loss,
         "seconds": 0.0,
     }
-    if job.samples is not None:
-        training["samples_sha256"] = SampleStore(job.samples).fingerprint(job.before_round)
+    if samples_sha256 is not None:
+        training["samples_sha256"] = samples_sha256
     manifest: dict[str, Any] = {
         "name": job.output.name,
         "base_model": job.model,
@@ -134,19 +134,20 @@ def _save(model: PeftModel, weights: dict[str, Any] | None, folder: Path) -> Non
         raise OSError(number, os.strerror(number), str(folder / WEIGHTS)) from error
 
 
-def _load_examples(job: TrainingJob) -> tuple[list[Example], int]:
-    """Return the exemplars' examples, then the samples', and the number of exemplars."""
+def _load_examples(job: TrainingJob) -> tuple[list[Example], int, str | None]:
+    """Return the exemplars' examples, then the samples'; how many exemplars, which samples."""
     config = job.config
     prop, generation = config.property, config.generation
     exemplars = load_exemplars(job.exemplars) if job.exemplars else shipped_exemplars(prop)
     num_shown, template = generation.prompt_exemplars, generation.template
     examples = list(exemplar_examples(exemplars, prop, num_shown, template))
-    if job.samples is not None:
-        accepted = SampleStore(job.samples).accepted(job.before_round)
-        examples += sample_examples(
-            accepted, prop, config.train.label, template, config.train.hinted_weight
-        )
-    return examples, len(exemplars)
+    if job.samples is None:
+        return examples, len(exemplars), None
+    digest = SamplesDigest()
+    accepted = digest.of(SampleStore(job.samples).accepted(job.before_round))
+    label, weight = config.train.label, config.train.hinted_weight
+    examples += sample_examples(accepted, prop, label, template, weight)
+    return examples, len(exemplars), digest.hexdigest()
 
 
 def _tokenize(examples: list[Example], tokenizer: Any, limit: int) -> list[TokenSequence]:
