@@ -76,18 +76,20 @@ def teach(out: Path, config_path: Path | None, **values: Any) -> None:
         log = out.with_suffix(".server.log")
         key = os.environ.get(SERVER_KEY_VARIABLE, "")
         lessons = teach_locally(config, answers, log, key, progress.on_decided)
-    if lessons.exemplars:
-        lines = to_lines(lessons.exemplars)
-        if out.exists() and not set(out.read_bytes().splitlines()) <= set(lines.splitlines()):
-            raise UsageError(
-                f"{out} has lines that these answers don't give (changed by hand, or of a call "
-                "with other settings), and stays as it is; move it away to have it made anew, "
-                "which asks nothing again"
-            )
+    lines = to_lines(lessons.exemplars)
+    kept = set(out.read_bytes().splitlines()) if out.exists() and lines else set()
+    is_changed = not kept <= set(lines.splitlines())
+    if lines and not is_changed:
         write_atomic(out, lines)
     _print_outcome(lessons, config.teacher.num_exemplars, out, answers)
     if lessons.failure:
         raise lessons.failure
+    if is_changed:
+        raise UsageError(
+            f"{out} has lines that these answers don't give (changed by hand, or of a call with "
+            "other settings), and stays as it is; move it away to have it made anew, which asks "
+            "nothing again"
+        )
 
 
 class _Progress:

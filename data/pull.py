@@ -19,7 +19,8 @@ from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.store import SET_ASIDE, SampleStore, check_shard, keep_beside
+from selfstudy_engine.data.shards import SET_ASIDE, check_shard, keep_beside
+from selfstudy_engine.data.store import SampleStore
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

@@ -5,30 +5,33 @@ once: its key, not its text, decides. Readers stream, so memory doesn't grow wit
 """
 
 import hashlib
-import itertools
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
-from selfstudy_engine.data.files import ON_DISK, Files, make_folder, write_atomic
-from selfstudy_engine.data.parquet import check_seal, seal, to_parquet
-from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Molecule, Sample, to_table
+from selfstudy_engine.data.errors import StoreError
+from selfstudy_engine.data.files import ON_DISK, Files, make_folder
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Molecule, Sample
+from selfstudy_engine.data.shards import (
+    SET_ASIDE,
+    keep_beside,
+    load_shard,
+    read_shard,
+    set_aside,
+    to_shard,
+)
 
 FLUSH_SECONDS = 1.0
 """Longest time that a sample stays in memory only."""
 
 _ROW_GROUP_BYTES = 32 << 20
-SET_ASIDE = ".damaged"
-_SUPERSEDED = ".superseded"
 _ROUND = re.compile(r"round-([0-9]{4,})")
 _SHARD = re.compile(r"part-([0-9]{6})\.parquet.*")
 logger = logging.getLogger(__name__)
@@ -86,7 +89,7 @@ class SampleStore:
         """
         names = SAMPLE_SCHEMA.names if whole else list(columns or SAMPLE_SCHEMA.names)
         for path in self.shards(round_index):
-            table = _read_shard(path, names)
+            table = read_shard(path, names)
             if table is None:
                 continue
             if where is not None:
@@ -112,29 +115,29 @@ class SampleStore:
         An adapter that was trained when it was another one knows what has been corrected since.
         """
         digest = SamplesDigest()
-        columns = ["accepted", "round", "molecule_id", "sample_index", "measured"]
         for index in self.rounds():
             if before_round is not None and index >= before_round:
                 break
-            for batch in self.batches(index, columns, whole=False):
-                for accepted, *values in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-                    if accepted:
-                        digest.add(*values)
+            for row in self._accepted_rows(
+                index, "round", "molecule_id", "sample_index", "measured"
+            ):
+                digest.add(*row)
         return digest.hexdigest()
 
     def accepted_molecules(self, round_index: int) -> dict[str, Molecule]:
         """Return a round's molecules with accepted samples, by their ids."""
-        found: dict[str, Molecule] = {}
-        columns = ["accepted", "molecule_id", "name", "smiles", "measured"]
-        for batch in self.batches(round_index, columns, whole=False):
-            for accepted, *values in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+        rows = self._accepted_rows(round_index, "molecule_id", "name", "smiles", "measured")
+        return {row[0]: Molecule(*row) for row in rows}
+
+    def _accepted_rows(self, round_index: int, *columns: str) -> Iterator[list[Any]]:
+        for batch in self.batches(round_index, ["accepted", *columns], whole=False):
+            for accepted, *row in zip(*(c.to_pylist() for c in batch.columns), strict=True):
                 if accepted:
-                    found[values[0]] = Molecule(*values)
-        return found
+                    yield row
 
     def read_shard(self, path: Path) -> list[Sample]:
         """Return the samples of one shard; none if it is damaged, and was set aside."""
-        table = _read_shard(path, SAMPLE_SCHEMA.names)
+        table = read_shard(path, SAMPLE_SCHEMA.names)
         return [] if table is None else [Sample.from_row(row) for row in table.to_pylist()]
 
     def load_shard(self, path: Path) -> list[Sample]:
@@ -144,7 +147,7 @@ class SampleStore:
             DamagedShardError: with what is wrong.
             StoreError: it can't be opened.
         """
-        table = _load_shard(path, SAMPLE_SCHEMA.names)
+        table = load_shard(path, SAMPLE_SCHEMA.names)
         return [Sample.from_row(row) for row in table.to_pylist()]
 
     def set_aside(self) -> list[Path]:
@@ -153,7 +156,7 @@ class SampleStore:
 
     def put_aside(self, path: Path, problem: str) -> None:
         """Rename a damaged shard, so that no reader takes it for one."""
-        _set_aside(path, problem)
+        set_aside(path, problem)
 
     def supersede(self, path: Path, samples: Sequence[Sample]) -> None:
         """Put samples with other verdicts in the place of a shard, which is kept beside it.
@@ -162,7 +165,7 @@ class SampleStore:
             OSError: the folder can't be written; the shard is as it was.
         """
         keep_beside(path)
-        self.files.replace(path, _to_shard(samples))
+        self.files.replace(path, to_shard(samples))
 
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
@@ -267,7 +270,7 @@ class SampleWriter:
             return
         path = self._folder / f"part-{self._next_shard:06d}.parquet"
         try:
-            self._files.create(path, _to_shard(samples))
+            self._files.create(path, to_shard(samples))
         except StoreError:  # which says what to do
             raise
         except Exception as error:
@@ -335,107 +338,3 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             group, size = [], 0
     if group:
         yield pa.Table.from_batches(group)
-
-
-def _to_shard(samples: Sequence[Sample]) -> bytes:
-    return seal(to_parquet(to_table(samples), compression="zstd", write_page_checksum=True))
-
-
-def _read_shard(path: Path, columns: list[str]) -> pa.Table | None:
-    """Read and verify columns of a shard; None if it was set aside."""
-    try:
-        return _load_shard(path, columns)
-    except DamagedShardError as error:
-        _set_aside(path, str(error))
-        return None
-    except StoreError:
-        if os.path.lexists(path):
-            raise
-        return None  # set aside by another reader since it was listed
-
-
-def _load_shard(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        content = path.read_bytes()  # what can't be read isn't damaged
-    except OSError as error:
-        raise StoreError(
-            f"can't open shard {path}: {error.strerror}; make it readable and run the command again"
-        ) from error
-    return _parse_shard(content, columns)
-
-
-def check_shard(content: bytes) -> None:
-    """Make sure that these are the bytes of a whole shard.
-
-    Raises:
-        DamagedShardError: with what is wrong.
-    """
-    _parse_shard(content, SAMPLE_SCHEMA.names)
-
-
-def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:
-    is_sealed = check_seal(content)
-    try:
-        # ParquetFile, as read_table goes through a dataset, which takes twice as long for a small
-        # shard; a slow server makes hundreds of thousands of those.
-        with pa.parquet.ParquetFile(
-            pa.BufferReader(content), page_checksum_verification=True
-        ) as file:
-            there = set(file.schema_arrow.names)
-            missing = set(SAMPLE_SCHEMA.names) - there - set(ADDED_COLUMNS)
-            if missing:
-                raise pa.ArrowInvalid(f"column {min(missing)!r} is missing")
-            sources = {ADDED_COLUMNS.get(name) for name in set(columns) - there}
-            needed = {source for source in sources if isinstance(source, str)}
-            wanted = [*columns, *sorted(needed - set(columns))]
-            table = file.read([name for name in wanted if name in there], use_threads=False)
-        table.validate(full=True)
-        schema = pa.schema([SAMPLE_SCHEMA.field(name) for name in columns])
-        table = _with_added_columns(table, columns).select(columns).cast(schema)
-        nulls = [
-            field.name for field in schema if not field.nullable and table[field.name].null_count
-        ]
-        if nulls:
-            raise pa.ArrowInvalid(f"column {nulls[0]!r} has missing values")
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        problem = shown_text(str(error))
-        if is_sealed and isinstance(error, MemoryError):  # its bytes are those that were written
-            raise StoreError(
-                f"too little memory to read samples ({problem}); end other programs or raise the "
-                "limit (ulimit -v), then run the same command again"
-            ) from error
-        raise DamagedShardError(problem) from error
-    return table
-
-
-def _with_added_columns(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Fill in those of the columns that shards of earlier versions lack."""
-    for name, source in ADDED_COLUMNS.items():
-        if name in columns and name not in table.column_names:
-            kind = SAMPLE_SCHEMA.field(name).type
-            if isinstance(source, str):
-                column = table[source]
-            else:
-                column = pa.repeat(pa.scalar(source, kind), table.num_rows)
-            table = table.append_column(name, column)
-    return table
-
-
-def keep_beside(path: Path) -> None:
-    """Keep a shard under another name too: its place is about to be taken."""
-    write_atomic(_free_name(path, _SUPERSEDED), path.read_bytes())
-
-
-def _free_name(path: Path, suffix: str) -> Path:
-    names = (f"{path.name}{suffix}{number or ''}" for number in itertools.count())
-    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
-
-
-def _set_aside(path: Path, problem: str) -> None:
-    aside = _free_name(path, SET_ASIDE)
-    try:
-        path.rename(aside)
-        where = f"set aside as {aside.name}"
-    except OSError as error:
-        where = f"left out, but it can't be renamed: {error.strerror}"
-    logger.warning("shard %s can't be read (%s); %s", path, problem, where)

@@ -15,7 +15,7 @@ from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.pull import bring_up_to_date, problem_of
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.store import SET_ASIDE
+from selfstudy_engine.data.shards import SET_ASIDE
 
 
 class WorkingCopy:

@@ -6,6 +6,7 @@ It knows no route; `fake_vllm` does.
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,7 +55,7 @@ class Failure:
     matching: Callable[[Body], bool] = lambda body: True
 
 
-class FakeServer:
+class FakeServer(ABC):
     """The server; use it as a context manager.
 
     Attributes:
@@ -114,9 +115,9 @@ class FakeServer:
         """Answer nothing until the server closes."""
         self.closing.wait(_HANG_SECONDS)
 
+    @abstractmethod
     def answer(self, path: str, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
         """Return status and content of the right answer."""
-        raise NotImplementedError
 
 
 class _Server(ThreadingHTTPServer):

@@ -8,20 +8,20 @@ import pytest
 from conftest import MakeConfig, loop
 from fake_vllm import FakeVllm
 
-from selfstudy_engine.data import store
+from selfstudy_engine.data import shards
 
 
 def test_a_shard_is_read_as_often_in_a_long_run(
     fake: FakeVllm, small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: Counter[str] = Counter()
-    load = store._load_shard
+    load = shards.load_shard
 
     def note(path: Path, columns: list[str]) -> Any:
         read[path.parent.name] += 1
         return load(path, columns)
 
-    monkeypatch.setattr(store, "_load_shard", note)
+    monkeypatch.setattr(shards, "load_shard", note)
     times = []
     for rounds in (3, 6):
         read.clear()
