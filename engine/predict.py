@@ -9,12 +9,13 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.metrics import half_quartile_range
-from selfstudy_engine.data.prompts import STOP, Answer, parse_completion, render_prompt
+from selfstudy_engine.data.prompts import Answer, parse_completion, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import Connection, open_connection
-from selfstudy_engine.engine.generation import GenerationRequest, SamplingParams
+from selfstudy_engine.engine.evaluate import sampling_params
+from selfstudy_engine.engine.generation import GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +31,6 @@ class Prediction:
     """Answers with a value."""
     reason: str
     """Of the answer nearest to the median."""
-
-
-def sampling_params(config: RunConfig, num_answers: int) -> SamplingParams:
-    """Return how a run's adapter is asked: for one greedy answer, or for several sampled ones."""
-    generation = config.generation
-    return SamplingParams(
-        n=num_answers,
-        temperature=0 if num_answers == 1 else generation.temperature,
-        top_p=generation.top_p,
-        max_tokens=generation.max_tokens,
-        stop=(STOP,),
-    )
 
 
 def summarize(molecule: Molecule, answers: Sequence[Answer]) -> Prediction:
@@ -88,7 +77,7 @@ def predict(
         SelfStudyError: no server that can be shown to answer from the adapter.
     """
     shown = load_exemplars(folder.exemplars())[: config.generation.prompt_exemplars]
-    params = sampling_params(config, num_answers)
+    params = sampling_params(config.generation, num_answers)
     template = config.generation.template
 
     async def ask(connection: Connection) -> None:

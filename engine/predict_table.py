@@ -12,8 +12,9 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.evaluate import sampling_params
 from selfstudy_engine.engine.examiner import Progress
-from selfstudy_engine.engine.predict import Prediction, predict, sampling_params
+from selfstudy_engine.engine.predict import Prediction, predict
 from selfstudy_engine.engine.prediction_log import PredictionLog
 from selfstudy_engine.engine.prediction_rows import to_rows
 from selfstudy_engine.engine.subjects import finished_round
@@ -73,7 +74,7 @@ def predict_rows(
         "adapter": adapter.sha256,
         "property": config.property.name,
         "generation": config.generation.model_dump(include={"template", "prompt_exemplars"}),
-        "sampling": asdict(sampling_params(config, num_answers)),
+        "sampling": asdict(sampling_params(config.generation, num_answers)),
     }
     found: dict[tuple[str, str], Prediction] = {}
     with PredictionLog(partial, call) if partial else nullcontext() as log:
