@@ -80,7 +80,7 @@ def soluble(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfig) 
         gate=True,
         rounds=1,
     )
-    logger, messages = logging.getLogger("selfstudy_engine.engine.gate"), _Messages()
+    logger, messages = logging.getLogger("selfstudy_engine.engine"), _Messages()
     logger.addHandler(messages)
     with FakeVllm() as fake:
         fake.script = answer

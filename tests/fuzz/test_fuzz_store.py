@@ -64,7 +64,7 @@ def check(run: Run, content: bytes) -> None:
     warned: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("selfstudy_engine.data.store")
+    log = logging.getLogger("selfstudy_engine.data")
     log.addHandler(handler)
     try:
         first, second = (list(store.samples(index)) for index in range(2))
