@@ -44,25 +44,6 @@ class Claim:
     """What the molecule or the table says: "1 nitro group, reason says 2"."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimSummary:
-    """What a verdict keeps of a reason's claims."""
-
-    num_true: int
-    num_false: int
-    num_unverifiable: int
-    false_texts: tuple[str, ...]
-    """For each false claim its words and what was found instead."""
-
-
-def summarize_claims(claims: Sequence[Claim]) -> ClaimSummary:
-    """Count the claims of one reason by truth."""
-    false = [claim for claim in claims if claim.truth == "false"]
-    num_true = sum(claim.truth == "true" for claim in claims)
-    texts = tuple(f"{claim.text!r}: {claim.found}" for claim in false)
-    return ClaimSummary(num_true, len(false), len(claims) - num_true - len(false), texts)
-
-
 def check_claims(
     reason: str, molecule: Molecule | str, known: KnownValues | None = None
 ) -> list[Claim]:

@@ -22,7 +22,6 @@ _MAX_RETRY_AFTER_SECONDS = 60.0
 """Longest pause that a server may ask for."""
 _OPEN_FILES = 65_536
 """Bounded, as what we start inherits it."""
-_RETRIED = frozenset({408, 409, 429})
 
 
 class NoAnswerError(ServerError):
@@ -55,8 +54,8 @@ class Answer(NamedTuple):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same request may be answered another time."""
-        return self.status in _RETRIED or self.status >= 500
+        """See `is_passing`."""
+        return is_passing(self.status)
 
 
 class Session(Protocol):
@@ -137,6 +136,11 @@ class HttpSession:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self._endpoint.may_use_proxy,
         )
+
+
+def is_passing(status: int) -> bool:
+    """Tell whether a request that was refused may be answered another time."""
+    return status in {408, 409, 429} or status >= 500
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -23,12 +23,11 @@ from pydantic import (
 from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, UsageError
 from selfstudy_engine.engine.endpoint import Endpoint
-from selfstudy_engine.engine.http_session import retry_after_seconds
+from selfstudy_engine.engine.http_session import is_passing, retry_after_seconds
 from selfstudy_engine.engine.teacher_budget import Budget
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer, answer_key
 from selfstudy_engine.engine.transport import MAX_RETRIES, backoff_seconds
 
-_PASSING = frozenset({408, 409, 429})
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout"})
 """Errors of openai's transport (httpx or httpx2, by its version) before a request is sent."""
 _MAX_SHOWN = 300
@@ -214,7 +213,7 @@ class TeacherClient:
         except openai.APIStatusError as error:
             raise _AttemptError(
                 f"status {error.status_code}: {error.message[:_MAX_SHOWN]}",
-                passing=error.status_code in _PASSING or error.status_code >= 500,
+                passing=is_passing(error.status_code),
                 pause_seconds=retry_after_seconds(error.response.headers),
             ) from error
         except openai.APIConnectionError as error:

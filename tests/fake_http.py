@@ -55,21 +55,19 @@ class Failure:
     matching: Callable[[Body], bool] = lambda body: True
 
 
-class FakeServer(ABC):
-    """The server; use it as a context manager.
+class ServerInThread:
+    """An HTTP server of this process; use it as a context manager.
 
-    Attributes:
-        requests: everything asked, in order.
-        api_key: what requests for /v1 must carry; empty: nothing.
+    Args:
+        handler: answers each request; finds this object as `server.fake`.
+        host, port: where it listens; port 0 is a free one.
     """
 
-    def __init__(self, api_key: str, host: str, port: int) -> None:
-        self.api_key = api_key
-        self.requests: list[Request] = []
-        self.closing = threading.Event()
-        self._failures: list[Failure] = []
-        self._taking = threading.Lock()
-        self._http = _Server((host, port), _Handler)
+    def __init__(
+        self, handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        self._closing = threading.Event()
+        self._http = _Server((host, port), handler)
         self._http.fake = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
@@ -78,7 +76,7 @@ class FakeServer(ABC):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.closing.set()
+        self._closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -87,6 +85,26 @@ class FakeServer(ABC):
     def url(self) -> str:
         """Without a path."""
         return "http://{}:{}".format(*self._http.server_address)
+
+    def hang(self) -> None:
+        """Answer nothing until the server closes."""
+        self._closing.wait(_HANG_SECONDS)
+
+
+class FakeServer(ServerInThread, ABC):
+    """The server; use it as a context manager.
+
+    Attributes:
+        requests: everything asked, in order.
+        api_key: what requests for /v1 must carry; empty: nothing.
+    """
+
+    def __init__(self, api_key: str, host: str, port: int) -> None:
+        super().__init__(_Handler, host, port)
+        self.api_key = api_key
+        self.requests: list[Request] = []
+        self._failures: list[Failure] = []
+        self._taking = threading.Lock()
 
     @property
     def paths(self) -> list[str]:
@@ -111,17 +129,13 @@ class FakeServer(ABC):
                     return failure
         return None
 
-    def hang(self) -> None:
-        """Answer nothing until the server closes."""
-        self.closing.wait(_HANG_SECONDS)
-
     @abstractmethod
     def answer(self, path: str, params: dict[str, str], body: Body) -> tuple[int, Body | str]:
         """Return status and content of the right answer."""
 
 
 class _Server(ThreadingHTTPServer):
-    fake: "FakeServer"
+    fake: Any
     daemon_threads = True
     request_queue_size = 256
 
@@ -143,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The requests are recorded, not printed."""
 
     def _handle(self) -> None:
-        fake = self.server.fake
+        fake: FakeServer = self.server.fake
         parts = urlsplit(self.path)
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.loads(content) if content and content != b"null" else {}

@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from fake_http import ServerInThread
 
 KEY = "sk-fake-secret"
 GOOD_REASON = "An alkyl chain with one bromine atom at its end."
-_HANG_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Reply:
     """The whole body, in place of a completion."""
 
 
-class FakeTeacher:
+class FakeTeacher(ServerInThread):
     """The server; use it as a context manager.
 
     Attributes:
@@ -51,6 +52,7 @@ class FakeTeacher:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.explain: Callable[[str], Reply] = lambda question: Reply()
         self.predict: Callable[[str], Reply] = lambda question: Reply("50")
         self.script: list[Reply] = []
@@ -63,27 +65,13 @@ class FakeTeacher:
         self.latency_seconds = 0.0
         self.num_prompt_tokens = 0
         self.num_output_tokens = 0
-        self.closing = threading.Event()
         self.lock = threading.Lock()
         self._in_flight = 0
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.teacher = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
     @property
     def url(self) -> str:
         """As a client of OpenAI's API takes it."""
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
+        return f"{super().url}/v1"
 
     @property
     def explanations(self) -> list[str]:
@@ -118,7 +106,7 @@ class FakeTeacher:
         """Answer nothing until the server closes."""
         with self.lock:
             self.num_hanging += 1
-        self.closing.wait(_HANG_SECONDS)
+        super().hang()
 
 
 def is_prediction(question: str) -> bool:
@@ -131,23 +119,14 @@ def num_prompt_tokens(question: str) -> int:
     return len(question) // 4
 
 
-class _Server(ThreadingHTTPServer):
-    teacher: FakeTeacher
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of the fake's."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed."""
 
     def do_POST(self) -> None:
-        teacher = self.server.teacher
+        teacher: FakeTeacher = self.server.fake  # type: ignore[attr-defined]
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         question = body["messages"][0]["content"]
         teacher.bodies.append(body)

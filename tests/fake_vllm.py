@@ -72,7 +72,7 @@ class FakeVllm(FakeServer):
         self._changed = threading.Condition()
 
     def __exit__(self, *error: object) -> None:
-        self.closing.set()
+        self._closing.set()
         with self._changed:
             self.paused = False
             self._changed.notify_all()
@@ -139,7 +139,7 @@ class FakeVllm(FakeServer):
         with self._changed:
             self.paused = True
             if params.get("mode") == "wait":
-                self._changed.wait_for(lambda: not self._in_flight or self.closing.is_set())
+                self._changed.wait_for(lambda: not self._in_flight or self._closing.is_set())
         return 200, {"status": "paused"}
 
     def _resume(self, params: dict[str, str], body: Body) -> tuple[int, Body]:

@@ -7,7 +7,7 @@ import pytest
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.engine.claims import check_claims, summarize_claims
+from selfstudy_engine.engine.claims import check_claims
 from selfstudy_engine.engine.known_values import KnownValues
 
 NITROTOLUENE = "Cc1ccc([N+](=O)[O-])cc1"
@@ -483,16 +483,6 @@ def test_a_claim_says_where_it_stands_and_what_was_found() -> None:
     assert (claim.kind, claim.truth) == ("ring", "false")
     assert reason[claim.start : claim.end] == claim.text == "three\u00a0aromatic rings"
     assert claim.found == "aromatic ring: 2 in the molecule, reason says 3"
-
-
-def test_a_summary_counts_and_quotes() -> None:
-    reason = "Two benzene rings with a nitro group and perhaps a ketone."
-    summary = summarize_claims(check_claims(reason, NITROTOLUENE))
-    assert (summary.num_true, summary.num_false, summary.num_unverifiable) == (1, 1, 1)
-    assert summary.false_texts == (
-        "'Two benzene rings': benzene ring: 1 in the molecule, reason says 2",
-    )
-    assert summarize_claims([]).false_texts == ()
 
 
 def test_a_smiles_that_is_none_is_refused() -> None:

@@ -1,7 +1,7 @@
 """What a model may write: any text at all, up to 100,000 characters, read quickly and strictly."""
 
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from fuzzing import fuzz, long_texts, texts
@@ -14,7 +14,8 @@ from selfstudy_engine.data.prompts import parse_completion
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
-from selfstudy_engine.engine.claims import check_claims, summarize_claims
+from selfstudy_engine.engine.claims import check_claims
+from selfstudy_engine.engine.false_claims import finds_false
 from selfstudy_engine.engine.known_values import KnownValues
 from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.told_values import VALUE, mask_value, tells_value
@@ -95,11 +96,7 @@ def known_values() -> KnownValues:
     return KnownValues(names, MELTING_POINT)
 
 
-def has_false_claim(reason: str, molecule: Molecule) -> bool:
-    return summarize_claims(check_claims(reason, molecule, known_values())).num_false > 0
-
-
-RULES = Rules.of(RunConfig(), has_false_claim=has_false_claim)
+RULES = Rules.of(RunConfig(), None, finds_false(partial(check_claims, known=known_values())))
 numbers = st.decimals(-200, 1900, places=2, allow_nan=False) | st.integers(-200, 1900).map(Decimal)
 
 
@@ -256,9 +253,6 @@ def test_claims_are_parts_of_the_text(text: str, about: Molecule) -> None:
         assert claim.text == text[claim.start : claim.end]
         assert claim.truth in ("true", "false", "unverifiable")
     assert [claim.start for claim in claims] == sorted(claim.start for claim in claims)
-    summary = summarize_claims(claims)
-    judged = summary.num_true + summary.num_false + summary.num_unverifiable
-    assert judged == len(claims)
 
 
 @fuzz(
