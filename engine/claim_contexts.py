@@ -20,9 +20,14 @@ _COMPARE_PAIRS = frozenset(
      ("place", "of"), ("loss", "of"), ("removal", "of"), ("hydrolysis", "of"),
      ("oxidation", "of"), ("reduction", "of"), ("conversion", "of"), ("acetylation", "of"),
      ("acylation", "of"), ("alkylation", "of"), ("methylation", "of"), ("that", "of"),
-     ("those", "of")]
+     ("those", "of"), ("condensation", "of"), ("bioisostere", "of"), ("isostere", "of"),
+     ("related", "to"), ("reduced", "to"), ("reduces", "to")]
 )  # fmt: skip
 _CHANGES = ("replac", "remov", "eliminat", "convert", "exchang", "swap", "esterif")
+_REACTIONS = word_set("contexts", "reactions")
+_PRODUCTS = word_set("contexts", "products")
+_ORIGINS = word_set("contexts", "origins")
+_REACTING = word_set("contexts", "reacting")
 _HYPOTHESES = word_set("contexts", "hypotheses")
 _PERHAPS = word_set("contexts", "perhaps")
 _MODALS = word_set("contexts", "modals")
@@ -43,12 +48,12 @@ _NEGATION_ENDS = word_set("contexts", "negation_ends")
 _GENERAL = word_set("contexts", "general")
 _TRIGGERS = (
     _BASE_ADJECTIVES | _BASE_WORDS | _COMPARE | _HYPOTHESES | _PERHAPS | _MODALS | _OTHERS | _NOT
-    | _NONE | {first for first, _ in _COMPARE_PAIRS} | {"as", "such", "free"}
-    | {first for first, _ in _BASE_PAIRS}
+    | _NONE | _REACTIONS | _ORIGINS | _REACTING | {first for first, _ in _COMPARE_PAIRS}
+    | {first for first, _ in _BASE_PAIRS} | {"as", "such", "free"}
 )  # fmt: skip
 
 COMPARISON, HYPOTHESIS = "comparison", "hypothesis"
-BASE, NEGATION = "another compound", "negation"
+BASE, NEGATION, REACTION = "another compound", "negation", "a reaction"
 GENERAL = "general statement"
 """There, a group that the molecule has is a true claim; one that it lacks isn't a false one."""
 
@@ -63,6 +68,7 @@ class _Scope:
 
 _COMPARISON_SCOPE = _Scope(COMPARISON, _CLAUSE_ENDS)
 _HYPOTHESIS_SCOPE = _Scope(HYPOTHESIS, _CLAUSE_ENDS)
+_REACTION_SCOPE = _Scope(REACTION, _RELATIVE_ENDS)
 _OTHERS_SCOPE = _Scope(BASE, frozenset())
 _NOT_SCOPE = _Scope(NEGATION, _CLAUSE_ENDS | {"but"})
 _NONE_SCOPE = _Scope(NEGATION, _NEGATION_ENDS)
@@ -102,6 +108,8 @@ def _opened(words: Sequence[str], index: int, word: str, following: str) -> Iter
     """Yield the scopes that begin after a word."""
     if _compares(words, index, word, following):
         yield _COMPARISON_SCOPE
+    if _reacts(words, index, word, following):
+        yield _REACTION_SCOPE
     if _supposes(words, index, word, following):
         yield _HYPOTHESIS_SCOPE
     if word in _OTHERS and following in _WHICH:
@@ -128,6 +136,15 @@ def _compares(words: Sequence[str], index: int, word: str, following: str) -> bo
     if word in _COMPARE or (word, following) in _COMPARE_PAIRS or word.startswith(_CHANGES):
         return True
     return word == "as" and index > 1 and words[index - 2] == "as"
+
+
+def _reacts(words: Sequence[str], index: int, word: str, following: str) -> bool:
+    """Tell "oxidation gives", "hydrolysed in vivo to", "made from" and "reacts with"."""
+    if word in _REACTIONS:
+        return not _PRODUCTS.isdisjoint(words[index + 1 : index + 6])
+    return (word in _ORIGINS and following == "from") or (
+        word in _REACTING and following in ("with", "between")
+    )
 
 
 def _supposes(words: Sequence[str], index: int, word: str, following: str) -> bool:

@@ -4,6 +4,7 @@ Says what a noun phrase claims (how many, denied, in which context), not whether
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from selfstudy_engine.engine.claim_contexts import BASE, GENERAL, HYPOTHESIS, NEGATION
 from selfstudy_engine.engine.claim_denials import deny_along_lists, is_narrowed
@@ -49,6 +50,8 @@ def _in_sentence(
 ) -> Iterator[Mention]:
     found = [read_left(words, index - first, entry) for index, entry in terms]
     read_right(words, found)
+    for before, mention in pairwise(found):  # "the ester oxygen", "a urea carbonyl"
+        mention.placed = mention.placed or before.last == mention.index
     deny_along_lists(words, found)
     marks: Sequence[str] = ()
     of_several = False
@@ -145,8 +148,9 @@ def _context(
         return marked
     if _is_general(words, mention):
         return GENERAL
-    if words[mention.first] in ("a", "an") and after[:1] and after[0] in _MODAL_VERBS:
-        return HYPOTHESIS  # "an ester would melt lower"
+    far = 5 if mention.first == 0 else 1
+    if words[mention.first] in ("a", "an") and not _MODAL_VERBS.isdisjoint(after[:far]):
+        return HYPOTHESIS  # "an ester would melt lower", "A nitro group in para would raise it"
     if not _GONE.isdisjoint(after[:4]) or ("not" in after and not _THERE.isdisjoint(after)):
         return NEGATION
     return BASE if belongs_to_other(words, mention.last, is_other) else ""

@@ -14,7 +14,7 @@ _VAGUE = {"several": 3, "many": 3, "numerous": 3, "multiple": 2}
 _ROUGHLY = word_set("phrases", "roughly")
 _MOST_EXACT = 5
 """Nobody rounds to a number up to this."""
-_DETERMINERS = word_set("phrases", "determiners")
+DETERMINERS = word_set("phrases", "determiners")
 _DENIALS = word_set("phrases", "denials")
 _DENIALS_OF = word_set("phrases", "denials_of")
 _HAVE_NOT = word_set("phrases", "have_not")
@@ -30,6 +30,8 @@ LOCANT = re.compile(
     r"(?:[0-9]{1,2}(?:,[0-9]{1,2}){0,7}'?|[nospmrαβ]|n,n'?|ortho|meta|para|alpha|beta|gamma|trans|"
     r"cis|gem|c[0-9]{1,2})-(.+)"
 )
+_SORTS = re.compile(r".*(?:yl|ated|olic|ylic|membered|cyclic|substituted)")
+"""Adjectives that tell of a structure: "phenyl ketone", "five-membered lactam"."""
 SIZED = re.compile(r"([a-z]+|[0-9]{1,2})-(carbon|carbons)")
 _NO_LOCANTS = ("n-h", "o-h", "s-h", "n-methyl", "n-oxide", "n-acetyl")
 _LOCANT_NOUNS = ("position", "c", "carbon", "atom", "no")
@@ -84,11 +86,15 @@ def read_left(words: Sequence[str], index: int, entry: Entry) -> Mention:
         elif word in _OTHER:
             mention.context = f'"{word}"'
             mention.determined = word == "another"
-        elif word in _PLACES or (word in _NARROWING and entry.term is not RING):
+        elif word in _PLACES or (entry.term is not RING and _is_sort(word)):
             mention.placed = True
         mention.modifiers.insert(0, word)
         mention.first = at
     return mention
+
+
+def _is_sort(word: str) -> bool:
+    return word in _NARROWING or _SORTS.fullmatch(word) is not None
 
 
 def _opens_phrase(words: Sequence[str], at: int, mention: Mention) -> bool:
@@ -114,7 +120,7 @@ def _opens_phrase(words: Sequence[str], at: int, mention: Mention) -> bool:
         mention.count, at = 2, at - 1
     elif word == "of" and before in _DENIALS_OF:
         mention.denied, at = True, at - 1
-    elif word not in _DETERMINERS:
+    elif word not in DETERMINERS:
         return False
     mention.first, mention.determined = at, True
     if word in ("a", "an", "any"):
@@ -135,7 +141,7 @@ def _is_rough(words: Sequence[str], at: int, number: int) -> bool:
     if before in _ROUGHLY:
         return number > _MOST_EXACT
     third = words[at - 3] if at > 2 else ""
-    ranges = before in ("or", "to") or (before == "and" and third == "between")
+    ranges = before in ("or", "to", "/") or (before == "and" and third == "between")
     return ranges and read_number(second) is not None
 
 

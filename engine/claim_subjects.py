@@ -10,15 +10,43 @@ from functools import cache
 from operator import itemgetter
 
 from selfstudy_engine.engine.claim_contexts import BASE, mark_contexts
-from selfstudy_engine.engine.claim_phrases import HEADS, RING_HEADS, skip_gloss
+from selfstudy_engine.engine.claim_phrases import DETERMINERS, HEADS, RING_HEADS, STOPS, skip_gloss
 from selfstudy_engine.engine.claim_text import Text
-from selfstudy_engine.engine.claim_words import word_set
+from selfstudy_engine.engine.claim_words import read_number, word_set
 
 _SUBJECT_VERBS = word_set("phrases", "holds") | {"melts", "weighs", "which", "itself", "also"}
 _OPENERS = word_set("phrases", "openers")
+_FORMS = word_set("contexts", "forms")
+_ALSO = frozenset(("also", "itself", "additionally"))
+_IN_NO_NAME = STOPS | DETERMINERS
+_MOST_NAME_WORDS = 3
 
 OtherCompound = Callable[[Sequence[str], int], int]
 """Tells how many words from there on name a compound other than the molecule; 0: none."""
+
+
+def names_unlisted(words: Sequence[str], index: int, own_words: frozenset[str]) -> int:
+    """Return how many words from there on name what no list does: "fluorenone (84 °C)".
+
+    Such are a name before its value, before "also" or "itself", and "open-chain form".
+
+    Args:
+        words: of a sentence.
+        index: where the name would begin.
+        own_words: of the molecule's own name.
+    """
+    if words[index] in _FORMS:
+        return 2 if words[index + 1 : index + 2] in (["form"], ["tautomer"]) else 0
+    if index and words[index - 1] in DETERMINERS:
+        return 0
+    for end in range(index, min(index + _MOST_NAME_WORDS + 1, len(words))):
+        word = words[end]
+        gloss = words[end + 1 : skip_gloss(words, end)]
+        if word in _ALSO or "°" in gloss:
+            return 0 if own_words.issuperset(words[index:end]) else end - index
+        if not word[0].isalnum() or word in _IN_NO_NAME or read_number(word) is not None:
+            break
+    return 0
 
 
 def find_contexts(text: Text, is_other: OtherCompound) -> Callable[[int], str]:

@@ -12,7 +12,7 @@ from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claim_lexicon import Kind, load_lexicon
 from selfstudy_engine.engine.claim_mentions import find_mentions
 from selfstudy_engine.engine.claim_numbers import ABBREVIATED_GROUPS, find_formulas, find_weights
-from selfstudy_engine.engine.claim_subjects import OtherCompound, find_contexts
+from selfstudy_engine.engine.claim_subjects import OtherCompound, find_contexts, names_unlisted
 from selfstudy_engine.engine.claim_text import Text, read_text
 from selfstudy_engine.engine.claim_verdicts import Judgement, Truth, in_context, judge_mention
 from selfstudy_engine.engine.claim_words import word_set
@@ -74,7 +74,9 @@ def check_claims(
             words, index = [words[index].removesuffix("'s")], 0
         found = known.find(words, index) if known else None
         if found is None:
-            return int(words[index] in COMMON_BASES and words[index] not in own_words)
+            if words[index] in COMMON_BASES:
+                return int(words[index] not in own_words)
+            return names_unlisted(words, index, own_words)
         compound, length = found
         own = compound.name == name or compound.smiles == facts.canonical_smiles
         return 0 if own or own_words.issuperset(words[index : index + length]) else length

@@ -21,7 +21,7 @@ REMEMBERED_MOLECULES = 8192
 
 _ELEMENT = re.compile(r"([A-Z][a-z]?)([0-9]{0,3})")
 _DONOR = Chem.MolFromSmarts("[$([#7,#8;!H0])]")
-_POSSIBLE_DONOR = Chem.MolFromSmarts("[$([#7,#8,#16;!H0]),$([CX2;H1])]")
+_POSSIBLE_DONOR = Chem.MolFromSmarts("[$([#7,#8,#16;!H0]),$([CX2;H1]),$([Cl,Br,I;H1])]")
 _POSSIBLE_ACCEPTOR = Chem.MolFromSmarts("[#7,#8,#9,#16,#17]")
 
 
@@ -115,7 +115,7 @@ class MoleculeFacts:
     def donors(self) -> Range:
         """Hydrogen-bond donors: atoms that carry hydrogen, at most their hydrogens.
 
-        A thiol and an alkyne's C-H are donors to some.
+        A thiol and an alkyne's C-H are donors to some; a hydrochloride's HCl may be drawn apart.
         """
         atoms = [self.mol.GetAtomWithIdx(m[0]) for m in self.mol.GetSubstructMatches(_DONOR)]
         others = len(self.mol.GetSubstructMatches(_POSSIBLE_DONOR)) - len(atoms)

@@ -98,6 +98,7 @@ def test_a_molecule_without_rings_is_acyclic() -> None:
         ("O=c1ccc2ccccc2o1", "a lactone", "true"),
         ("CCO[N+](=O)[O-]", "a nitro group", "unverifiable"),
         ("CCO[N+](=O)[O-]", "a nitrate ester", "true"),
+        ("[NH4+].[O-][N+](=O)[O-]", "a nitrate anion", "unverifiable"),
         ("CON=C(C)C", "an ether", "unverifiable"),
         ("COC", "an ether", "true"),
         ("CCOC(C)=O", "a carboxyl group", "unverifiable"),
@@ -208,6 +209,7 @@ def test_a_denial_with_no_ends_at_an_article() -> None:
         (NITROTOLUENE, "about 8 carbons", "unverifiable"),
         (NITROTOLUENE, "approx. 8 carbons", "unverifiable"),
         (NITROTOLUENE, "6 to 8 carbons", "unverifiable"),
+        (NITROTOLUENE, "five/eight carbons", "unverifiable"),
         (NITROTOLUENE, "between six and eight carbons", "unverifiable"),
         (NITROTOLUENE, "a flat form, due to two nitro groups", "false"),
         (NITROTOLUENE, "a ring and two nitro groups", "false"),
@@ -292,6 +294,26 @@ def test_markdown_is_read_over() -> None:
         "Each nitro group adds 20 °C.",
         "Nitro groups typically raise it.",
         "It isn't a ketone.",
+        "Fluorenone (84 °C) has three rings.",
+        "However, malonic acid (mp 135 °C) has two carboxyl groups.",
+        "Histidine also has a carboxylic acid.",
+        "2-Pyrrolidone itself has an N-H.",
+        "The aldehyde of the open-chain form is masked.",
+        "The enol form has an OH group.",
+        "It hydrolyses to an alcohol and a carboxylic acid.",
+        "Hydrolysis first gives an amide, then a carboxylic acid.",
+        "It is hydrolysed in vivo to benzyl alcohol, containing an OH.",
+        "Oxidation yields a disulfide.",
+        "Loss of water gives a lactone, a five-membered ring.",
+        "Condensation with an aldehyde gives an imine.",
+        "A nitro group in para position would give 52 °C.",
+        "It is easily reduced to an alcohol.",
+        "Ring opening with an amine gives a product with an OH.",
+        "It reacts with an alcohol to give a carbonate.",
+        "It is made from an aldehyde and an amine.",
+        "It is formed by condensation of an aldehyde with an amine.",
+        "The tetrazole is a bioisostere of a carboxylic acid.",
+        "It is related to chlorpromazine, which contains a sulfur.",
     ],
 )
 def test_what_is_not_said_of_the_molecule_is_never_false(reason: str) -> None:
@@ -347,6 +369,26 @@ def test_a_position_or_a_sort_is_not_checked() -> None:
         "a para hydroxyl group": "unverifiable"
     }
     assert truths("It has a para nitro group.", PARACETAMOL) == {"a para nitro group": "false"}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "claim"),
+    [
+        ("CC(C)=O", "a phenyl ketone"),
+        ("CC(C)=O", "a diphenyl ketone"),
+        ("CC1(C)C2CCC1(C)C(=O)C2", "a tricyclic ketone"),
+        ("O=C1CCCCCN1", "a five-membered lactam"),
+        ("CC(=O)Nc1ccccc1", "an N-ethyl amide"),
+        ("Cc1ccccc1", "a chlorinated benzene ring"),
+        ("CCOCC", "a vinyl ether"),
+        ("CCO", "a phenolic alcohol"),
+        ("CCO", "the ester oxygen"),
+        ("CCCC", "a branched alkyl chain"),
+    ],
+)
+def test_a_group_of_another_sort_is_not_true(smiles: str, claim: str) -> None:
+    assert truths(f"It has {claim}.", smiles) == {claim: "unverifiable"}
+    assert truths(f"It has {claim}.", "[Na+].[Cl-]") == {claim: "false"}
 
 
 def test_a_list_shares_its_noun_but_not_its_number() -> None:
@@ -483,6 +525,33 @@ def test_a_claim_says_where_it_stands_and_what_was_found() -> None:
     assert (claim.kind, claim.truth) == ("ring", "false")
     assert reason[claim.start : claim.end] == claim.text == "three\u00a0aromatic rings"
     assert claim.found == "aromatic ring: 2 in the molecule, reason says 3"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "It also has a ring.",
+        "The molecule also has a ring.",
+        "The compound (69 °C) has a ring.",
+        "Hexane (69 °C) has a ring.",
+        "Hexane itself has a ring.",
+        "Each chain also has a ring.",
+        "Its reduced symmetry is due to a ring.",
+        "It is a liquid formed by a ring.",
+    ],
+)
+def test_a_value_or_also_makes_no_other_compound_of_the_molecule(reason: str) -> None:
+    assert truths(reason, HEXANE, "hexane")["a ring"] == "false"
+
+
+def test_an_acids_hydrogen_may_be_the_amines() -> None:
+    for smiles in ("CC(N)C(=O)O", "NCCS(=O)(=O)O", "Nc1ccccc1.Cl"):
+        assert truths("It has three N-H bonds.", smiles) == {"three N-H bonds": "unverifiable"}
+    assert truths("It has three H-bond donors.", "Nc1ccccc1.Cl") == {
+        "three H-bond donors": "unverifiable"
+    }
+    for smiles in ("NC(=O)CC(=O)O", "Nc1ccccc1Cl"):
+        assert truths("It has three N-H bonds.", smiles) == {"three N-H bonds": "false"}
 
 
 def test_a_smiles_that_is_none_is_refused() -> None:
