@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from rdkit import Chem
-from rdkit.Chem import rdMolHash
+from rdkit.Chem import rdMolDescriptors, rdMolHash
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from selfstudy_engine.data.config_sources import TableConfig
@@ -49,6 +49,9 @@ _COUNTER_IONS = (
 )
 """Acids and solvents that many different substances are crystallised with."""
 
+_HEMIACETAL = Chem.MolFromSmarts("[OX2]@[CX4][OX2H1]")
+_MOST_TAUTOMERS = 200
+"""Of one molecule; a large polyphenol has thousands, at milliseconds each."""
 _CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
 
 
@@ -125,23 +128,68 @@ def is_small_organic(smiles: str) -> bool:
 def family(smiles: str) -> str:
     """Return what a molecule shares with its salts, its charged forms and its tautomers.
 
-    The largest organic fragment, uncharged, hashed without the place of its mobile hydrogens
-    (RDKit's HetAtomTautomerv2), without stereo and isotopes.
+    The largest organic fragment, uncharged, with sugars' rings opened, hashed without the place of
+    its mobile hydrogens (RDKit's HetAtomTautomerv2), without stereo, isotopes and atoms' numbers.
 
     >>> family("CC(=O)[O-].[Na+]") == family("CC(=O)O")
     True
     >>> family("Oc1ccccn1") == family("O=c1cccc[nH]1")
     True
+    >>> family("C[N+](C)(C)CC(=O)[O-]") == family("C[N+](C)(C)CC(=O)O.[Cl-]")
+    True
     >>> family("CCO") == family("CCN")
     False
     """
     with quiet_rdkit():
-        mol = parent(Chem.MolFromSmiles(smiles))
+        mol = parent(Chem.MolFromSmiles(smiles), force=True)
         for atom in mol.GetAtoms():
             atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
         Chem.RemoveStereochemistry(mol)
-        mol = Chem.MolFromSmiles(Chem.MolToSmiles(mol)) or mol
+        mol = _opened(Chem.MolFromSmiles(Chem.MolToSmiles(mol)) or mol)
         return str(rdMolHash.MolHash(mol, rdMolHash.HashFunction.HetAtomTautomerv2))
+
+
+def _opened(mol: Chem.Mol) -> Chem.Mol:
+    """Return a molecule with its rings of hemiacetals opened: glucose as an aldehyde."""
+    while found := mol.GetSubstructMatch(_HEMIACETAL):
+        oxygen, carbon, hydroxyl = found
+        opened = Chem.RWMol(mol)
+        opened.RemoveBond(oxygen, carbon)
+        opened.GetBondBetweenAtoms(carbon, hydroxyl).SetBondType(Chem.BondType.DOUBLE)
+        mol = Chem.MolFromSmiles(Chem.MolToSmiles(opened))
+    return mol
+
+
+def are_tautomers(one: str, other: str) -> bool:
+    """Tell whether a molecule is another one with a hydrogen elsewhere, a carbon's included.
+
+    `family` tells those apart whose hydrogen moves to a carbon: a ketone and its enol, often.
+
+    >>> are_tautomers("CC1=NN(c2ccccc2)C(=O)C1", "Cc1cc(=O)n(-c2ccccc2)[nH]1")
+    True
+    >>> are_tautomers("C=CCC", "CC=CC")
+    False
+    """
+    return _atoms_and_bonds(one) == _atoms_and_bonds(other) and _tautomer(one) == _tautomer(other)
+
+
+@lru_cache(maxsize=2**16)
+def _atoms_and_bonds(smiles: str) -> tuple[str, str]:
+    """Return the formula, and the graph of elements: what all tautomers have in common."""
+    mol = Chem.MolFromSmiles(smiles)
+    graph = rdMolHash.MolHash(mol, rdMolHash.HashFunction.ElementGraph)
+    return rdMolDescriptors.CalcMolFormula(mol), str(graph)
+
+
+@lru_cache(maxsize=4096)
+def _tautomer(smiles: str) -> str:
+    enumerator = rdMolStandardize.TautomerEnumerator()
+    enumerator.SetMaxTautomers(_MOST_TAUTOMERS)
+    with quiet_rdkit():
+        mol = Chem.MolFromSmiles(smiles)
+        Chem.RemoveStereochemistry(mol)
+        return Chem.MolToSmiles(enumerator.Canonicalize(mol))
 
 
 def are_related(families: frozenset[str], others: frozenset[str]) -> bool:
@@ -211,13 +259,18 @@ def _disconnector() -> rdMolStandardize.MetalDisconnector:
     return disconnector
 
 
-def parent(mol: Chem.Mol) -> Chem.Mol:
-    """Return the largest organic fragment of a molecule, uncharged."""
+def parent(mol: Chem.Mol, *, force: bool = False) -> Chem.Mol:
+    """Return the largest organic fragment of a molecule, uncharged.
+
+    Args:
+        mol: any molecule.
+        force: also where that leaves a charge which can't go: a betaine's acid is protonated.
+    """
     mol = apart(mol)
     if len(Chem.GetMolFrags(mol)) > 1:
         mol = rdMolStandardize.LargestFragmentChooser(preferOrganic=True).choose(mol)
     charged = any(atom.GetFormalCharge() for atom in mol.GetAtoms())
-    return rdMolStandardize.Uncharger().uncharge(mol) if charged else Chem.Mol(mol)
+    return rdMolStandardize.Uncharger(True, force).uncharge(mol) if charged else Chem.Mol(mol)
 
 
 def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source: str) -> Table:

@@ -14,7 +14,7 @@ from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from selfstudy_engine.data.errors import TableError, listed
-from selfstudy_engine.data.molecules import are_related, family, organic_parts
+from selfstudy_engine.data.molecules import are_related, are_tautomers, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
 
@@ -201,7 +201,9 @@ class _Relatives:
         """Return a molecule that is another form of this one."""
         for atoms in _heavy_atoms(molecule.smiles):
             for other in self._with_atoms.get(atoms, ()):
-                if are_related(_families(other.smiles), _families(molecule.smiles)):
+                if are_related(
+                    _families(other.smiles), _families(molecule.smiles)
+                ) or are_tautomers(other.smiles, molecule.smiles):
                     return other
         return None
 

@@ -130,6 +130,11 @@ NICOTINE = "C[NH+]1CCCC1c1cccnc1"
         (f"{NICOTINE}.{TARTRATE}", f"CC[NH3+].{TARTRATE}", False),
         ("CCCN", f"CC[NH3+].{TOSYLATE}", False),
         ("CC(=O)O", "CCO.O", False),
+        ("C[N+](C)(C)CC(=O)[O-]", "C[N+](C)(C)CC(=O)O.[Cl-]", True),
+        ("CC1=NN(c2ccccc2)C(=O)C1", "Cc1cc(=O)n(-c2ccccc2)[nH]1", True),
+        ("O=C1c2c(O)cccc2Cc2cccc(O)c21", "Oc1cccc2cc3cccc(O)c3c(O)c12", True),
+        ("CC(C)N=O", "CC(C)=NO", True),
+        ("C=CCc1ccc2c(c1)OCO2", "CC=Cc1ccc2c(c1)OCO2", False),
     ],
 )
 def test_a_salt_is_related_to_its_acid_and_its_base(one: str, other: str, related: bool) -> None:
