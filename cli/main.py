@@ -72,7 +72,11 @@ class _Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click declares it on the class
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    commands={name: click.Command(name) for name in _COMMANDS},  # a wrong name is held against them
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__)
 @click.option("-v", "--verbose", count=True, help="Log what happens; twice also logs each request.")
 def cli(verbose: int) -> None:
@@ -86,6 +90,7 @@ def cli(verbose: int) -> None:
     if verbose < 2:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints what it logs itself
     # So that `finally` blocks run, and no server is left behind.
     signal.signal(signal.SIGTERM, _terminate)
 

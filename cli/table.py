@@ -58,12 +58,18 @@ def prepare(config_path: Path | None, out: Path, dropped_path: Path | None, **va
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {out} must end in {', '.join(SUFFIXES)}")
     dropped_path = dropped_path or out.with_name(f"{out.name}.dropped.csv")
+    if dropped_path.absolute() == out.absolute():
+        raise UsageError(f"--dropped {dropped_path} is --out, too; name another file")
     for path in (out, dropped_path):
         if path.exists():
             raise UsageError(f"{path} exists already; name another file")
     read = load_table(resolve(config_path, values))
     write_molecules(out, read.molecules)
-    write_dropped(dropped_path, read.dropped)
+    try:
+        write_dropped(dropped_path, read.dropped)
+    except OSError:
+        out.unlink()  # so that the same command can be run again
+        raise
     _print_counts(read)
     click.echo(f"molecules: {out}\ndropped rows: {dropped_path}")
 

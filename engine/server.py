@@ -31,6 +31,7 @@ from selfstudy_engine.data.errors import (
 )
 from selfstudy_engine.data.gpu_memory import local_folder
 from selfstudy_engine.data.parent_death import end_with_parent
+from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.engine.asgi import Origin
@@ -312,6 +313,11 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
             trust_env=endpoint.may_use_proxy,
             verify=endpoint.verify,
         )
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise ServerError(
+                f"the server at {endpoint.url} refuses the key: set {SERVER_KEY_VARIABLE} to that "
+                "with which it was started, or which `selfstudy-engine serve` printed"
+            )
         response.raise_for_status()
         models = orjson.loads(response.content)["data"]
         return next(model for model in models if not model.get("parent") and str.strip(model["id"]))

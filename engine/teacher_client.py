@@ -31,6 +31,12 @@ from selfstudy_engine.engine.transport import MAX_RETRIES, backoff_seconds
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout"})
 """Errors of openai's transport (httpx or httpx2, by its version) before a request is sent."""
 _MAX_SHOWN = 300
+_REMEDIES = {
+    401: "; check its key, OPENAI_API_KEY",
+    403: "; check its key, OPENAI_API_KEY",
+    404: "; check --teacher-model, and --teacher-url, which mostly ends in /v1",
+}
+"""Of refusals: what the caller can change."""
 logger = logging.getLogger(__name__)
 
 
@@ -212,7 +218,8 @@ class TeacherClient:
             raise _AttemptError(f"no answer within {limit:g} s", charged=True) from error
         except openai.APIStatusError as error:
             raise _AttemptError(
-                f"status {error.status_code}: {error.message[:_MAX_SHOWN]}",
+                f"status {error.status_code}: {error.message[:_MAX_SHOWN]}"
+                + _REMEDIES.get(error.status_code, ""),
                 passing=is_passing(error.status_code),
                 pause_seconds=retry_after_seconds(error.response.headers),
             ) from error

@@ -166,7 +166,8 @@ def test_a_wrong_call_of_the_real_command() -> None:
     result = run_command("loop", "--batch", "7")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: invalid configuration: ")
-    assert run_command("fly").returncode == 2
+    result = run_command("tabel")
+    assert (result.returncode, "Did you mean 'table'?" in result.stderr) == (2, True)
 
 
 def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path) -> None:

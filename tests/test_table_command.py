@@ -65,6 +65,17 @@ def test_nothing_is_written_over(raw: Path, tmp_path: Path) -> None:
     result = run("prepare", *arguments_for(raw), "--out", tmp_path / "clean.csv")
     assert (result.exit_code, "exists already" in result.output) == (2, True)
     assert (tmp_path / "clean.csv").read_text("utf-8") == "mine"
+    both = tmp_path / "both.csv"
+    result = run("prepare", *arguments_for(raw), "--out", both, "--dropped", both)
+    assert (result.exit_code, "is --out, too" in result.output) == (2, True)
+    assert not both.exists()
+
+
+def test_a_list_that_cant_be_written_leaves_no_table(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clean.csv"
+    result = run("prepare", *arguments_for(raw), "--out", out, "--dropped", "/proc/dropped.csv")
+    assert (result.exit_code, "/proc" in result.output) == (2, True)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("name", ["clean.xlsx", "clean.sdf", "clean"])

@@ -228,15 +228,18 @@ def test_an_answer_that_the_server_gave_up_is_paid_for_and_not_used_again(
     assert len(fake.questions) == asked.client.budget.num_calls == 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 404])
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(400, ""), (401, "check its key"), (404, "--teacher-url, which mostly")]
+)
 def test_a_refusal_is_final_and_stops_everything(
-    fake: FakeTeacher, answers: Path, status: int
+    fake: FakeTeacher, answers: Path, status: int, remedy: str
 ) -> None:
     fake.script = [Reply("no such account", status)]
     outcomes = ask(fake.url, answers, "one", "two", "three", one_by_one=True).outcomes
     assert len(fake.questions) == 1
     assert len({str(error) for error in outcomes}) == 1
     assert f"status {status}" in str(outcomes[0])
+    assert remedy in str(outcomes[0])
     assert "the same command continues" in str(outcomes[0])
 
 
