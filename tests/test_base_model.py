@@ -1,5 +1,7 @@
 """What config.json says about a base model, and what is made of it before anything starts."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,20 +171,44 @@ def test_transformers_is_asked_about_other_models(
     assert message in refusal(tmp_path, shape, **values)
 
 
-@pytest.mark.vllm
-@pytest.mark.timeout(200)
-def test_vllm_is_asked_about_other_models(tmp_path: Path) -> None:
-    shape = {"architectures": ["BertLMHeadModel"], "model_type": "bert", "is_decoder": True}
-    assert "vLLM has no class of its own for BertLMHeadModel" in refusal(tmp_path, shape)
+QWEN3_MOE = TINY | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "moe_intermediate_size": 32,
+    "num_key_value_heads": 2,
+}
 
 
-@pytest.mark.vllm
-@pytest.mark.timeout(200)
-def test_a_model_that_both_know_is_taken(tmp_path: Path) -> None:
-    """Qwen 3's mixture of experts isn't among the proven families."""
-    shape = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
-    experts = {"num_experts": 4, "moe_intermediate_size": 32, "num_key_value_heads": 2}
-    folder = write_model(tmp_path, **TINY, **shape, **experts)
-    _, config = choose_base_model(configured(folder))
+def test_a_mixture_that_isnt_among_the_proven_families_is_taken(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, **QWEN3_MOE)
+    _, config = choose_base_model(configured(folder, **{"server.url": "http://127.0.0.1:1"}))
     assert config.train.target_modules == list(ATTENTION_LAYERS)
     assert config.server.adapter_mode == "merged"
+
+
+ASK_VLLM = """
+import sys
+import orjson
+from selfstudy_engine.data.config import load_config
+from selfstudy_engine.engine.vllm_check import check_servable_model
+
+for model in sys.argv[1:]:
+    answer = check_servable_model(load_config(None, {"model.dtype": "float32"}), model)
+    print(orjson.dumps(answer).decode())
+"""
+
+
+@pytest.mark.vllm
+def test_vllm_is_asked_about_other_models(tmp_path: Path) -> None:
+    """One process for both; test_families.py has `choose_base_model` ask about a quantised one."""
+    bert = {"architectures": ["BertLMHeadModel"], "model_type": "bert", "is_decoder": True}
+    folders = [
+        write_model(tmp_path / "bert", **TINY, **bert),
+        write_model(tmp_path / "mixture", **QWEN3_MOE),
+    ]
+    command = [sys.executable, "-c", ASK_VLLM, *folders]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused, taken = map(orjson.loads, result.stdout.splitlines()[-2:])
+    assert refused == {"refused": "vLLM has no class of its own for BertLMHeadModel"}
+    assert taken == {}

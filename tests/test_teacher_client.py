@@ -13,6 +13,7 @@ from fake_teacher import KEY, FakeTeacher, Reply, num_prompt_tokens
 
 from selfstudy_engine.data.config_sources import TeacherConfig
 from selfstudy_engine.data.errors import BudgetError, ServerError, UsageError
+from selfstudy_engine.engine import teacher_client
 from selfstudy_engine.engine.teacher_budget import Budget, most_prompt_tokens
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer
 from selfstudy_engine.engine.teacher_client import Teacher, TeacherClient
@@ -261,7 +262,8 @@ def test_after_a_failure_known_answers_still_come_and_those_in_flight_are_kept(
     assert set(fake.answered.values()) == {1}
 
 
-def test_nobody_there_costs_nothing(answers: Path) -> None:
+def test_nobody_there_costs_nothing(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher_client, "backoff_seconds", lambda retry: 0.01)
     with FakeTeacher() as gone:
         url = gone.url
     asked = ask(url, answers, "one", "two", **PRICES)

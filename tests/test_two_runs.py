@@ -12,11 +12,22 @@ from fake_vllm import FakeVllm
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 
+PROGRAM = """
+from conftest import train_here
+from selfstudy_engine.cli.main import cli
+from selfstudy_engine.engine.loop import run_loop
+
+run_loop.__kwdefaults__["start_training"] = train_here
+cli()
+"""
+"""The command, training in its own process, which imports torch once."""
+
 
 def start(config: Path, runs: Path, cache: Path, fake: FakeVllm) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "selfstudy_engine.cli", "loop", "--config", str(config)]
+    command = [sys.executable, "-c", PROGRAM, "loop", "--config", str(config)]
     command += ["--runs", str(runs), "--server", fake.url]
     environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "SELFSTUDY_SERVER_KEY": fake.api_key,
         "XDG_CACHE_HOME": str(cache),
     }

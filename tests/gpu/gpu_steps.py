@@ -54,7 +54,7 @@ _TINY_LOOP = (
     "--rounds 1 --batch 8 --test-size 4 --train-evaluation-size 0 --report off "
     "--lora-rank 4 --min-steps 2 --epochs 0.1 --tokens-per-step 128 --learning-rate 1e-2"
 )
-_TINY_BENCH = "--prompts 4 --tokens 8 --quick --kv-cache-gib 1"
+_TINY_BENCH = "--prompts 4 --tokens 8 --max-tokens 16 --quick --kv-cache-gib 1"
 SMALL = Size(
     loop=_TINY_LOOP,
     overlap=_TINY_LOOP,
