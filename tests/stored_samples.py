@@ -15,3 +15,11 @@ def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
 
 def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, bool]]:
     return {key: (s.completion, s.accepted) for key, s in stored(folder).items()}
+
+
+def fill(store: SampleStore, *shards: list[Sample], round_index: int = 0) -> None:
+    """Write each list as a shard of its own."""
+    with store.writer(round_index) as writer:
+        for samples in shards:
+            assert writer.add(samples) == len(samples)
+            writer.flush()

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 from conftest import MakeConfig
 from fake_vllm import FakeVllm
 from stored_samples import content_of, stored
+from waiting import wait_for
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.run_folder import RunFolder
@@ -44,13 +43,6 @@ class Command:
         with self.start() as process:
             out, err = process.communicate(timeout=120)
         return process.returncode, out, err
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.02)
 
 
 def stop_while_generating(

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from conftest import MakeConfig, loop
 from fake_vllm import TOKENS_PER_COMPLETION, FakeVllm
 from samples import SHIPPED, make_pool, make_sample
 from stored_samples import stored
+from waiting import wait_for
 
 from selfstudy_engine.cli.console import round_line
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -33,7 +33,7 @@ from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.sampler import Tally, tally_round
 from selfstudy_engine.engine.sampling import SampleQuestion
 from selfstudy_engine.engine.server_client import ServerClient
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.verify import Rules, judge
 
 MELTING_POINT = find_property("melting_point")
 VANILLIN = Molecule("MWOOGOJBHIARFG-UHFFFAOYSA-N", "vanillin", "COc1cc(C=O)ccc1O", 82.0)
@@ -236,10 +236,9 @@ def test_a_part_that_is_cut_off_makes_the_whole_cut_off(fake: FakeVllm, which: i
 def test_a_hinted_reason_mustnt_tell_what_it_was_told(reason: str, leaks: bool) -> None:
     rules = Rules.of(RunConfig())
     text = f" {reason}\nMelting point (°C): 90"
-    completion = Completion(text, "stop", num_prompt_tokens=1, num_output_tokens=1)
-    found = verify(completion, VANILLIN, rules, hinted=True).findings
+    found = judge(text, "stop", VANILLIN, rules, hinted=True).verdict.findings
     assert ("answer leaked" in found) is leaks
-    assert "answer leaked" not in verify(completion, VANILLIN, rules).findings
+    assert "answer leaked" not in judge(text, "stop", VANILLIN, rules).verdict.findings
 
 
 def test_a_rounds_tallies_are_apart(tmp_path: Path) -> None:
@@ -352,13 +351,6 @@ def test_a_server_that_fails_among_hinted_ones_leaves_whole_molecules(
     loop(config, folder.path.parent, fake)
     assert content_of(folder) == content_of(hinted_run)
     assert kept.items() <= content_of(folder).items()
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.02)
 
 
 def test_a_loop_killed_among_hinted_ones_continues_without_loss_or_double(

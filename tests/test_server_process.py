@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.devices import Placement
@@ -313,13 +313,6 @@ def test_a_server_that_wasnt_started_isnt_alive(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"ended with exit code None.*\n  \(no log\)"):
         server.check_alive()
     server.stop()
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from conftest import MakeConfig, QuietReporter
 from fake_teacher import KEY, FakeTeacher, Reply
 from fake_vllm import FakeVllm
+from waiting import wait_for
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import BudgetError, RunFolderError, UsageError
@@ -71,13 +71,6 @@ class Command:
 @pytest.fixture
 def command(fake: FakeTeacher, table: Path, tmp_path: Path) -> Command:
     return Command(fake, table, tmp_path)
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.02)
 
 
 def test_exemplars_are_written_and_everything_is_told(

@@ -5,25 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import MakeConfig
 from tiny_training import main_here, train_here
+from waiting import wait_for
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.engine.launching import launch_here
 from selfstudy_engine.engine.training import TimeLimits, TrainingProcess, run_training
-
-
-def wait_for(what: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.0005)
 
 
 def test_a_killed_process_leaves_no_adapter(
@@ -37,7 +30,7 @@ def test_a_killed_process_leaves_no_adapter(
     command = [sys.executable, "-m", "selfstudy_engine.train", "--config", tmp_path / "run.toml"]
     command += ["--model", tiny_model, "--output", output]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: any(adapters.iterdir()) or process.poll() is not None, 120)
+        wait_for(lambda: any(adapters.iterdir()) or process.poll() is not None, 0.0005)
         process.send_signal(signal.SIGKILL)
     if output.exists():
         read_adapter(output)  # it was faster: then the folder is whole

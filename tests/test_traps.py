@@ -32,7 +32,7 @@ def asked(
     small_config: MakeConfig,
 ) -> FakeVllm:
     """A fake that was asked all that swapping and generating ask."""
-    from test_client import generate
+    from asking import generate
 
     config = small_config(server__url=fake.url, server__adapter_mode=request.param)
     with Connection(config, "owner/tiny", (), fake.api_key) as connection:
