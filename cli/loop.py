@@ -16,6 +16,7 @@ from selfstudy_engine.cli.options import (
     TABLE_OPTIONS,
     TEACHER_OPTIONS,
     TRAIN_DEVICE_OPTIONS,
+    TRAIN_OPTIONS,
     config_options,
     reject_option,
     resolve,
@@ -67,21 +68,9 @@ _MAX_SHOWN = 5
     ("rationalize.fraction", "--rationalize-fraction"),
     ("rationalize.after_rounds", "--rationalize-after"),
     ("rationalize.prompt_exemplars", "--rationalize-exemplars"),
-    ("train.rank", "--lora-rank"),
-    ("train.alpha", "--lora-alpha"),
-    ("train.dropout", "--lora-dropout"),
-    "train.learning_rate",
-    "train.epochs",
-    "train.min_steps",
-    "train.tokens_per_step",
-    "train.label",
-    "train.hinted_weight",
-    "train.reasons",
-    ("train.quantization", "--train-quantization"),
-    "train.start_from",
-    "train_evaluation_size",
-    "report",
 )
+@TRAIN_OPTIONS
+@config_options("train.start_from", "train_evaluation_size", "report")
 @TRAIN_DEVICE_OPTIONS
 @reject_option
 @track_option

@@ -270,6 +270,19 @@ SERVER_OPTIONS = config_options(
     "server.max_restarts",
     ("devices.server", "--server-device"),
 )
+TRAIN_OPTIONS = config_options(
+    ("train.rank", "--lora-rank"),
+    ("train.alpha", "--lora-alpha"),
+    ("train.dropout", "--lora-dropout"),
+    "train.learning_rate",
+    "train.epochs",
+    "train.min_steps",
+    "train.tokens_per_step",
+    "train.label",
+    "train.hinted_weight",
+    "train.reasons",
+    ("train.quantization", "--train-quantization"),
+)
 TRAIN_DEVICE_OPTIONS = config_options(
     ("devices.train", "--train-device"),
     "devices.train_launcher",

@@ -8,6 +8,7 @@ import click
 from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     TRAIN_DEVICE_OPTIONS,
+    TRAIN_OPTIONS,
     config_options,
     resolve,
     run_options,
@@ -43,20 +44,8 @@ from selfstudy_engine.data.scratch import scratch_folder
     help="Folder of the new adapter; must not exist.",
 )
 @BASE_OPTIONS
-@config_options(
-    ("train.rank", "--lora-rank"),
-    ("train.alpha", "--lora-alpha"),
-    ("train.dropout", "--lora-dropout"),
-    "train.learning_rate",
-    "train.epochs",
-    "train.min_steps",
-    "train.tokens_per_step",
-    "train.label",
-    "train.hinted_weight",
-    "train.reasons",
-    ("train.quantization", "--train-quantization"),
-    "seed",
-)
+@TRAIN_OPTIONS
+@config_options("seed")
 @TRAIN_DEVICE_OPTIONS
 @run_options
 def train(

@@ -59,7 +59,7 @@ def render_question(
     return "\n".join([*lines, f"{mark}Reason:"])
 
 
-def value_label(prop: Property, template: Template = "named") -> str:
+def value_label(prop: Property, template: Template) -> str:
     """Return what stands before the value: "Melting point (°C):"."""
     return "##Prediction:" if template == "original" else prop.question
 
@@ -77,7 +77,7 @@ def render_reason(reason: str) -> str:
     return f" {reason}" if reason else ""
 
 
-def render_value(value: float, prop: Property, template: Template = "named") -> str:
+def render_value(value: float, prop: Property, template: Template) -> str:
     """Return how an answer ends: a new line with the value."""
     return f"\n{value_label(prop, template)} {prop.format(value)}"
 

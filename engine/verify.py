@@ -91,12 +91,9 @@ class Judged(NamedTuple):
     """Of its reason, for `compare`; None where it is rejected already."""
 
 
-def verify(
-    completion: Completion, molecule: Molecule, rules: Rules, *, hinted: bool = False
-) -> Verdict:
+def verify(completion: Completion, molecule: Molecule, rules: Rules) -> Verdict:
     """Return the verdict on a completion alone; see `judge`."""
-    text, finish_reason = completion.text, completion.finish_reason
-    return judge(text, finish_reason, molecule, rules, hinted=hinted).verdict
+    return judge(completion.text, completion.finish_reason, molecule, rules).verdict
 
 
 def judge(
