@@ -32,6 +32,9 @@ FORMAT = 1
 NUM_PROBES = 3
 MAX_PROBE_TOKENS = 96
 """At least one whole KV block, so that a stale prefix cache shows itself; no more than needed."""
+NUM_CONTINUED = 4
+"""Tokens by which the canary has a server continue a probe, and by which that falls short of the
+text's end: there the value stands, of which two adapters think most differently."""
 _HEAD_BYTES = 1 << 20
 _PICKLES = frozenset([".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"])
 """Suffixes of files that run code when they are loaded."""

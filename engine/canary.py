@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Adapter
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, NUM_CONTINUED, Adapter
 from selfstudy_engine.data.errors import SwapError, shown
 from selfstudy_engine.data.schema import NO_ADAPTER
 from selfstudy_engine.engine.server_client import ServerClient
@@ -59,6 +59,14 @@ class _Engine:
         return "" if self.number is None else f" (engine {self.number})"
 
 
+@dataclass(frozen=True, slots=True)
+class _Continuation:
+    """The likeliest tokens after a text, and their log-probabilities."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
 async def check_canary(
     client: ServerClient,
     served: Served,
@@ -70,9 +78,11 @@ async def check_canary(
 ) -> CanaryResult:
     """Prove that the server answers from `adapter`: its log-probabilities are the trainer's.
 
-    First the likeliest next token after each probe, which goes through the prefix cache and so
-    shows a stale one; then the probability of every token of each probe. Each of several engines is
-    asked for itself, as each has its own weights and its own cache.
+    First each probe is continued: its next token goes through the prefix cache and so shows a stale
+    one. Then every token of it and of what followed is scored: the probe's must be as likely as the
+    trainer found them, the others as likely as they were when decoded, which a GPU does by graphs
+    that were recorded at the start. Each of several engines is asked for itself, as each has its
+    own weights and its own cache.
 
     Args:
         client: of the server.
@@ -100,20 +110,26 @@ async def _check_engine(
 ) -> CanaryResult:
     tolerance = _TOLERANCES[dtype]
     texts = [probe.token_ids for probe in adapter.canary]
-    next_logprobs = await asyncio.gather(*(_next_logprob(engine, ids) for ids in texts))
+    continued = await asyncio.gather(*(_continue(engine, ids) for ids in texts))
+    whole = [[*ids, *more.token_ids] for ids, more in zip(texts, continued, strict=True)]
     if served.merged:
-        scored = await asyncio.gather(*(_score(engine, ids) for ids in texts))
+        logprobs = await asyncio.gather(*(_score(engine, ids) for ids in whole))
     else:
         # Two that score prompts in one batch end vLLM 0.32's CPU engine when it runs with LoRA
         # (lora/ops/torch_ops/lora_ops.py, bgmv_shrink).
-        scored = [await _score(engine, ids) for ids in texts]
+        logprobs = [await _score(engine, ids) for ids in whole]
+    scored = [of_whole[:-NUM_CONTINUED] for of_whole in logprobs]
     result = CanaryResult(
         distance=distance(scored, [probe.adapter_logprobs for probe in adapter.canary]),
         distance_to_base=distance(scored, [probe.base_logprobs for probe in adapter.canary]),
     )
-    next_distance = fmean(
-        abs(found - probe.next_logprob)
-        for found, probe in zip(next_logprobs, adapter.canary, strict=True)
+    next_distance = distance(
+        [more.logprobs[:1] for more in continued],
+        [[probe.next_logprob] for probe in adapter.canary],
+    )
+    decoded_distance = distance(
+        [more.logprobs[1:] for more in continued],
+        [of_whole[1 - NUM_CONTINUED :] for of_whole in logprobs],
     )
     if not result.distance <= min(tolerance, result.distance_to_base):
         raise SwapError(
@@ -137,8 +153,16 @@ async def _check_engine(
             f"are {next_distance:.3g} nats from the trainer's (allowed: {2 * tolerance:g}) "
             "although those of whole texts agree: its prefix cache is stale"
         )
+    if not decoded_distance <= 2 * tolerance:
+        raise SwapError(
+            f"the server{engine.where} decodes with other weights than those of adapter "
+            f"{adapter.name}: log-probabilities of decoded tokens are {decoded_distance:.3g} nats "
+            f"from those of the same tokens in a prompt (allowed: {2 * tolerance:g}); start the "
+            "server with --compilation off"
+        )
     logger.info(
-        "canary of %s%s: %s, next token %.2g", adapter.name, engine.where, result, next_distance
+        "canary of %s%s: %s, next token %.2g, decoded %.2g",
+        *(adapter.name, engine.where, result, next_distance, decoded_distance),
     )
     return result
 
@@ -173,21 +197,35 @@ async def _score(engine: _Engine, token_ids: list[int]) -> list[float]:
         raise SwapError("the server gave no log-probabilities for the canary's texts") from error
 
 
-async def _next_logprob(engine: _Engine, token_ids: list[int]) -> float:
-    """Return the log-probability of the likeliest token after a text."""
-    choice = await _ask(engine, token_ids, logprobs=1)
+async def _continue(engine: _Engine, token_ids: list[int]) -> _Continuation:
+    """Return the likeliest tokens after a text."""
+    choice = await _ask(
+        engine,
+        token_ids,
+        logprobs=1,
+        max_tokens=NUM_CONTINUED,
+        ignore_eos=True,
+        return_token_ids=True,
+    )
     try:
-        return float(choice["logprobs"]["token_logprobs"][0])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        found = [int(token) for token in choice["token_ids"]]
+        logprobs = [float(logprob) for logprob in choice["logprobs"]["token_logprobs"]]
+    except (KeyError, TypeError, ValueError) as error:
         raise SwapError("the server gave no log-probability for the canary's next token") from error
+    if not len(found) == len(logprobs) == NUM_CONTINUED:
+        raise SwapError(
+            f"the server continued the canary's text with {len(found)} tokens and {len(logprobs)} "
+            f"log-probabilities, asked were {NUM_CONTINUED}"
+        )
+    return _Continuation(found, logprobs)
 
 
-async def _ask(engine: _Engine, token_ids: list[int], **extra: Any) -> Any:
+async def _ask(engine: _Engine, token_ids: list[int], *, max_tokens: int = 1, **extra: Any) -> Any:
     model = engine.model
     if engine.number is not None:
         extra["engine"] = engine.number
     answer = await engine.client.complete(
-        model=model, prompt=token_ids, max_tokens=1, temperature=0, **extra
+        model=model, prompt=token_ids, max_tokens=max_tokens, temperature=0, **extra
     )
     choices = answer.get("choices")
     if answer.get("model") != model or not isinstance(choices, list) or not choices:
@@ -202,5 +240,5 @@ async def warm_up(client: ServerClient, model: str) -> None:
     """Send what a canary sends, so that no swap pays for what the server does the first time."""
     text = list(range(1, MAX_PROBE_TOKENS + 1))
     any_engine = _Engine(client, model, None)
-    await _next_logprob(any_engine, text)
+    await _continue(any_engine, text)
     await _score(any_engine, text)

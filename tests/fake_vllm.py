@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fake_http import Body, FakeServer, Request
 
+from selfstudy_engine.data.adapters import NUM_CONTINUED
 from selfstudy_engine.engine.asgi import ORIGIN_HEADER
 from selfstudy_engine.engine.endpoint import Endpoint
 
@@ -38,6 +39,7 @@ class FakeVllm(FakeServer):
         keeps_old_adapter: a swap answers 200 and changes nothing.
         cache_reset_fails: /reset_prefix_cache answers {"success": false}.
         cache_reset_lies: it answers true and keeps the cache, so next tokens stay the old ones.
+        keeps_old_graphs: a merge changes what prompts are computed with, not what decodes.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class FakeVllm(FakeServer):
         self.keeps_old_adapter = False
         self.cache_reset_fails = False
         self.cache_reset_lies = False
+        self.keeps_old_graphs = False
         self.merged: Path | None = None
         self.loaded: dict[str, Path] = {}
         self.paused = False
         self._cached: Path | None = None
+        self._recorded: Path | None = None
         self._known: set[Path] = set()
         self._in_flight = 0
         self._changed = threading.Condition()
@@ -158,6 +162,8 @@ class FakeVllm(FakeServer):
         sha256 = _manifest(Path(wanted))["files"]["adapter_model.safetensors"] if wanted else ""
         if not self.keeps_old_adapter:
             self.merged = Path(wanted) if wanted else None
+            if not self.keeps_old_graphs:
+                self._recorded = self.merged
         return 200, {"results": [sha256]}
 
     def _reset_prefix_cache(self, params: dict[str, str], body: Body) -> tuple[int, Body]:
@@ -237,32 +243,46 @@ class FakeVllm(FakeServer):
 
     def _canary_choice(self, body: Body, served: Path | None) -> Body:
         ids = body["prompt"]
-        # A node of a cluster deletes its oldest adapters.
-        probes = {folder: _probe(folder, ids) for folder in self._known if folder.exists()}
-        of_base = next(iter(probes.values()), None) or {
-            "base_logprobs": [-5.0] * (len(ids) - 1),
-            "next_logprob": -3.0,
-        }
-        probe = probes.get(served) if served else None
-        found = probe["adapter_logprobs"] if probe else of_base["base_logprobs"]
         choice: Body = {"index": 0, "text": "x", "finish_reason": "length", "logprobs": None}
         if "prompt_logprobs" in body:
+            found = self._logprobs(served, ids)
             entries = [
                 {str(token): {"logprob": value, "rank": 1, "decoded_token": ""}}
-                for token, value in zip(ids[1:], found, strict=True)
+                for token, value in zip(ids[1:], found, strict=False)
             ]
             choice["prompt_logprobs"] = [None, *entries]
         if "logprobs" in body:
-            cached = served if body["model"] in self.loaded else self._cached
-            known = probes.get(cached) if cached else None
-            value = known["next_logprob"] if known else of_base["next_logprob"] - 2
+            of_adapter = body["model"] in self.loaded
+            first = self._logprobs(served if of_adapter else self._cached, ids)[len(ids) - 1]
+            decoding = served if of_adapter else self._recorded
+            values = [first, *self._logprobs(decoding, ids)[len(ids) :]]
+            choice["token_ids"] = list(range(len(values)))
             choice["logprobs"] = {
-                "text_offset": [0],
-                "token_logprobs": [value],
-                "tokens": ["x"],
-                "top_logprobs": [{"x": value}],
+                "text_offset": [0] * len(values),
+                "token_logprobs": values,
+                "tokens": ["x"] * len(values),
+                "top_logprobs": [{"x": value} for value in values],
             }
         return choice
+
+    def _logprobs(self, folder: Path | None, ids: list[int]) -> list[float]:
+        """Of a probe's tokens after the first, of the next one, and of those that are decoded then.
+
+        The latter are as likely as the probe's second one.
+        """
+        # A node of a cluster deletes its oldest adapters.
+        known = [other for other in self._known if other.exists()]
+        probes = {other: probe for other in known if (probe := _probe(other, ids))}
+        if probe := probes.get(folder) if folder else None:
+            return _with_continuation(probe["adapter_logprobs"], probe["next_logprob"])
+        if probes:
+            of_base = next(iter(probes.values()))
+            return _with_continuation(of_base["base_logprobs"], of_base["next_logprob"] - 2)
+        return _with_continuation([-5.0] * (len(ids) - 1), -5.0)
+
+
+def _with_continuation(of_text: list[float], following: float) -> list[float]:
+    return [*of_text, following, *of_text[:1] * (NUM_CONTINUED - 1)]
 
 
 def made_up_number(prompt: str, adapter: str, index: int) -> int:
@@ -276,5 +296,7 @@ def _manifest(folder: Path) -> Body:
 
 
 def _probe(folder: Path, token_ids: list[int]) -> Body | None:
+    """Return the one that a text is, or that it continues."""
     probes: list[Body] = _manifest(folder)["canary"]
-    return next((probe for probe in probes if probe["token_ids"] == token_ids), None)
+    texts = token_ids, token_ids[:-NUM_CONTINUED]
+    return next((probe for probe in probes if probe["token_ids"] in texts), None)

@@ -16,14 +16,17 @@ from selfstudy_engine.engine.connection import Connection
 ROUTE = "/v1/completions"
 
 
-def test_the_canary_asks_for_the_next_token_before_whole_texts(
+def test_the_canary_asks_for_next_tokens_before_whole_texts(
     fake: FakeVllm, make_adapter: MakeAdapter
 ) -> None:
     """The other order would fill the prefix cache with right values."""
     swap(fake, make_adapter("a"))
     kinds = [request.kind for request in fake.requests if request.path == ROUTE]
     assert kinds == ["next", "next", "score", "score"]
-    assert all(request.body["max_tokens"] == 1 for request in fake.requests[-4:])
+    asked = [request.body for request in fake.requests[-4:]]
+    assert [body["max_tokens"] for body in asked] == [4, 4, 1, 1]
+    lengths = [len(body["prompt"]) for body in asked]
+    assert sorted(lengths[2:]) == [length + 4 for length in sorted(lengths[:2])]
 
 
 def test_a_swap_that_changed_nothing_is_noticed(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
@@ -81,6 +84,16 @@ def test_a_stale_prefix_cache_is_noticed(fake: FakeVllm, make_adapter: MakeAdapt
         swap(fake, second)
 
 
+def test_weights_that_only_prompts_are_computed_with_are_noticed(
+    fake: FakeVllm, make_adapter: MakeAdapter
+) -> None:
+    """Recorded graphs of a GPU's decoding steps that read the memory of the weights before."""
+    swap(fake, make_adapter("first", -2.0))
+    fake.keeps_old_graphs = True
+    with pytest.raises(SwapError, match=r"decodes with other weights .* second: .* 0\.5 nats "):
+        swap(fake, make_adapter("second", -2.5))
+
+
 def _scores(change: Callable[[list[Any]], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def edit(answer: dict[str, Any]) -> dict[str, Any]:
         choice = answer["choices"][0]
@@ -136,7 +149,7 @@ def _next_value(value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ("edit", "message"),
     [
         (_next_value(None), "no log-probability for the canary"),
-        (_next_value({"token_logprobs": []}), "no log-probability for the canary"),
+        (_next_value({"token_logprobs": []}), "with 4 tokens and 0 log-probabilities"),
         (lambda a: a | {"model": "other"}, "canary.*other"),
         (lambda a: a | {"choices": []}, "canary"),
     ],
@@ -154,7 +167,7 @@ def test_a_next_token_that_cant_be_read_is_no_proof(
     ("edit", "matching"),
     [
         (_scores(_with_nan), _is_score),
-        (_next_value({"token_logprobs": [float("nan")]}), _is_next),
+        (_next_value({"token_logprobs": [float("nan")] * 4}), _is_next),
     ],
     ids=["score", "next"],
 )

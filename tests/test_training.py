@@ -185,13 +185,13 @@ def test_each_step_is_reported(trained: Trained) -> None:
     assert trained.steps == sorted(trained.steps)
 
 
-def test_the_canarys_texts_end_with_what_was_learned(trained: Trained, tiny_model: Path) -> None:
+def test_the_canarys_texts_end_where_the_value_begins(trained: Trained, tiny_model: Path) -> None:
     wholes = [prompt + answer for prompt, answer in token_ids_of(tiny_model, examples_of(61))]
     texts = [probe.token_ids for probe in trained.adapter.canary]
     assert texts == [shorten(whole) for whole in wholes[: len(texts)]]
     for text, whole in zip(texts, wholes, strict=False):
         assert len(text) <= MAX_PROBE_TOKENS
-        assert (text[0], text[-40:]) == (whole[0], whole[-40:])
+        assert (text[0], text[-40:]) == (whole[0], whole[-44:-4])
     assert any(len(whole) > MAX_PROBE_TOKENS for whole in wholes[: len(texts)])
 
 

@@ -19,7 +19,7 @@ ROUTES = {
 }
 FIELDS = {
     *("model", "prompt", "n", "temperature", "top_p", "max_tokens", "stop", "stream"),
-    *("logprobs", "prompt_logprobs", "cache_salt"),
+    *("logprobs", "prompt_logprobs", "cache_salt", "ignore_eos", "return_token_ids"),
 }
 """Of a completion; vLLM ignores what it doesn't know, so each was tried with a real server."""
 

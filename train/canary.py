@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 
-from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, Probe
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS, NUM_CONTINUED, Probe
 from selfstudy_engine.data.errors import TrainingError
 
 MIN_MEAN_SHIFT = 1e-3
@@ -48,17 +48,19 @@ def probe_adapter(model: PeftModel, texts: Sequence[list[int]]) -> list[Probe]:
 
 
 def shorten(token_ids: list[int]) -> list[int]:
-    """Return a text's first token and its last ones, at most MAX_PROBE_TOKENS.
+    """Return a text's first token and what stands before its value, at most MAX_PROBE_TOKENS.
 
-    The answer stands at the end, and is what an adapter learns; the first token is one that models
-    lean on, such as the beginning of a text.
+    The answer is what an adapter learns, and stands at the end; the first token is one that models
+    lean on, such as the beginning of a text. A server is asked for the value, so it is left out.
 
-    >>> shorten(list(range(200)))[:3], len(shorten(list(range(200))))
-    ([0, 105, 106], 96)
+    >>> text = shorten(list(range(200)))
+    >>> text[:3], text[-1], len(text)
+    ([0, 101, 102], 195, 96)
     """
-    if len(token_ids) <= MAX_PROBE_TOKENS:
-        return token_ids
-    return [token_ids[0], *token_ids[1 - MAX_PROBE_TOKENS :]]
+    before_value = token_ids[: max(2, len(token_ids) - NUM_CONTINUED)]
+    if len(before_value) <= MAX_PROBE_TOKENS:
+        return before_value
+    return [before_value[0], *before_value[1 - MAX_PROBE_TOKENS :]]
 
 
 def _logprobs(model: PeftModel, token_ids: list[int]) -> tuple[list[float], float]:
