@@ -206,12 +206,19 @@ def _warn_of_dropped(table: Table, config: RunConfig) -> None:
 
 
 def check_answers(config: RunConfig) -> None:
-    """Refuse a loop whose answers would all be alike, or all be rejected.
+    """Refuse a loop whose answers would all be alike, all be rejected, or find no room.
 
     Raises:
-        UsageError: several greedy ones a molecule; or direct ones are taught, and rejected.
+        UsageError: several greedy ones a molecule; direct ones are taught, and rejected; or they
+            may be longer than prompt and answer together.
     """
     sampling_params(config)
+    longest, room = config.generation.max_tokens, config.server.max_model_len
+    if longest >= room:
+        raise UsageError(
+            f"--max-tokens ({longest}) leaves no room for a prompt in --max-model-len ({room}); "
+            "lower the one, or raise the other"
+        )
     if config.train.reasons == "drop" and "no reason" in config.verdict.reject:
         raise UsageError(
             'train.reasons is "drop", so answers come without a reason, and verdict.reject has '

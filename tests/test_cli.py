@@ -193,10 +193,12 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path, table: Path)
 
 
 def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> None:
-    arguments = ("loop", "--table", table, "--runs", tmp_path / "runs", "--temperature", 0)
+    arguments = ("loop", "--table", table, "--runs", tmp_path / "runs")
     for more in ([], ["--dry-run"]):
-        said = refuse(*arguments, *more)
+        said = refuse(*arguments, "--temperature", 0, *more)
         assert "2 answers at temperature 0 would be all alike" in said
+        said = refuse(*arguments, "--max-tokens", 2048, *more)
+        assert "--max-tokens (2048) leaves no room for a prompt in --max-model-len (2048)" in said
     assert not (tmp_path / "runs").exists()
 
 
