@@ -24,6 +24,13 @@ _REVISED = re.compile(
     r"respectively|twice|times)\b|\bto \+?[0-9]",
     re.IGNORECASE,
 )
+_COUNTED = re.compile(
+    r"(?:\s+(?!(?:from|for|of|in|by|with|and|or|to|at|on|as|due|per|because|since)\b)[a-z-]+){0,2}"
+    r"\s+(?:atom|carbon|hydrogen|nitrogen|oxygen|halogen|ring|donor|acceptor|bond|group|substituent|"
+    r"electron|member)s?\b",
+    re.IGNORECASE,
+)
+"""After a sum of counts: "6 + 3 = 9 heavy atoms"."""
 _REVISED_LATER = re.compile(
     r"\b(however|but|adjust\w*|overestimat\w*|underestimat\w*|instead|actual\w*)\b", re.IGNORECASE
 )
@@ -99,7 +106,7 @@ def _chain(unit: str) -> re.Pattern[str]:
 
 def _sum(reason: str, unit: str) -> Arithmetic | None:
     bare = re.sub(r"\([^()]*\)", " ", reason)  # notes, and sums of a part
-    found = list(_chain(unit).finditer(bare))
+    found = [sum_ for sum_ in _chain(unit).finditer(bare) if not _COUNTED.match(bare, sum_.end())]
     if not found or _REVISED_LATER.search(bare, found[-1].end()):
         return None
     last = found[-1]

@@ -53,8 +53,9 @@ def describe_study(study: AblationStudy) -> str:
         "molecules greedily. False claims: share of the answers with a value whose reason states "
         "something false of the molecule. Brackets are bootstrap "
         "95% intervals, differences are paired by molecule, and several comparisons are made: an "
-        "interval that barely misses 0 proves little. Unanswered questions are scored as the "
-        f"training median ({study.fallback:g} {study.unit})."
+        "interval that barely misses 0 proves little. Each line is one training: intervals tell of "
+        "other test molecules, not of what another seed's training gets. Unanswered questions are "
+        f"scored as the training median ({study.fallback:g} {study.unit})."
     )
 
 

@@ -101,6 +101,8 @@ def _joback(smiles: Sequence[str], values: Floats, asked: Sequence[str]) -> Floa
     """
     from sklearn.linear_model import RidgeCV
 
+    if len(values) == 1:  # none can be left out
+        return np.full(len(asked), values[0])
     model = RidgeCV(alphas=_PENALTIES).fit(joback_counts(smiles), values)
     return np.clip(_predicted(model, joback_counts(asked)), values.min(), values.max())
 

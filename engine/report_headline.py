@@ -49,8 +49,12 @@ def headline(run: RunFacts) -> Headline:
     change = last.change.mae
     outcome = outcome_of(change) if len(run.rounds) > 1 else None
     n = last.test.num_molecules
+    versus = _versus(run)
+    no_better = MEDIAN in versus and outcome_of(-versus[MEDIAN]) != "better"
     verdict = {
-        "better": "It learned.",
+        "better": "It got better, but isn't better than a constant."
+        if no_better
+        else "It learned.",
         "worse": "It got worse.",
         "same": "No change that this test set can tell from noise.",
         "few": "Too few test molecules for a verdict.",
@@ -67,7 +71,6 @@ def headline(run: RunFacts) -> Headline:
         )
     else:
         sentences.append(f"Test MAE {ranged(last.test.mae, digits)} {unit} on {n} molecules.")
-    versus = _versus(run)
     if MEDIAN in versus:
         sentences.append(_against(versus[MEDIAN], "always answering the training median", run.prop))
     others = {

@@ -85,6 +85,13 @@ def test_groups_predict_nothing_beyond_the_labels() -> None:
     assert list(found) == [max(values), min(values)]
 
 
+def test_one_label_is_every_methods_answer() -> None:
+    found = predict_baselines(ALKANES[3:4], ALKANES[4:6])
+    assert {name: values.tolist() for name, values in found.items()} == dict.fromkeys(
+        BASELINES, [ALKANES[3].value] * 2
+    )
+
+
 def test_neighbours_are_the_similar_ones() -> None:
     rings = molecules(*((f"c1ccccc1{'C' * size}", 200.0) for size in range(6)))
     asked = molecules(("Cc1ccccc1C", 0.0), ("C" * 20, 0.0))

@@ -103,6 +103,8 @@ def test_a_negative_value_may_be_stated_in_words(text: str) -> None:
         ("5.5 °C (benzene) + 80°C (nitro) = 85.5°C.", 85.5, True),
         ("So \u22129 + 40 + 50 + 5.", 86.0, True),
         ("So 5 + 80 = 120 °C.", 120.0, False),
+        ("So 5 + 80 = 85 °C from two rings.", 85.0, True),
+        ("So 5 + 80 = 85 for two rings, with 2 + 1 = 3 donors.", 85.0, True),
         ("First 1 + 2 = 3. Then 3 + 90 = 93.", 93.0, True),
         (
             "Benzene (5.5 °C) has a nitro group (+80 °C) and a methyl group (-10 °C).",
@@ -132,6 +134,9 @@ def test_arithmetic_is_read(reason: str, result: float, is_true: bool) -> None:
         "Each group gives 10 (5+5), which is little.",
         "It is thus higher than 90 °C.",
         "50 + 20% of it.",
+        "There are 6 + 3 = 9 heavy atoms, so it is small.",
+        "It has 2 + 1 = 3 hydrogen-bond donors.",
+        "A 5 + 6 fused ring system.",
         "It comes to 40 + 2 x 20 = 80.",
         "It comes to 2 x 20 + 40 = 80.",
         "Naphthalene at 80 °C and benzene at 5.5 °C, +20 °C and +10 °C.",

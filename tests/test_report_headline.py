@@ -33,6 +33,14 @@ def test_the_headline_says_what_the_interval_says(facts: RunFacts) -> None:
     assert all(len(row.cells) + 1 == len(shown.columns) for row in shown.rows)
 
 
+def test_who_is_no_better_than_a_constant_has_not_learned(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.csv", slope=0.01)
+    run = gather_facts(make_run(tmp_path, table, rounds=1, gain=0.1))
+    shown = headline(run)
+    assert shown.outcome == "better"
+    assert shown.verdict == "It got better, but isn't better than a constant."
+
+
 @pytest.mark.parametrize(
     ("low", "high", "outcome"),
     [(-3, -1, "better"), (-3, 1, "same"), (1, 3, "worse"), (0, 0, "same")],
