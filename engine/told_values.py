@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 
 from selfstudy_engine.data.properties import Property, commensurable, convert
+from selfstudy_engine.engine.claim_words import NUMBERS
 
 VALUE = "[value]"
 """What stands in the place of one."""
@@ -20,6 +21,10 @@ _UNNAMED = re.compile(r"\?P<\w+>")
 _NUMBER = rf"(?:{MINUS}|\+)?{DIGITS}"
 _ANOTHER = _UNNAMED.sub("?:", _NUMBER)
 _BELOW_RANGE = _UNNAMED.sub("?P<below_of_range>", BELOW_ZERO)
+_TENS = "thirty forty fifty sixty seventy eighty ninety hundred"
+_SPELLED = NUMBERS | {word: 10 * tens for tens, word in enumerate(_TENS.split(), start=3)}
+_WORD = rf"(?:{'|'.join(sorted(_SPELLED, key=len, reverse=True))})"
+_MOST_WORDS = 6
 _ALSO_ATOMS = frozenset({"C", "F"})
 """Units that are symbols of elements too: "6 C atoms" is no temperature."""
 
@@ -29,15 +34,18 @@ def mask_value(text: str, value: float, prop: Property) -> str:
 
     A number tells it if it is the value at the precision that it is written with, converted where
     it has another unit of the same quantity; or if it has a unit and lies within the tolerance.
-    A single digit without unit or sign is taken for a count.
+    A single digit without unit or sign is taken for a count, a spelled-out number without unit too.
 
     >>> from selfstudy_engine.data.properties import find_property
     >>> melting_point = find_property("melting_point")
     >>> mask_value("2 rings: about 80 °C, 355 K or 82, not 300 °C.", 82.0, melting_point)
     '2 rings: about [value], [value] or [value], not 300 °C.'
     """
-    return _numbers(prop.unit).sub(
+    text = _numbers(prop.unit).sub(
         lambda found: VALUE if _tells(found, value, prop) else found.group(), text
+    )
+    return _spelled_numbers(prop.unit).sub(
+        lambda found: VALUE if _tells_spelled(found, value, prop) else found.group(), text
     )
 
 
@@ -73,6 +81,16 @@ def _tells(found: re.Match[str], value: float, prop: Property) -> bool:
     return any(abs(one - value) <= within * (1 + 1e-9) for one in told)
 
 
+def _tells_spelled(found: re.Match[str], value: float, prop: Property) -> bool:
+    number = 0
+    for word in re.findall(_WORD, found["words"].lower()):
+        number = max(number, 1) * 100 if word == "hundred" else number + _SPELLED[word]
+    signed = -number if found["minus"] or found["below"] else number
+    unit = _unit_named(found["unit"], prop) or prop.unit
+    is_near = abs(convert(signed, unit, prop.unit) - value) <= prop.tolerance
+    return is_near and unit not in _ALSO_ATOMS
+
+
 def _unit_named(text: str | None, prop: Property) -> str | None:
     """Return the unit that a text means; "degrees" alone are those of the property."""
     if text is None:
@@ -82,13 +100,26 @@ def _unit_named(text: str | None, prop: Property) -> str | None:
     return known.get(word) or known.get(word.removeprefix("°"), prop.unit)
 
 
-@lru_cache(maxsize=16)
-def _numbers(unit: str) -> re.Pattern[str]:
+def _units(unit: str) -> str:
     names = sorted(commensurable(unit), key=len, reverse=True)
     units = "|".join(map(re.escape, names))
     if "°C" in names:
         units = rf"(?:degrees?\s+)?(?:{units})|degrees?"
-    units = rf"(?:{units})(?![A-Za-z0-9])"
+    return rf"(?:{units})(?![A-Za-z0-9])"
+
+
+@lru_cache(maxsize=16)
+def _spelled_numbers(unit: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?P<minus>\b(?:minus|negative)\s+)?\b(?P<words>(?:a\s+)?{_WORD}"
+        rf"(?:(?:(?<=hundred)\s+and)?[\s-]+{_WORD}){{0,{_MOST_WORDS}}})\s+(?P<unit>{_units(unit)}){BELOW_ZERO}",
+        re.IGNORECASE,
+    )
+
+
+@lru_cache(maxsize=16)
+def _numbers(unit: str) -> re.Pattern[str]:
+    units = _units(unit)
     return re.compile(
         rf"(?<![\w.]){_DASH}(?P<value>{_NUMBER})"
         rf"(?:\s*(?P<unit>{units})"

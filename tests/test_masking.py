@@ -69,6 +69,12 @@ def test_names_of_every_form(name: str, reason: str, masked: str) -> None:
         "(82)",
         "82.",
         "100 °C",
+        "eighty-two degrees Celsius",
+        "about eighty degrees",
+        "a hundred degrees",
+        "One hundred and five °C",
+        "between twenty and ninety degrees",
+        "three hundred fifty-five kelvin",
     ],
 )
 def test_a_number_that_tells_the_value_is_masked(text: str) -> None:
@@ -93,6 +99,12 @@ def test_a_number_that_tells_the_value_is_masked(text: str) -> None:
         "82 kelvin",
         "200 K",
         "-82 °C",
+        "two hundred degrees",
+        "minus eighty-two degrees",
+        "eighty-two degrees below zero",
+        "eighty-two degrees Fahrenheit",
+        "eighty-two C atoms",
+        "eighty-two",
         "",
     ],
 )
