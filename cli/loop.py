@@ -130,7 +130,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.hardware import resolve_dtype
-    from selfstudy_engine.data.run_folder import RunFolder
+    from selfstudy_engine.data.run_folder import RunFolder, check_configuration
     from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
@@ -140,8 +140,11 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path:  # the embedded one would be converted
         _, config = choose_base_model(config)
+    folder = RunFolder(runs / config.name)
+    if folder.identity.exists():
+        check_configuration(folder, config)
     teacher = config.teacher
-    kept = RunFolder(runs / config.name).exemplars()
+    kept = folder.exemplars()
     exemplars = load_exemplars(kept) if kept.exists() else None
     will_ask = teacher.url is not None and exemplars is None
     task = load_task(config, [] if will_ask else exemplars)  # a plan asks no teacher
@@ -153,7 +156,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     evaluations += config.rounds * config.train_evaluation_size
     tokens = (completions + evaluations) * generation.max_tokens
     passes = num_asked * config.rounds / len(task.split.pool)
-    click.echo(f"# run folder: {(runs / config.name).resolve()}")
+    click.echo(f"# run folder: {folder.path.resolve()}")
     if config.remote:
         click.echo(f"# kept in: {RemoteAddress.parse(config.remote) / config.name}")
     if config.server.ray != "off":

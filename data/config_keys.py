@@ -66,7 +66,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def explain(error: ValidationError, known: Iterable[str], path: Path | None) -> str:
     """Say what is wrong with values out of a file, if any, in one line; `known` are all keys."""
-    lines, problems = [], error.errors()
+    lines: list[str] = []
+    # A default that is computed from values that are wrong is no problem of its own.
+    problems = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
     for item in problems[:_MOST_EXPLAINED]:
         key = ".".join(str(part) for part in item["loc"]) or "config"
         if item["type"] == "extra_forbidden":
@@ -86,5 +88,6 @@ def explain(error: ValidationError, known: Iterable[str], path: Path | None) -> 
 def _suggestion(key: str, known: Iterable[str]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
+    near = [name for name in known if name.endswith(f".{key}")]  # as an option is called
+    near = near or difflib.get_close_matches(key, known, n=1)
+    return f", did you mean {' or '.join(near)}?" if near else ""

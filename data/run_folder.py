@@ -144,18 +144,7 @@ def open_run(
         with folder.locked():
             if not folder.identity.exists():  # another first start may have been quicker
                 _make(folder, config, task_fingerprint, command)
-    before = read_config(folder)
-    differences = before.differences(config)
-    if differences:
-        raise RunFolderError(
-            f"run folder {folder.path} was made with another configuration "
-            f"({'; '.join(differences)}); use the same, or another --run"
-        )
-    if config.rounds < before.rounds:
-        raise RunFolderError(
-            f"run folder {folder.path} was made with {before.rounds} rounds, more than the "
-            f"{config.rounds} asked for; give --rounds {before.rounds} or more"
-        )
+    check_configuration(folder, config)
     made_with = orjson.loads(folder.identity.read_bytes()).get("task")
     if made_with != task_fingerprint and not folder.split.exists():
         raise RunFolderError(
@@ -180,6 +169,27 @@ def _make(folder: RunFolder, config: RunConfig, task_fingerprint: str, command: 
         **describe_host(),
     }
     folder.files.replace(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
+
+
+def check_configuration(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse to go on with a run otherwise than it was begun.
+
+    Raises:
+        RunFolderError: more differs than a higher number of rounds and how the server runs; each
+            difference is named.
+    """
+    before = read_config(folder)
+    differences = before.differences(config)
+    if differences:
+        raise RunFolderError(
+            f"run folder {folder.path} was made with another configuration "
+            f"({'; '.join(differences)}); use the same, or another --run"
+        )
+    if config.rounds < before.rounds:
+        raise RunFolderError(
+            f"run folder {folder.path} was made with {before.rounds} rounds, more than the "
+            f"{config.rounds} asked for; give --rounds {before.rounds} or more"
+        )
 
 
 def check_unused(folder: RunFolder) -> None:

@@ -149,7 +149,7 @@ def test_a_wrong_call_is_refused(table: Path, arguments: list[str], message: str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("batch = 3", "batch: unknown key"),
+        ("batch = 3", "batch: unknown key, did you mean generation.batch?"),
         ("[generation]\nbatc = 3", "did you mean generation.batch"),
         ("[generation", "isn't valid TOML"),
         ("generation = 3", "generation"),
@@ -160,6 +160,14 @@ def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> N
     path.write_text(text)
     assert message in refuse("loop", "--dry-run", "--config", path)
     assert "bad.toml" in refuse("loop", "--dry-run", "--config", path, "--batch", "4")
+
+
+def test_a_value_that_is_missing_is_named_and_nothing_else(tmp_path: Path) -> None:
+    """Its decimals, whose default comes from the tolerance, are no second mistake."""
+    path = tmp_path / "logp.toml"
+    path.write_text("[property]\nname = 'logP'\nunit = 'log units'\n")
+    said = refuse("loop", "--dry-run", "--config", path)
+    assert said == f"Error: invalid configuration in {path}: property.tolerance: Field required"
 
 
 def test_a_wrong_call_of_the_real_command() -> None:
@@ -200,6 +208,10 @@ def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> N
         said = refuse(*arguments, "--max-tokens", 2048, *more)
         assert "--max-tokens (2048) leaves no room for a prompt in --max-model-len (2048)" in said
     assert not (tmp_path / "runs").exists()
+    open_run(tmp_path / "runs", load_config(None, {"table.path": str(table)}), "", "loop")
+    for more in ([], ["--dry-run"]):
+        said = refuse(*arguments, "--test-size", 5, *more)
+        assert "made with another configuration (table.test_size: 200 -> 5)" in said
 
 
 def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> None:
