@@ -66,6 +66,7 @@ def load_rounds(path: Path) -> list[ImportedRun]:
     Raises:
         TableError: not such a file; the line and column are named.
     """
+    rounds: dict[tuple[str, int, str], ImportedRound] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -74,15 +75,26 @@ def load_rounds(path: Path) -> list[ImportedRun]:
                 raise TableError(
                     f"{path} has no column {', '.join(missing)}; it needs {', '.join(_COLUMNS)}"
                 )
-            rounds = [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                found = _parse(row, where)
+                key = (found.run, found.round, found.split)
+                if key in rounds:
+                    raise TableError(
+                        f"{where}: round {found.round} of run {shown(found.run)} has a "
+                        f"{found.split} MAE above already; keep one of them"
+                    )
+                rounds[key] = found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(
             f"can't read {path}: {shown_text(str(error))}; give a CSV file in UTF-8"
         ) from error
     if not rounds:
         raise TableError(f"{path} has no line below its header; give one for each round and split")
-    names = dict.fromkeys(found.run for found in rounds)
-    return [ImportedRun(name, [found for found in rounds if found.run == name]) for name in names]
+    runs: dict[str, list[ImportedRound]] = {}
+    for found in rounds.values():
+        runs.setdefault(found.run, []).append(found)
+    return [ImportedRun(name, of_run) for name, of_run in runs.items()]
 
 
 def write_imported(path: Path, out: Path) -> list[Figure]:

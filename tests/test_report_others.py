@@ -79,6 +79,7 @@ def test_rounds_that_excel_wrote_are_read(tmp_path: Path) -> None:
         ("run,round,split,mae\na,0,test,nan\n", "line 2: MAE 'nan'"),
         ("run,round,split,mae\na,x,test,1\n", "line 2"),
         ("run,round,split,mae\na,0,dev,1\n", "split 'dev' is none of"),
+        ("run,round,split,mae\na,0,test,1\na, 0,test,1\n", "line 3: round 0 of run 'a' has a test"),
         ("run,round,split,mae\na,0\n", "line 2"),
         ("\xff", "no column"),
     ],
