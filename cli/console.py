@@ -38,6 +38,7 @@ _NOTES = {
     "seconds*": "* train + swap + evaluate + generate + wait for the server",
 }
 """What columns mean."""
+_SPARE = "acceptance: with what only texts accepted before kept out (+ in accepted)"
 
 
 def make_reporter(config: RunConfig, to_stderr: bool = False) -> "PlainReporter | TerminalReporter":
@@ -104,6 +105,8 @@ class _Reporter:
         for column, note in _NOTES.items():
             if column not in left_out:
                 self._console.print(note)
+        if any(record.num_spare for record in records):
+            self._console.print(_SPARE)
         if left_out:
             self._console.print(f"left out, as the terminal is narrow: {', '.join(left_out)}")
         for line in conclusion(records, self._config.property):
@@ -145,6 +148,7 @@ def _cells(record: RoundRecord, digits: int) -> dict[str, str]:
     timing = record.timing
     seconds = (timing.train, timing.swap, timing.evaluate, timing.generate, timing.wait)
     asked = record.num_completions > 0
+    spare = f"+{record.num_spare}" if record.num_spare else ""
     return {
         "round": str(record.round),
         "samples": str(record.num_trained_samples),
@@ -152,7 +156,7 @@ def _cells(record: RoundRecord, digits: int) -> dict[str, str]:
         "compl./s": f"{record.completions_per_second:.1f}" if asked else "-",
         "tokens/s": f"{record.output_tokens_per_second:.0f}" if asked else "-",
         "parsed": _share(record.parsed),
-        "accepted": f"{record.num_accepted}/{record.num_completions}" if asked else "-",
+        "accepted": f"{record.num_accepted}{spare}/{record.num_completions}" if asked else "-",
         "acceptance": _acceptance(record),
         "false claims": _share(record.false_claims),
         "4-grams": _share(record.distinct_4grams),
@@ -169,9 +173,9 @@ def _share(share: float | None) -> str:
 
 
 def _acceptance(record: RoundRecord) -> str:
-    if record.acceptance is None or record.lift is None:
+    if record.acceptable is None or record.lift is None:
         return "-"
-    return f"{record.acceptance:.0%}, lift {record.lift:.2f}"
+    return f"{record.acceptable:.0%}, lift {record.lift:.2f}"
 
 
 def round_line(record: RoundRecord, prop: Property) -> str:
@@ -185,9 +189,10 @@ def round_line(record: RoundRecord, prop: Property) -> str:
     hinted = ""
     if record.num_hinted:
         hinted = f", hinted {record.num_hinted_accepted} of {record.num_hinted}"
+    spare = f", {record.num_spare} more but for earlier texts" if record.num_spare else ""
     return (
-        f"round {record.round}: {mae}; {record.num_accepted} of {record.num_completions} accepted "
-        f"({_acceptance(record)}){hinted}, parsed {record.parsed:.0%}, "
+        f"round {record.round}: {mae}; {record.num_accepted} of {record.num_completions} accepted"
+        f"{spare} ({_acceptance(record)}){hinted}, parsed {record.parsed:.0%}, "
         f"false claims {_share(record.false_claims)}, "
         f"{record.completions_per_second:.1f} completions/s, "
         f"{record.output_tokens_per_second:.0f} output tokens/s"

@@ -1,13 +1,14 @@
 """What a loop says while it runs, and at its end."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from conftest import MakeConfig
 from rich.console import Console
 
 from selfstudy_engine.cli import console as module
-from selfstudy_engine.cli.console import PlainReporter, rounds_table
+from selfstudy_engine.cli.console import PlainReporter, round_line, rounds_table
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import load_records
 
@@ -42,6 +43,23 @@ def test_a_log_has_all_columns_on_one_line(
     assert headings.split()[-1] == "seconds*"
     assert sum(line.split()[:1] == ["2"] for line in lines) == 1
     assert "* train + swap" in "\n".join(lines)
+
+
+def test_the_acceptance_beside_a_lift_is_the_one_it_is_of(
+    finished: RunFolder, small_config: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, [first, *_] = small_config(), load_records(finished)
+    record = replace(first, num_completions=10, num_accepted=2, num_spare=3, chance=0.25)
+    line = round_line(record, config.property)
+    assert "2 of 10 accepted, 3 more but for earlier texts (50%, lift 2.00)" in line
+    reporter = PlainReporter(config)
+    reporter.print_summary([record])
+    said = capsys.readouterr().out
+    assert "2+3/10" in said
+    assert "50%, lift 2.00" in said
+    assert "only texts accepted before kept out" in said
+    reporter.print_summary([replace(record, num_spare=0)])
+    assert "kept out" not in capsys.readouterr().out
 
 
 def test_progress_has_a_comma_between_two_numbers(
