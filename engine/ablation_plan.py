@@ -55,7 +55,7 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
         *(
             Ablation(key, title, {"train.reasons": reasons}, as_many_steps=as_many_steps)
             for reasons, key, title, as_many_steps in _REASONS
-            if reasons != train.reasons
+            if reasons != train.reasons != "drop"  # else its answers have none
         ),
         *(
             Ablation(key, title, {"train.label": label})

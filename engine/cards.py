@@ -63,12 +63,26 @@ def adapter_card(
     shown = f"Before it stood the run's first {num_shown} exemplars, each answered. "
     known = tolerances or [prop.tolerance]
     low, high = (f"{end(known):.4g}" for end in (min, max))
+    gives, passed, answer = "its", "became", "the line"
+    limits = [
+        f"An accepted answer's tolerance was {low if low == high else f'{low} to {high}'} {unit}.",
+        "Molecules unlike those of its table are outside what was measured.",
+    ]
+    if config.train.reasons != "drop":
+        gives, passed = "a reason and its", "whose reasons passed its checks, became"
+        answer = "a reason, and on its own line"
+        limits += [
+            "A reason is a text that led to a value near the measurement; it isn't evidence.",
+            "Only claims that can be computed from the structure were checked.",
+        ]
+    if config.train.reasons == "shuffle":
+        limits.append("It was taught the reasons of other molecules: its own mean nothing.")
     lines = [
-        f"# {prop.name} with a reason: {adapter.name} of run {config.name}",
+        f"# {prop.name}{_with_reason(config)}: {adapter.name} of run {config.name}",
         "",
-        f"A LoRA adapter (rank {adapter.rank}) that answers a molecule with a reason and its "
-        f"{prop.name} in {unit}. It taught itself, by selfstudy-engine: answers within a tolerance "
-        "of the measurement, whose reasons passed its checks, became the next round's training.",
+        f"A LoRA adapter (rank {adapter.rank}) that answers a molecule with {gives} {prop.name} in "
+        f"{unit}. It taught itself, by selfstudy-engine: answers within a tolerance of the "
+        f"measurement, {passed} the next round's training.",
         "",
         f"- **Base**: {hub_id or Path(adapter.base_model).name} "
         f"(fingerprint {adapter.base_fingerprint})",
@@ -92,17 +106,14 @@ def adapter_card(
         render_question(_ASKED, template),
         "```",
         "",
-        f"{shown if num_shown else ''}The answer is a reason, and on its own line "
+        f"{shown if num_shown else ''}The answer is {answer} "
         f'"{value_label(prop, template)}" with the value. '
         "`selfstudy-engine predict` and `selfstudy-engine serve --run` ask so; in PEFT it is "
         "`PeftModel.from_pretrained(base, folder)`, in vLLM `--lora-modules name=folder`.",
         "",
         "## Limits",
         "",
-        "- A reason is a text that led to a value near the measurement; it isn't evidence.",
-        f"- Only claims that can be computed from the structure were checked; tolerance was "
-        f"{low if low == high else f'{low} to {high}'} {unit}.",
-        "- Molecules unlike those of its table are outside what was measured.",
+        *(f"- {limit}" for limit in limits),
     ]
     return _with_header(data, lines)
 
@@ -116,7 +127,7 @@ def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) ->
     )
     chosen = "accepted" if accepted_only else "accepted and rejected"
     lines = [
-        f"# Samples of run {config.name}: {prop.name} with a reason",
+        f"# Samples of run {config.name}: {prop.name}{_with_reason(config)}",
         "",
         f"{num_samples} {chosen} answers of a language model to the question for a molecule's "
         f"{prop.name} ({prop.unit}), with prompt, reason, predicted and measured value, every "
@@ -129,6 +140,10 @@ def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) ->
         "and that no check that rejects found anything, not that it is true.",
     ]
     return _with_header(data, lines)
+
+
+def _with_reason(config: RunConfig) -> str:
+    return "" if config.train.reasons == "drop" else " with a reason"
 
 
 def _cells(interval: Interval, prop: Property) -> str:

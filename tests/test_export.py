@@ -59,6 +59,24 @@ def test_a_card_tells_of_exemplars_in_its_prompts(
     assert "Before it stood the run's first 2 exemplars, each answered." in card
 
 
+@pytest.mark.parametrize("reasons", ["drop", "shuffle"])
+def test_a_card_tells_which_reasons_were_taught(
+    copied: RunFolder, small_config: MakeConfig, tmp_path: Path, reasons: str
+) -> None:
+    copied.config.write_text(small_config(train__reasons=reasons).to_toml(), "utf-8")
+    for what in ("adapter", "samples"):
+        assert export(copied, what, "--out", tmp_path / what).exit_code == 0
+    adapter, samples = (
+        (tmp_path / what / "README.md").read_text("utf-8") for what in ("adapter", "samples")
+    )
+    if reasons == "shuffle":
+        assert "taught the reasons of other molecules" in adapter
+    else:
+        assert " reason" not in adapter
+        assert 'The answer is the line "Melting point (°C):" with the value.' in adapter
+        assert "with a reason" not in samples
+
+
 def test_a_card_tells_the_tolerances_that_its_samples_were_judged_by(
     copied: RunFolder, tmp_path: Path
 ) -> None:
