@@ -181,3 +181,6 @@ def test_a_pages_commands_run_in_its_order(
             small += ["--teacher-url", teacher.url]
         result = CliRunner().invoke(cli, words + small)
         assert result.exit_code == 0, f"{shlex.join(words)}: {result.output} {result.exception}"
+        if words[:2] == ["table", "prepare"]:  # the commands after it read a little of the table
+            made = Path(words[words.index("--out") + 1])
+            made.write_text("".join(made.read_text("utf-8").splitlines(True)[:500]), "utf-8")
