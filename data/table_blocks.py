@@ -73,8 +73,8 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
     # Not Arrow's reader: it takes all that follows a quote which is never closed for one cell.
     csv.field_size_limit(_CELL_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        if delimiter == "," and _has_semicolons(file):
-            delimiter = ";"
+        if delimiter == ",":
+            delimiter = _delimiter_of(file)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         rows = _text_rows(reader)
         _, header = next(rows, (0, []))
@@ -95,14 +95,16 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
             )
 
 
-def _has_semicolons(file: TextIO) -> bool:
-    """Tell by its header line whether a CSV is as Excel writes it where decimals have commas."""
+def _delimiter_of(file: TextIO) -> str:
+    """Tell by a CSV's header line what splits its cells, where that isn't commas: semicolons, as
+    Excel writes it where decimals have commas, or tabs.
+    """
     try:
         header = next(filter(str.strip, file), "")
     except UnicodeDecodeError:  # told when its rows are read
         header = ""
     file.seek(0)
-    return ";" in header and "," not in header
+    return next((each for each in ",;\t" if each in header), ",")
 
 
 def _blocks_of(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:

@@ -170,6 +170,12 @@ def test_semicolons_and_commas_of_other_cells_stay(tmp_path: Path) -> None:
         read_rows(path, TableConfig(), MELTING_POINT)
 
 
+def test_tabs_split_a_file_without_the_ending_of_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "name\tsmiles\tvalue\n2,3-dimethylbutane; dry\tCC(C)C(C)C\t-128.8\n")
+    [row] = read_rows(path, NAMED, MELTING_POINT)
+    assert (row.name, row.value) == ("2,3-dimethylbutane; dry", -128.8)
+
+
 @pytest.mark.parametrize("values", [("80,5", "1.234"), ("80.5", "1,234")])
 def test_commas_and_points_of_one_column_are_refused(
     tmp_path: Path, values: tuple[str, str]

@@ -180,15 +180,17 @@ def as_written(path: Path) -> list[tuple[str, ...]] | None:
     except UnicodeDecodeError:
         return None
     header = next(filter(str.strip, re.split("[\r\n]", text)), "")
-    semicolons = ";" in header and "," not in header
-    rows = records(text, ";" if semicolons else ",")
+    separator = next((each for each in ",;\t" if each in header), ",")
+    rows = records(text, separator)
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         return None
     if any(rows[0].count(name) != 1 for name in ("smiles", "value")):
         return None
     places = [rows[0].index(name) for name in ("smiles", "value")]
     found = [tuple(row[place].strip() for place in places) for row in rows[1:]]
-    return [(smiles, value.replace(",", ".") if semicolons else value) for smiles, value in found]
+    return [
+        (smiles, value.replace(",", ".") if separator == ";" else value) for smiles, value in found
+    ]
 
 
 @fuzz(45, short=40, content=mutated(BASES, table_tokens))
