@@ -158,8 +158,23 @@ def check_leaks(
     """Make sure that nothing that is trained on is a test molecule in another guise.
 
     Raises:
-        TableError: a molecule of the pool or an exemplar has the skeleton of a test molecule, or is
-            a salt, a charged form or a tautomer of it; both are named.
+        TableError: a molecule is; see `find_leaks`.
+    """
+    leaks = find_leaks(pool, test, exemplars)
+    if leaks:
+        raise TableError(
+            f"the test set leaks into what is trained on: {len(leaks)} molecules "
+            f"({listed(leaks)}); take them out of the table or of the exemplars, or choose another "
+            "--run"
+        )
+
+
+def find_leaks(
+    pool: Sequence[Molecule], test: Sequence[Molecule], exemplars: Sequence[Molecule]
+) -> list[str]:
+    """Return the molecules of the pool, and exemplars, that have the skeleton of a test molecule.
+
+    Also those that are a salt, a charged form or a tautomer of one; each with the one that it is.
     """
     skeletons = {molecule.skeleton: molecule for molecule in test}
     related = _Relatives(test)
@@ -170,12 +185,7 @@ def check_leaks(
                 leaks.append(f"{kind} {molecule.smiles} is {skeletons[molecule.skeleton].smiles}")
             elif other := related.has(molecule):
                 leaks.append(f"{kind} {molecule.smiles} is a form of {other.smiles}")
-    if leaks:
-        raise TableError(
-            f"the test set leaks into what is trained on: {len(leaks)} molecules "
-            f"({listed(leaks)}); take them out of the table or of the exemplars, or choose another "
-            "--run"
-        )
+    return leaks
 
 
 def unrelated(molecules: Sequence[Molecule], to: Sequence[Molecule]) -> list[Molecule]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import TableError
+from selfstudy_engine.data.errors import TableError, listed
 from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
@@ -22,7 +22,7 @@ from selfstudy_engine.data.split_record import (
     to_places,
     to_split,
 )
-from selfstudy_engine.data.splits import check_leaks
+from selfstudy_engine.data.splits import find_leaks
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
@@ -43,7 +43,7 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
         The task, and what has changed; `finish_settling` is to be called when that is dealt with.
 
     Raises:
-        TableError: it is another table than the run's, or what it says now leaks.
+        TableError: it is another table than the run's.
     """
     if not folder.split.exists():
         save_places(folder.split, to_places(task.split), folder.files)
@@ -59,7 +59,13 @@ def settle_task(folder: RunFolder, task: Task, config: RunConfig) -> tuple[Task,
             f"set it has {len(parts.test)} molecules, and {len(parts.pool)} to learn from; restore "
             "the run's own table, or choose another --run"
         )
-    check_leaks(parts.pool, parts.test, exemplars)
+    leaks = find_leaks(parts.pool, parts.test, exemplars)
+    if leaks:  # new rows never are: an earlier version split
+        logger.warning(
+            "run %s was split by an earlier version, which didn't know these to be the same: %d "
+            "molecules that it learns from (%s); its test error may be a little too low",
+            *(folder.path, len(leaks), listed(leaks)),
+        )
     if changes:
         save_places(folder.split, in_doubt(before, changes), folder.files)
         store = SampleStore(folder.samples, folder.files)

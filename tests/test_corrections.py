@@ -65,6 +65,19 @@ def test_corrected_withdrawn_new_and_restored_rows() -> None:
     assert to_split(restored).test == SPLIT.test
 
 
+def test_a_run_whose_split_leaks_by_a_newer_rule_goes_on_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring, chain = molecule("OC1OCC(O)C(O)C1O"), molecule("OCC(O)C(O)C(O)C=O")
+    old = Split([ring, molecule("CCC")], [chain])
+    folder = RunFolder(tmp_path)
+    save_places(folder.split, to_places(old))
+    table = Table([*old.pool, *old.test])
+    task, changes = settle_task(folder, Task(table, SPLIT, []), RunConfig())
+    assert (task.split, bool(changes)) == (old, False)
+    assert f"1 molecules that it learns from (pool {ring.smiles} is a form" in caplog.text
+
+
 @pytest.mark.parametrize("kept", [[*SPLIT.pool, molecule("CCCC")], SPLIT.test, [molecule("CN")]])
 def test_another_table_than_the_runs_is_refused_before_anything_is_changed(
     tmp_path: Path, kept: list[Molecule]
