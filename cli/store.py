@@ -309,9 +309,7 @@ def pull(run_name: str, runs: Path, remote: str | None) -> None:
     remote = remote or read_config(find_run(runs, run_name)).remote
     if remote is None:
         raise UsageError(f"run {folder.path} isn't kept in S3; name its address with --remote")
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.locked():
-        pull_run(folder, remote)
+    pull_run(folder, remote)
     click.echo(f"Run: {folder.path.resolve()}")
 
 

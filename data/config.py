@@ -96,7 +96,8 @@ class RunConfig(Section):
         """Return "key: mine -> other's" for all that decides what the run computes.
 
         How and where the server runs and is asked, where rounds are shown, how long anything may
-        take, and what a teacher may cost, may change between two calls; `rounds` may grow.
+        take, and what a teacher may cost, may change between two calls; `rounds` may grow, and a
+        run be moved to S3 or within it: what there is of it there is compared when it is opened.
         """
         free: dict[str, Any] = {
             "server": True,
@@ -104,6 +105,7 @@ class RunConfig(Section):
             "rounds": True,
             "report": True,
             "track": True,
+            "remote": other.remote is not None,
             "generation": {"concurrency", "request_timeout_seconds"},
             "train": {"timeout_seconds", "stall_seconds"},
             "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},

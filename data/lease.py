@@ -4,6 +4,7 @@ The hold is one object that its owner renews. Every step is a conditional write,
 server's clock counts. A process that ended without a word loses it when it expires.
 """
 
+import itertools
 import logging
 import os
 import socket
@@ -23,6 +24,9 @@ from selfstudy_engine.data.objects import Found, Objects
 LEASE_SECONDS = 60.0
 """How long after its last renewal a hold expires."""
 _KEY = "lease.json"
+_MAX_UNSEEN = 10
+"""Tries to take a run that somebody is said to have and nobody has."""
+_PAUSE_SECONDS = 0.2
 logger = logging.getLogger(__name__)
 
 
@@ -107,17 +111,20 @@ class Lease:
 
     def _take(self) -> None:
         etag = None
-        while True:
+        for number in itertools.count(1):
             try:
                 self._write(etag)
                 return
             except ConflictError:
                 held = self._objects.find(_KEY)
-            if held is None:  # it was given back meanwhile
+                if held is None and number == _MAX_UNSEEN:
+                    raise
+            if held:
+                self._refuse_unless_over(held)
+                etag = held.etag
+            else:  # somebody writes the first one at this moment (AWS: ConditionalRequestConflict)
+                time.sleep(_PAUSE_SECONDS)
                 etag = None
-                continue
-            self._refuse_unless_over(held)
-            etag = held.etag
 
     def _write(self, etag: str | None) -> None:
         """Make it ours from now on, if it has that ETag still, or (None) if nobody has it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import AdapterError, DamagedShardError, RunFolderError
-from selfstudy_engine.data.files import publish_folder, write_atomic
+from selfstudy_engine.data.files import make_folder, publish_folder, write_atomic
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
@@ -37,16 +37,19 @@ logger = logging.getLogger(__name__)
 
 
 def pull(folder: RunFolder, remote: str) -> None:
-    """Bring a folder up to date with S3; a loop may go on elsewhere.
+    """Bring a folder up to date with S3, or make it; a loop may go on elsewhere.
 
     Raises:
         RunFolderError: there is no such run, or the folder is another's.
+        InUseError: another process uses the folder.
         StoreError: S3 can't be read.
     """
     objects = Objects(RemoteAddress.parse(remote) / folder.path.name)
-    bring_up_to_date(folder, objects, remote, holds=False)
-    if not folder.identity.exists():
+    if not folder.identity.exists() and not objects.find(_IDENTITY):
         raise RunFolderError(f"no run in {objects.address}; check --run and --remote")
+    make_folder(folder.path)
+    with folder.locked():
+        bring_up_to_date(folder, objects, remote, holds=False)
 
 
 def bring_up_to_date(folder: RunFolder, objects: Objects, remote: str, *, holds: bool) -> None:
@@ -55,7 +58,7 @@ def bring_up_to_date(folder: RunFolder, objects: Objects, remote: str, *, holds:
     Args:
         folder: of the run.
         objects: of the run.
-        remote: as its configuration has it.
+        remote: address of all runs.
         holds: whether this process holds the run, and may set aside and repair what is there.
 
     Raises:
@@ -63,19 +66,22 @@ def bring_up_to_date(folder: RunFolder, objects: Objects, remote: str, *, holds:
         AdapterError: an adapter there is damaged.
         StoreError: S3 can't be read.
     """
-    if folder.config.exists() and load_config(folder.config).remote != remote:
-        raise RunFolderError(
-            f"{folder.path} is another run than {objects.address}: it wasn't made with --remote "
-            f"{remote}; choose another --run or --runs"
-        )
     listed = {meta["path"]: meta for meta in objects.list()}
     if _IDENTITY not in listed:
         if folder.identity.exists():
             raise RunFolderError(
-                f"{folder.path} is a working copy of {objects.address}, where no run is; restore "
-                f"what was there, or choose another --run"
+                f"{folder.path} is a run, and in {objects.address} there is none; restore what was "
+                "there, copy the run there with all its files, or choose another --run"
             )
         return
+    if folder.config.exists() and load_config(folder.config).remote != remote:
+        # Unless it was copied there: then it says so itself as soon as a loop goes on.
+        for path in (folder.config, folder.identity):
+            if not path.exists() or path.read_bytes() != objects.read(path.name):
+                raise RunFolderError(
+                    f"{folder.path} is another run than {objects.address}: it wasn't made with "
+                    f"--remote {remote}; choose another --run or --runs"
+                )
 
     def fetch(key: str) -> None:
         _fetch(folder, objects, listed[key], holds=holds)

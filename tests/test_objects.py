@@ -233,6 +233,19 @@ def test_a_hold_that_is_renewed_at_the_last_moment_is_not_taken_over(
         mine.check()
 
 
+def test_a_run_that_is_always_being_taken_and_never_had_is_refused(
+    s3: S3Server, objects: Objects
+) -> None:
+    """A server that keeps saying so was asked without a pause, for ever."""
+    s3.fail(answer("409 Conflict"), path="lease.json", times=1)
+    with Lease(objects):
+        pass
+    objects.delete("lease.json")
+    s3.fail(answer("409 Conflict"), path="lease.json", times=100)
+    with pytest.raises(ConflictError, match="another loop works on this run"), Lease(objects):
+        pytest.fail("nobody has it")
+
+
 def test_who_leaves_gives_back_no_hold_but_its_own(objects: Objects) -> None:
     with Lease(objects):
         held_by_another(objects)

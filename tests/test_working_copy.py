@@ -17,7 +17,7 @@ from selfstudy_engine.data.lease import Lease
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.pull import pull
 from selfstudy_engine.data.remote_address import RemoteAddress
-from selfstudy_engine.data.run_folder import RunFolder, open_run
+from selfstudy_engine.data.run_folder import RunFolder, open_run, read_config
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.working_copy import held_run
 
@@ -248,7 +248,33 @@ def test_another_run_is_not_touched(objects: Objects, tmp_path: Path) -> None:
         """The refusals gave the hold back."""
     with pytest.raises(RunFolderError, match=r"no run in s3://bucket/runs/nobody"):
         pull(RunFolder(tmp_path / "nobody"), REMOTE)
+    assert not (tmp_path / "nobody").exists()
     objects.delete("run.json")
-    with pytest.raises(RunFolderError, match="where no run is; restore"):
+    with pytest.raises(RunFolderError, match="there is none; restore what was there, copy the run"):
         held_run(one.path, REMOTE).__enter__()
     assert stored(one) == ["A"]
+
+
+@pytest.mark.parametrize("remote", [REMOTE, None], ids=["within S3", "to S3"])
+def test_a_run_that_was_copied_goes_on_where_it_is_now(
+    remote: str | None, objects: Objects, tmp_path: Path
+) -> None:
+    """In its folder of before and in a new one; nobody has to edit run.toml."""
+    elsewhere = f"s3://{BUCKET}/moved"
+    with held_run(tmp_path / "old" / "test", remote) as held:
+        before = open_run(tmp_path / "old", config_of(remote=remote), files=held.files)
+        write(before, make_sample("A"))
+    moved = Objects(RemoteAddress.parse(elsewhere) / "test", retry_seconds=2)
+    with pytest.raises(RunFolderError, match=r"in s3://bucket/moved/test there is none"):
+        held_run(before.path, elsewhere).__enter__()
+    for path in filter(Path.is_file, before.path.rglob("*")):
+        moved.replace(path.relative_to(before.path).as_posix(), path)
+    for number, runs in enumerate((tmp_path / "old", tmp_path / "new", tmp_path / "old")):
+        with held_run(runs / "test", elsewhere) as held:
+            now = open_run(runs, config_of(remote=elsewhere), files=held.files)
+            now.update_config(config_of(remote=elsewhere))
+            write(now, make_sample(str(number)))
+        assert len(stored(now)) == number + 2
+    assert read_config(now).remote == elsewhere
+    with pytest.raises(RunFolderError, match=rf"remote: '{elsewhere}' -> None"):
+        open_run(tmp_path / "old", config_of(remote=None))
