@@ -184,7 +184,13 @@ def local_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(
+            snapshot_download(
+                model,
+                allow_patterns=["*.json", "*.safetensors"],
+                ignore_patterns=["consolidated*", "original/*"],  # the same in another format
+            )
+        )
     except (OSError, ValueError) as error:
         raise UsageError(
             f"can't get model {model} from the hub ({error}); give a folder with --model"

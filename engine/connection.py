@@ -22,7 +22,7 @@ from selfstudy_engine.engine.http_process import HttpProcess, num_processes
 from selfstudy_engine.engine.http_session import HttpSession
 from selfstudy_engine.engine.places import open_places
 from selfstudy_engine.engine.replica import Replica, Server
-from selfstudy_engine.engine.replicas import Replicas
+from selfstudy_engine.engine.replicas import Replicas, check_one_model
 from selfstudy_engine.engine.server import served_model
 
 _SPARE_THREADS = 4
@@ -135,20 +135,26 @@ class Connection:
         await asyncio.gather(*(process.close() for process in self._http_processes))
 
     def check_running(self) -> None:
-        """See whether a running server answers, before anything long is done for it.
+        """See whether running servers answer, as one, before anything long is done for them.
 
         Raises:
             ServerError: there are such servers, and none does; the first one's reason.
+            UsageError: they serve models of different names.
         """
-        failure = None
-        for endpoint in self._running:
+
+        def look(endpoint: Endpoint) -> str | ServerError:
             try:
-                served_model(endpoint)
-                return
+                return str(served_model(endpoint)["id"])
             except ServerError as error:
-                failure = failure or error
-        if failure:
-            raise failure
+                return error
+
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(self._running, pool.map(look, self._running), strict=True))
+        served = {at.url: name for at, name in found.items() if isinstance(name, str)}
+        failures = [error for error in found.values() if isinstance(error, ServerError)]
+        if failures and not served:
+            raise failures[0]
+        check_one_model(served)
 
     def connect(self) -> None:
         """Wait until the servers answer, and warm them up; does nothing the second time.

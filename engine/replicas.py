@@ -67,12 +67,7 @@ class Replicas:
             UsageError: they serve models of different names.
         """
         reached = await self._on_each(self._replicas, Replica.connect)
-        names = {replica.served.model: replica.endpoint.url for replica in reached}
-        if len(names) > 1:
-            listed = ", ".join(f"{name!r} at {url}" for name, url in sorted(names.items()))
-            raise UsageError(
-                f"the servers serve different models ({listed}); start them all with one --model"
-            )
+        check_one_model({replica.endpoint.url: replica.served.model for replica in reached})
         self._flip()
 
     async def swap(self, adapter: Adapter) -> float:
@@ -217,6 +212,23 @@ class Replicas:
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome  # what nobody foresaw
+
+
+def check_one_model(served: Mapping[str, str]) -> None:
+    """Refuse servers that couldn't answer as one.
+
+    Args:
+        served: name of the model at each URL.
+
+    Raises:
+        UsageError: there are several names.
+    """
+    names = {name: url for url, name in served.items()}
+    if len(names) > 1:
+        listed = ", ".join(f"{name!r} at {url}" for name, url in sorted(names.items()))
+        raise UsageError(
+            f"the servers serve different models ({listed}); start them all with one --model"
+        )
 
 
 async def _wait_with_grace(tasks: Iterable["asyncio.Future[Result]"]) -> None:

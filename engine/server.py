@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -58,9 +59,19 @@ logger = logging.getLogger(__name__)
 
 def free_port(host: str = HOST) -> int:
     """Return a port of one of this machine's addresses that nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    with hold_port(host) as held:
+        return int(held.getsockname()[1])
+
+
+def hold_port(host: str) -> socket.socket:
+    """Take a free port until the socket is closed: the system gives it to nobody else.
+
+    A server that asks for it by its number, with SO_REUSEADDR as vLLM does, can listen there.
+    """
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, 0))
+    return held
 
 
 def check_port(port: int, host: str = HOST) -> None:
@@ -144,16 +155,20 @@ class VllmServer:
         self.public = public
         self._config = config
         self._model = model
-        self._port = port or free_port(host)
+        if port is None:
+            # A server may start a training later, and listens half a minute after that.
+            held = hold_port(host)
+            weakref.finalize(self, held.close)
+            port = held.getsockname()[1]
         key = api_key or secrets.token_urlsafe(24)
         url_host = f"[{host}]" if ":" in host else host
-        self.endpoint = Endpoint(f"http://{url_host}:{self._port}", key, is_own=True)
+        self.endpoint = Endpoint(f"http://{url_host}:{port}", key, is_own=True)
         if public:
             scheme = "https" if public.certificate else "http"
-            url = f"{scheme}://{public.url_host}:{self._port}"
+            url = f"{scheme}://{public.url_host}:{port}"
             self.endpoint = Endpoint(url, key, public.certificate, is_own=True)
         shown = (public,) if public else ()
-        self._command = server_command(config, model, self._port, *shown, host=host)
+        self._command = server_command(config, model, port, *shown, host=host)
         self._environment = server_environment(config, model, self.endpoint.api_key, public)
         if chat_about:
             # The one named last sees a request first, and that must stay the guard.

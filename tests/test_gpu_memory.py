@@ -5,9 +5,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import orjson
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from test_fast_training import loss_of_row, make_model, with_lora
 
@@ -19,6 +21,7 @@ from selfstudy_engine.data.gpu_memory import (
     GIB,
     activation_bytes,
     gpu_share,
+    local_folder,
     server_bytes,
     server_share,
     share_beside_training,
@@ -281,3 +284,20 @@ def test_what_cant_be_computed_is_asked_for(tmp_path: Path) -> None:
     one = gpu("0", 80)
     with pytest.raises(UsageError, match=r"can't read the size of model .*--gpu-memory"):
         gpu_share(config, str(model), Placement((one,), (one,)))
+
+
+def test_a_hubs_model_is_downloaded_once_not_in_each_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mistral's repositories have the weights twice, early ones of Llama in a folder besides."""
+    there = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    twice = ["consolidated.safetensors", "original/consolidated.00.safetensors"]
+    fetched: list[str] = []
+
+    def download(model: str, **patterns: Any) -> str:
+        fetched.extend(filter_repo_objects([*there, *twice], **patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert local_folder("owner/model") == tmp_path
+    assert fetched == there

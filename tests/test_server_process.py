@@ -1,5 +1,6 @@
 """The server's command, environment and process; vLLM never gets further than its imports."""
 
+import gc
 import importlib
 import os
 import signal
@@ -46,6 +47,22 @@ def after(command: list[str], flag: str) -> str:
 
 def test_a_free_port_can_be_used() -> None:
     check_port(free_port())
+
+
+def test_the_port_of_a_server_to_come_is_given_to_nobody_else(tmp_path: Path) -> None:
+    """It may start a training later; whoever got the port meanwhile ended the run."""
+    server = VllmServer(config(), "/models/tiny", tmp_path / "server.log")
+    address = ("127.0.0.1", int(server.endpoint.url.rpartition(":")[2]))
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(address)
+    with socket.socket() as vllm:
+        vllm.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        vllm.bind(address)
+        vllm.listen()
+        socket.create_connection(address).close()
+    del server
+    gc.collect()
+    check_port(address[1])
 
 
 def test_a_taken_port_is_refused_by_number() -> None:
