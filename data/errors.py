@@ -105,7 +105,10 @@ class BenchmarkError(SelfStudyError, RuntimeError):
     """A contender of a benchmark failed or answered something else than what it was asked."""
 
 
-def damaged(path: Path, error: Exception, remedy: str = "restore it from a copy") -> StoreError:
+RESTORE = "restore it from a copy"
+
+
+def damaged(path: Path, error: Exception, remedy: str = RESTORE) -> StoreError:
     """Return what is said of a run's file whose content isn't what was written."""
     return StoreError(f"{path} is damaged ({shown_text(str(error))}); {remedy}")
 

@@ -45,7 +45,8 @@ class Evaluated:
     num_answers: int = 1
     """Answers that were asked for; 1 is the greedy one."""
     adapter_sha256: str = ""
-    """Of the adapter's weights; empty for the base model, and in the loop's own evaluations."""
+    """Of the adapter's weights; empty for the base model, and in a loop's evaluation of earlier
+    versions."""
 
     @property
     def spread(self) -> float | None:
@@ -79,7 +80,8 @@ def load_evaluation(path: Path, *, withdrawn: bool = False) -> list[Evaluated]:
     Raises:
         StoreError: it is damaged.
     """
-    answers = load_rows(path, _to_evaluated)
+    remedy = "restore it from a copy, or remove it: `loop` asks its adapter again, if that is there"
+    answers = load_rows(path, _to_evaluated, remedy)
     return [answer for answer in answers if withdrawn or not math.isnan(answer.measured)]
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.errors import damaged
+from selfstudy_engine.data.errors import RESTORE, damaged
 from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.parquet import to_parquet
 
@@ -22,12 +22,15 @@ def save_rows(
     files.replace(path, to_parquet(table, compression="zstd"))
 
 
-def load_rows(path: Path, to_row: Callable[[dict[str, Any]], Row]) -> list[Row]:
+def load_rows(
+    path: Path, to_row: Callable[[dict[str, Any]], Row], remedy: str = RESTORE
+) -> list[Row]:
     """Read rows back.
 
     Args:
         path: that `save_rows` wrote.
         to_row: makes one of its columns' values.
+        remedy: for a damaged file.
 
     Raises:
         StoreError: they aren't what was written.
@@ -38,4 +41,4 @@ def load_rows(path: Path, to_row: Callable[[dict[str, Any]], Row]) -> list[Row]:
         table = pa.parquet.read_table(pa.BufferReader(content))
         return [to_row(row) for row in table.to_pylist()]
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, error, remedy) from error

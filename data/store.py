@@ -118,22 +118,28 @@ class SampleStore:
         for index in self.rounds():
             if before_round is not None and index >= before_round:
                 break
-            for row in self._accepted_rows(
-                index, "round", "molecule_id", "sample_index", "measured"
-            ):
-                digest.add(*row)
+            columns = ("accepted", "round", "molecule_id", "sample_index", "measured")
+            for accepted, *row in self.rows(index, *columns):
+                if accepted:
+                    digest.add(*row)
         return digest.hexdigest()
+
+    def accepted_reasons(self) -> Iterator[tuple[str, str]]:
+        """Stream molecule id and reason of accepted samples, in the order of `samples`."""
+        for index in self.rounds():
+            for accepted, *row in self.rows(index, "accepted", "molecule_id", "reason"):
+                if accepted:
+                    yield row[0], row[1]
 
     def accepted_molecules(self, round_index: int) -> dict[str, Molecule]:
         """Return a round's molecules with accepted samples, by their ids."""
-        rows = self._accepted_rows(round_index, "molecule_id", "name", "smiles", "measured")
-        return {row[0]: Molecule(*row) for row in rows}
+        rows = self.rows(round_index, "accepted", "molecule_id", "name", "smiles", "measured")
+        return {row[0]: Molecule(*row) for accepted, *row in rows if accepted}
 
-    def _accepted_rows(self, round_index: int, *columns: str) -> Iterator[list[Any]]:
-        for batch in self.batches(round_index, ["accepted", *columns], whole=False):
-            for accepted, *row in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-                if accepted:
-                    yield row
+    def rows(self, round_index: int, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Stream some values of each of a round's samples; nothing else is decoded."""
+        for batch in self.batches(round_index, columns, whole=False):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def read_shard(self, path: Path) -> list[Sample]:
         """Return the samples of one shard; none if it is damaged, and was set aside."""
@@ -169,18 +175,11 @@ class SampleStore:
 
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
-        pairs: set[tuple[str, int]] = set()
-        columns = ["molecule_id", "sample_index"]
-        for batch in self.batches(round_index, columns, whole=False):
-            pairs.update((row["molecule_id"], row["sample_index"]) for row in batch.to_pylist())
-        return pairs
+        return set(self.rows(round_index, "molecule_id", "sample_index"))
 
     def molecules(self, round_index: int) -> dict[str, bool]:
         """Return the ids of a round's molecules, and whether their samples are hinted."""
-        found: dict[str, bool] = {}
-        for batch in self.batches(round_index, ["molecule_id", "hinted"], whole=False):
-            found.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        return found
+        return dict(self.rows(round_index, "molecule_id", "hinted"))
 
     def count(self, round_index: int | None = None, where: pc.Expression | None = None) -> int:
         """Return the number of samples."""

@@ -102,9 +102,9 @@ def judge_again(
         How many verdicts changed their outcome, and how many were made.
     """
     accepted = AcceptedTexts(config.verdict.similarity)
-    for sample in store.accepted():
-        if sample.molecule_id not in values:
-            accepted.add(sample.molecule_id, Fingerprint.of(sample.reason))
+    for molecule_id, reason in store.accepted_reasons():
+        if molecule_id not in values:
+            accepted.add(molecule_id, Fingerprint.of(reason))
     num_changed = num_judged = 0
     for path in store.shards():
         samples = store.read_shard(path)

@@ -6,7 +6,7 @@ It knows neither which molecules are asked about nor which adapter answers.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated
@@ -67,6 +67,7 @@ class QuestionQueue:
                 question, completions = generated.item, generated.completions
                 if isinstance(question, EvaluationQuestion):
                     answer = to_evaluated(question, completions[0], self._config)
+                    answer = replace(answer, adapter_sha256=served.adapter_sha256)
                     self._answers[question.index] = answer
                     self.num_evaluation_tokens += completions[0].num_output_tokens
                     if len(self._answers) == num_evaluated:

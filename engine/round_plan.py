@@ -1,14 +1,15 @@
 """Which molecules a round asks about, and which ones measure its adapter; read from the store."""
 
 import random
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.rationalize import choose_hinted
-from selfstudy_engine.engine.sampler import Tally, plan_round, tally_round
+from selfstudy_engine.engine.sampler import RoundTally, Tally, plan_round, tally_round
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,33 @@ class Plan:
         return len(self.ordinary) + len(self.hinted)
 
 
+@dataclass(slots=True)
+class _Past:
+    """What the rounds before one made of their molecules: memory grows with those, not with rounds.
+
+    Rounds are complete when they are added up.
+    """
+
+    num_rounds: int = 0
+    ordinary: dict[str, Tally] = field(default_factory=dict)
+    hinted: dict[str, Tally] = field(default_factory=dict)
+    accepted: dict[str, tuple[int, Molecule]] = field(default_factory=dict)
+    """Those with an accepted sample, and the first round that has one."""
+
+    def add(self, new: RoundTally) -> None:
+        """Add the next round."""
+        for total, tallies in ((self.ordinary, new.ordinary), (self.hinted, new.hinted)):
+            for key, tally in tallies.items():
+                total[key] = total.get(key, Tally()) + tally
+        for key, molecule in new.accepted.items():
+            self.accepted.setdefault(key, (self.num_rounds, molecule))
+        self.num_rounds += 1
+
+
 class RoundPlanner:
     """Plans the rounds of a run; what the store says of the rounds before is read once.
+
+    Threads may share it.
 
     Args:
         config: of the run.
@@ -38,22 +64,25 @@ class RoundPlanner:
         self._config = config
         self._split = split
         self._store = store
-        self._tallied: dict[tuple[int, bool], dict[str, Tally]] = {}
-        self._learned: dict[str, Molecule] = {}
-        self._learned_before = 0
+        self._past = _Past()
+        self._lock = threading.Lock()
 
     def plan(self, round_index: int) -> Plan:
         """Return the molecules of a round; those of the rounds before it are complete."""
         if round_index >= self._config.rounds:  # the last adapter is only measured
             return Plan([], [])
-        pool, tallies = self._split.pool, self._tallies(round_index)
+        with self._lock:
+            return self._plan(round_index, self._read_past(round_index))
+
+    def _plan(self, round_index: int, past: _Past) -> Plan:
+        pool = self._split.pool
         begun = self._store.molecules(round_index)
         hinted = []
         if self._config.rationalize.enabled:
             hinted = choose_hinted(
                 pool,
-                tallies,
-                self._tallies(round_index, hinted=True),
+                past.ordinary,
+                past.hinted,
                 begun,
                 round_index=round_index,
                 config=self._config,
@@ -61,7 +90,7 @@ class RoundPlanner:
         shown = {molecule.molecule_id for molecule in hinted}
         ordinary = plan_round(
             [molecule for molecule in pool if molecule.molecule_id not in shown],
-            tallies,
+            past.ordinary,
             begun.keys() - shown,
             round_index,
             self._config,
@@ -76,7 +105,9 @@ class RoundPlanner:
 
     def evaluated(self, adapter_round: int) -> list[tuple[str, Molecule]]:
         """Return the test set, and a random part of what an adapter was trained on."""
-        accepted = self._accepted_molecules(adapter_round)
+        with self._lock:
+            known = self._read_past(max(adapter_round, self._past.num_rounds)).accepted
+            accepted = {key: m for key, (first, m) in known.items() if first < adapter_round}
         chosen = sorted(accepted)
         size = min(self._config.train_evaluation_size, len(chosen))
         generator = random.Random(f"{self._config.seed}:{adapter_round}")
@@ -85,26 +116,10 @@ class RoundPlanner:
             ("train", molecule) for molecule in trained
         ]
 
-    def forget(self, round_index: int) -> None:
-        """Read a round's samples anew when they are asked for next: there are more of them."""
-        self._tallied.pop((round_index, False), None)
-        self._tallied.pop((round_index, True), None)
-
-    def _tallies(self, before_round: int, *, hinted: bool = False) -> dict[str, Tally]:
-        """Add up what the rounds before one made of their molecules."""
-        total: dict[str, Tally] = {}
-        for index in range(before_round):
-            if (index, hinted) not in self._tallied:
-                self._tallied[index, hinted] = tally_round(self._store, index, hinted=hinted)
-            for molecule_id, tally in self._tallied[index, hinted].items():
-                total[molecule_id] = total.get(molecule_id, Tally()) + tally
-        return total
-
-    def _accepted_molecules(self, before_round: int) -> dict[str, Molecule]:
-        """Return those of the rounds before one, which are complete; each is read once."""
-        if before_round < self._learned_before:
-            self._learned, self._learned_before = {}, 0
-        for index in range(self._learned_before, before_round):
-            self._learned |= self._store.accepted_molecules(index)
-        self._learned_before = before_round
-        return self._learned
+    def _read_past(self, round_index: int) -> _Past:
+        """Return the past of a round."""
+        if round_index < self._past.num_rounds:
+            self._past = _Past()
+        while self._past.num_rounds < round_index:
+            self._past.add(tally_round(self._store, self._past.num_rounds))
+        return self._past

@@ -15,8 +15,9 @@ from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import ServerDiedError
-from selfstudy_engine.data.evaluations import save_evaluation
+from selfstudy_engine.data.evaluations import load_evaluation, save_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
@@ -79,35 +80,39 @@ class RoundSteps:
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None
-        self._recorded: set[int] = set()
+        self._records = {record.round: record for record in load_records(folder)}
+        self._sampled: set[int] = set()
+        """Rounds that have their samples; to find that out, all their shards are read."""
         self._timings: defaultdict[int, Timing] = defaultdict(Timing)
 
     def is_finished(self) -> bool:
         """Tell whether nothing is left to do."""
-        records = self._records()
-        return all(self._is_recorded(records, index) for index in range(self._config.rounds + 1))
+        return all(map(self.is_recorded, range(self._config.rounds + 1)))
 
     def is_recorded(self, round_index: int) -> bool:
+        """Tell whether a round is recorded, and has the samples and the evaluation that it had.
+
+        A lost evaluation can be made again as long as its adapter is there.
+        """
+        is_measured = self._folder.evaluation(round_index).exists()
+        is_measured = is_measured or not self._folder.adapter(round_index).exists()
+        return is_measured and self._has_its_samples(round_index)
+
+    def _has_its_samples(self, round_index: int) -> bool:
         """Tell whether a round is recorded, and has the samples that it had then.
 
         One that was the last had none, and gets some once rounds follow it. What a plan would be
         now says nothing else: a table may have grown, and adapters were trained on what there was.
         """
-        return round_index in self._recorded or self._is_recorded(self._records(), round_index)
-
-    def _records(self) -> dict[int, RoundRecord]:
-        return {record.round: record for record in load_records(self._folder)}
-
-    def _is_recorded(self, records: dict[int, RoundRecord], round_index: int) -> bool:
-        recorded = records.get(round_index)
-        if recorded is None:
+        if round_index in self._sampled:
+            return True
+        record = self._records.get(round_index)
+        if record is None or self._lacks_samples(record):
             return False
-        had_samples = recorded.num_completions or recorded.num_hinted
-        if self._lacks_samples(recorded) or (
-            not had_samples and self._planner.num_completions(round_index)
-        ):
+        had_samples = record.num_completions or record.num_hinted
+        if not had_samples and self._planner.num_completions(round_index):
             return False
-        self._recorded.add(round_index)
+        self._sampled.add(round_index)
         return True
 
     def _lacks_samples(self, record: RoundRecord) -> bool:
@@ -118,11 +123,14 @@ class RoundSteps:
     def training(self, round_index: int) -> Iterator[Callable[[], None]]:
         """Start a round's training, unless its adapter exists; yields what waits for its end.
 
+        One that answers no more may have been removed; with --overlap it answers in the next round.
         Only the waiting counts as the round's training time: what generating hid cost nothing.
         """
         output = self._folder.adapter(round_index)
-        if output.exists():
+        is_there = output.exists()
+        if is_there:
             self._folder.files.add_folder(output, MANIFEST)  # a killed loop may not have come to it
+        if is_there or (self.is_recorded(round_index) and self.is_recorded(round_index + 1)):
             yield lambda: None
             return
         if self._config.overlap and self._shares_gpu:
@@ -217,17 +225,9 @@ class RoundSteps:
                 self._connection.restart()
 
     def _ask(self, adapter: int, samples_of: int) -> None:
-        is_evaluated = self._folder.evaluation(adapter).exists()
-        molecules = [] if is_evaluated else self._planner.evaluated(adapter)
+        molecules = [] if self._is_evaluated(adapter) else self._planner.evaluated(adapter)
         last = self._config.generation.samples_per_molecule - 1
-        plan = self._planner.plan(samples_of)
-        stored = self._store.molecule_indices(samples_of) if plan.num_molecules else set()
-        pending = [m for m in plan.ordinary if (m.molecule_id, last) not in stored]
-        hinted = [m for m in plan.hinted if (m.molecule_id, last) not in stored]
-        if self.is_recorded(samples_of):
-            # Its plan may name others since, in the place of rows that were withdrawn; adapters
-            # were trained on what there was.
-            pending, hinted = [], []
+        pending, hinted = self._missing(samples_of)
         if not molecules and not pending and not hinted:
             return
         self._serve(adapter)
@@ -265,28 +265,59 @@ class RoundSteps:
                     self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
             finally:
                 self._account(adapter, samples_of, queue, time.monotonic() - started)
-        self._planner.forget(samples_of)
+
+    def _is_evaluated(self, round_index: int) -> bool:
+        """Tell whether an adapter is; one that was trained again, as it was damaged, is another."""
+        if self.is_recorded(round_index):
+            return True
+        path = self._folder.evaluation(round_index)
+        if not path.exists():
+            return False
+        known = {answer.adapter_sha256 for answer in load_evaluation(path, withdrawn=True)}
+        return known <= {"", read_adapter(self._folder.adapter(round_index)).sha256}
+
+    def _missing(self, round_index: int) -> tuple[list[Molecule], list[Molecule]]:
+        """Return whom a round has yet to ask about, in the ordinary way and in sight of the value.
+
+        Nobody once it is recorded: adapters were trained on what there was, and its plan may name
+        others since, in the place of rows that were withdrawn.
+        """
+        if self._has_its_samples(round_index):
+            return [], []
+        plan = self._planner.plan(round_index)
+        stored = self._store.molecule_indices(round_index) if plan.num_molecules else set()
+        last = self._config.generation.samples_per_molecule - 1
+        pending, hinted = (
+            [molecule for molecule in wanted if (molecule.molecule_id, last) not in stored]
+            for wanted in (plan.ordinary, plan.hinted)
+        )
+        return pending, hinted
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record, unless it is there and nothing was asked since."""
         timing = self._timings[round_index]
-        if self.is_recorded(round_index) and not timing.num_generated:
+        if self.is_recorded(round_index) and not (timing.num_generated or timing.evaluate):
             return
         adapter = read_adapter(self._folder.adapter(round_index))
         record = self._derive(round_index, timing, Trained.of(adapter))
-        save_record(self._folder, record)
+        self._save(record)
         self._reporter.finish_round(record)
         self._on_record(record)
 
     def derive_records_again(self) -> None:
         """Bring the records of finished rounds in line with verdicts that have changed.
 
-        What lacks samples is recorded anew once it has them; until then its record says how many.
+        What lacks samples or evaluation is recorded anew once it has them; until then its record
+        says how many.
         """
-        for record in load_records(self._folder):
-            if not self._lacks_samples(record):
-                trained = Trained.recorded(record)
-                save_record(self._folder, self._derive(record.round, record.timing, trained))
+        for index, record in self._records.items():
+            measured = all(self._folder.evaluation(i).exists() for i in (0, index))
+            if measured and not self._lacks_samples(record):
+                self._save(self._derive(index, record.timing, Trained.recorded(record)))
+
+    def _save(self, record: RoundRecord) -> None:
+        save_record(self._folder, record)
+        self._records[record.round] = record
 
     def _derive(self, round_index: int, timing: Timing, trained: Trained) -> RoundRecord:
         return derive_record(
@@ -311,8 +342,8 @@ class RoundSteps:
         """Return what the run has accepted so far; read from the store once."""
         if self._accepted is None:
             self._accepted = AcceptedTexts(self._config.verdict.similarity)
-            for sample in self._store.accepted():
-                self._accepted.add(sample.molecule_id, Fingerprint.of(sample.reason))
+            for molecule_id, reason in self._store.accepted_reasons():
+                self._accepted.add(molecule_id, Fingerprint.of(reason))
         return self._accepted
 
     def _serve(self, adapter_round: int) -> None:

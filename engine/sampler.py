@@ -8,8 +8,7 @@ import random
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import itemgetter
-
-import pyarrow.compute as pc
+from typing import NamedTuple
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
@@ -43,18 +42,33 @@ class Tally:
         )
 
 
-def tally_round(store: SampleStore, round_index: int, *, hinted: bool = False) -> dict[str, Tally]:
-    """Return what a round made of its molecules, by molecule id; by ordinary or hinted samples."""
-    counts: dict[str, list[int]] = {}
-    columns = ["molecule_id", "accepted", "num_output_tokens"]
-    for batch in store.batches(round_index, columns, pc.field("hinted") == hinted):
-        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for molecule_id, accepted, num_tokens in rows:
-            count = counts.setdefault(molecule_id, [0, 0, 0])
-            count[0] += 1
-            count[1] += accepted
-            count[2] += num_tokens
-    return {key: Tally(1, *count) for key, count in counts.items()}
+class RoundTally(NamedTuple):
+    """What a round made of its molecules, by their ids."""
+
+    ordinary: dict[str, Tally]
+    """By ordinary samples."""
+    hinted: dict[str, Tally]
+    accepted: dict[str, Molecule]
+    """Those with an accepted sample, of either kind."""
+
+
+def tally_round(store: SampleStore, round_index: int) -> RoundTally:
+    """Return what a round made of its molecules."""
+    counts: dict[tuple[str, bool], list[int]] = {}
+    molecules: dict[str, Molecule] = {}
+    columns = ("hinted", "num_output_tokens", "accepted", "molecule_id", "name", "smiles")
+    for hinted, num_tokens, accepted, *row in store.rows(round_index, *columns, "measured"):
+        count = counts.setdefault((row[0], hinted), [0, 0, 0])
+        count[0] += 1
+        count[1] += accepted
+        count[2] += num_tokens
+        if accepted:
+            molecules[row[0]] = Molecule(*row)
+    ordinary, hinted = (
+        {key: Tally(1, *count) for (key, kind), count in counts.items() if kind is wanted}
+        for wanted in (False, True)
+    )
+    return RoundTally(ordinary, hinted, molecules)
 
 
 def plan_round(

@@ -122,7 +122,7 @@ def make_run(
 
 
 def _asked(task: Task, store: SampleStore, index: int, config: RunConfig) -> list[Molecule]:
-    before = [tally_round(store, earlier) for earlier in range(index)]
+    before = [tally_round(store, earlier).ordinary for earlier in range(index)]
     tallies = {key: tally for tallied in before for key, tally in tallied.items()}
     return plan_round(task.split.pool, tallies, set(), index, config)
 

@@ -1,10 +1,11 @@
 """Loops that something stops: no wrong sample is kept, and the same call goes on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeConfig, QuietReporter, loop
+from conftest import MakeConfig, QuietReporter, loop, train_here
 from fake_vllm import FakeVllm
 from stored_samples import content_of, stored
 
@@ -12,9 +13,12 @@ from selfstudy_engine.data.errors import (
     RunFolderError,
     SelfStudyError,
     ServerError,
+    StoreError,
     SwapError,
     TrainingError,
+    UsageError,
 )
+from selfstudy_engine.data.evaluations import load_evaluation
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
@@ -50,6 +54,43 @@ def test_a_damaged_adapter_is_never_served(
     with pytest.raises(SelfStudyError, match="isn't what was published"):
         loop(small_config(), before_generating.path.parent, fake)
     assert [request.path for request in fake.requests] == ["/v1/models"]
+
+
+def test_an_adapter_that_is_trained_again_is_measured_again(
+    before_generating: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    """Its evaluation was the damaged one's, and stayed."""
+    folder = before_generating
+    shutil.rmtree(folder.adapter(1))
+
+    def train(arguments: dict[str, object], *rest: object) -> Any:  # on other molecules
+        return train_here(arguments | {"before_round": 0}, *rest)
+
+    records, _ = loop(small_config(), folder.path.parent, fake, train)
+    for record in records:
+        answers = load_evaluation(folder.evaluation(record.round))
+        assert {answer.adapter_sha256 for answer in answers} == {record.adapter_sha256}
+
+
+def test_an_evaluation_that_is_lost_is_made_again(
+    copied: RunFolder, finished: RunFolder, small_config: MakeConfig, fake: FakeVllm
+) -> None:
+    copied.evaluation(1).write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r"round-0001.parquet is damaged .* or remove it: `loop`"):
+        load_evaluation(copied.evaluation(1))
+    copied.evaluation(1).unlink()
+    records, reporter = loop(small_config(), copied.path.parent, fake)
+    assert reporter.rounds == [1]
+    assert {request.body["n"] for request in fake.generations} == {1}
+    assert content_of(copied) == content_of(finished)
+    again = load_evaluation(copied.evaluation(1))
+    assert again == load_evaluation(finished.evaluation(1))
+    assert records == load_records(copied)
+    shutil.rmtree(copied.adapter(0))
+    copied.evaluation(0).unlink()  # nobody can
+    num_asked = len(fake.generations)
+    assert loop(small_config(), copied.path.parent, fake)[0] == records
+    assert len(fake.generations) == num_asked
 
 
 def test_a_server_that_fails_in_the_middle_leaves_the_samples_before(
@@ -95,7 +136,7 @@ def test_a_server_that_isnt_there_is_named(
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_server_that_isnt_there_is_named_before_anything_is_trained(
+def test_servers_that_cant_be_asked_are_named_before_anything_is_trained(
     tmp_path: Path, small_config: MakeConfig, fake: FakeVllm, overlap: bool
 ) -> None:
     missing = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
@@ -111,6 +152,8 @@ def test_a_server_that_isnt_there_is_named_before_anything_is_trained(
 
     with pytest.raises(ServerError, match=f"no vLLM server answers at {missing[0]} "):
         start(*missing)
+    with FakeVllm(model="other") as other, pytest.raises(UsageError, match="different models"):
+        start(missing[0], fake.url, other.url)
     assert not begun
     with pytest.raises(TrainingError, match="begun"):
         start(missing[0], fake.url)

@@ -83,7 +83,7 @@ def play(
         chosen = plan_round(pool, tallies, set(), index, config)
         with store.writer(index) as writer:
             writer.add(answers(chosen, tallies, index, guess, most))
-        for key, tally in tally_round(store, index).items():
+        for key, tally in tally_round(store, index).ordinary.items():
             tallies[key] = tallies.get(key, Tally()) + tally
         record = derive_record(
             *(folder, config, task),

@@ -135,6 +135,29 @@ def test_a_round_is_recorded_beside_the_asking_of_the_next(
     assert len(run_loop(config, tmp_path, Patient(), fake.api_key)) == ROUNDS + 1
 
 
+def test_adapters_that_answer_no_more_may_be_gone(
+    overlapped: tuple[RunFolder, list[str]],
+    small_config: MakeConfig,
+    fake: FakeVllm,
+    tmp_path: Path,
+) -> None:
+    """A run that went on trained them all again."""
+    folder, _ = overlapped
+    shutil.copytree(folder.path, tmp_path / "test")
+    for index in range(ROUNDS - 1):
+        shutil.rmtree(tmp_path / "test" / "adapters" / f"round-{index:04d}")
+    trained: list[object] = []
+
+    def start(arguments: dict[str, object], *rest: Any) -> AbstractContextManager[Training]:
+        trained.append(arguments["before_round"])
+        return train_here(arguments, *rest)
+
+    config = small_config(overlap=True, rounds=ROUNDS + 1)
+    records, _ = loop(config, tmp_path, fake, start)
+    assert trained == [ROUNDS + 1]
+    assert [record.num_completions for record in records] == [BATCH] * (ROUNDS + 1) + [0]
+
+
 def test_a_run_changes_neither_to_nor_from_overlap(
     overlapped: tuple[RunFolder, list[str]], small_config: MakeConfig, fake: FakeVllm
 ) -> None:

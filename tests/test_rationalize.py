@@ -246,8 +246,10 @@ def test_a_rounds_tallies_are_apart(tmp_path: Path) -> None:
     with store.writer(0) as writer:
         writer.add([make_sample("A"), make_sample("A", sample_index=1, accepted=False)])
         writer.add([make_sample("B", hinted=True)])
-    assert tally_round(store, 0) == {"A": Tally(1, 2, 1, 18)}
-    assert tally_round(store, 0, hinted=True) == {"B": Tally(1, 1, 1, 9)}
+    tallied = tally_round(store, 0)
+    assert tallied.ordinary == {"A": Tally(1, 2, 1, 18)}
+    assert tallied.hinted == {"B": Tally(1, 1, 1, 9)}
+    assert tallied.accepted.keys() == {"A", "B"}
     assert store.molecules(0) == {"A": False, "B": True}
 
 
