@@ -107,6 +107,10 @@ class Connection:
                 server.start()
             self._started = True
 
+    def note_training(self, *, runs: bool) -> None:
+        """Have none of our servers that died started, meanwhile, on the GPU of a training."""
+        self._replicas.beside_training = runs
+
     def restart(self) -> None:
         """Replace own servers by new ones; nothing is served or proven yet.
 

@@ -44,6 +44,7 @@ class RayServer:
     """
 
     public = None
+    shares_training_gpu = False
 
     def __init__(
         self, cluster: RayCluster, index: int, log: Path, *, api_key: str | None = None

@@ -45,6 +45,10 @@ class Server(Protocol):
     def public(self) -> PublicServing | None:
         """How it is open to others; then it can't swap."""
 
+    @property
+    def shares_training_gpu(self) -> bool:
+        """Whether adapters are trained on a GPU of its: then it isn't started beside a training."""
+
     def start(self) -> None:
         """Start it, and return at once."""
 
@@ -178,11 +182,15 @@ class Replica:
         self.served = await self._swapper.swap(None)
         await self.client.follow_origin()
 
-    async def revive(self) -> None:
+    async def revive(self, *, beside_training: bool) -> None:
         """Start a server of ours again if it died, and wait until it answers.
 
+        Args:
+            beside_training: whether an adapter is trained meanwhile.
+
         Raises:
-            ServerDiedError: it died more often than server.max_restarts allows.
+            ServerDiedError: it died more often than server.max_restarts allows, or training has its
+                GPU.
             ServerError: it doesn't start.
             OSError: no process, or no log of it, can be made here.
         """
@@ -193,6 +201,8 @@ class Replica:
                 await asyncio.to_thread(self.server.check_healthy)
                 return
             except ServerDiedError as error:
+                if beside_training and self.server.shares_training_gpu:
+                    raise
                 self._start = self._start_again(self.server, error)
         try:
             await asyncio.shield(self._start)

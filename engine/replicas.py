@@ -43,6 +43,8 @@ class Replicas:
         self._quarantined: dict[Replica, asyncio.Task[None] | None] = {}
         self.client = GenerationClient([])
         """Asks those that are proven."""
+        self.beside_training = False
+        """Whether an adapter is trained now: see `Server.shares_training_gpu`."""
         self.served: Served
         """What answers, on each server that does."""
 
@@ -190,7 +192,7 @@ class Replicas:
             await replica.close()
             await asyncio.sleep(RETRY_SECONDS)
             try:
-                await replica.revive()
+                await replica.revive(beside_training=self.beside_training)
                 await replica.connect()
                 if self._adapter:
                     await replica.swap(self._adapter)

@@ -169,14 +169,17 @@ class RoundSteps:
                 waiting = True
                 started = time.monotonic()
                 training.result()
+                self._connection.note_training(runs=False)
                 self._folder.files.add_folder(output, MANIFEST)
                 self._spend(round_index, train=time.monotonic() - started)
 
             self._wait_for_training = wait
+            self._connection.note_training(runs=True)
             try:
                 yield wait
             finally:
                 self._wait_for_training = None
+                self._connection.note_training(runs=False)
 
     @property
     def _shares_gpu(self) -> bool:

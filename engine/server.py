@@ -22,6 +22,7 @@ import orjson
 
 from selfstudy_engine.data.adapters import Adapter, check_base
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import (
     AdapterError,
     ServerDiedError,
@@ -178,6 +179,11 @@ class VllmServer:
         self._scratch = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._reaper: Reaper | None = None
+
+    @property
+    def shares_training_gpu(self) -> bool:
+        """See `Server`."""
+        return placement_of(self._config).shared
 
     def publish(self, adapter: Adapter) -> str:
         """Return the adapter's folder as the server sees it: this machine's own."""

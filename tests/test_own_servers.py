@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ class OwnServer:
     """
 
     public = None
+    shares_training_gpu = False
 
     def __init__(self, fake: FakeVllm) -> None:
         self._fake = fake
@@ -253,6 +255,30 @@ def test_one_that_dies_as_it_starts_is_started_again_as_often_as_allowed(
         connection.connect()
         assert [replica.given_up for replica in connection.replicas] == [False, False]
     assert not any(server.running for server in servers)
+
+
+def test_one_on_the_gpu_of_training_is_started_again_once_that_is_over(
+    servers: list[OwnServer], make_adapter: MakeAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside it vLLM may refuse to start, or take what training is about to."""
+    caplog.set_level(logging.INFO)
+    servers[1].shares_training_gpu = True
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        connection.note_training(runs=True)
+        lose(connection, servers[1])
+
+        async def try_thrice() -> None:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                while caplog.text.count("isn't back: it died") < 3:
+                    await asyncio.sleep(0.01)
+
+        connection.run(try_thrice())
+        assert servers[1].num_starts == 1
+        connection.note_training(runs=False)
+        wait_for_both(connection)
+        assert servers[1].num_starts == 2
 
 
 def test_servers_that_only_answer_may_die_now_and_then(
