@@ -37,10 +37,7 @@ def ls(run_name: str, runs: Path) -> None:
     for column in ("round", "samples", "accepted", "acceptance", "hinted", "shards"):
         table.add_column(column, justify="right")
     for index in samples.rounds():
-        counts = Counter(
-            (row["hinted"], row["accepted"])
-            for row in _rows(samples.batches(index, ["hinted", "accepted"]))
-        )
+        counts = Counter(samples.rows(index, "hinted", "accepted"))
         accepted, hinted = counts[False, True], counts[True, True]
         total, num_hinted = accepted + counts[False, False], hinted + counts[True, False]
         share = f"{accepted / total:.1%}" if total else "-"
