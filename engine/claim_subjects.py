@@ -18,7 +18,8 @@ _SUBJECT_VERBS = word_set("phrases", "holds") | {"melts", "weighs", "which", "it
 _OPENERS = word_set("phrases", "openers")
 _FORMS = word_set("contexts", "forms")
 _ALSO = frozenset(("also", "itself", "additionally"))
-_IN_NO_NAME = STOPS | DETERMINERS
+_MELTS = frozenset(("melts", "boils"))
+_IN_NO_NAME = STOPS | DETERMINERS | HEADS | RING_HEADS | word_set("phrases", "wholes")
 _MOST_NAME_WORDS = 3
 
 OtherCompound = Callable[[Sequence[str], int], int]
@@ -28,7 +29,8 @@ OtherCompound = Callable[[Sequence[str], int], int]
 def names_unlisted(words: Sequence[str], index: int, own_words: frozenset[str]) -> int:
     """Return how many words from there on name what no list does: "fluorenone (84 °C)".
 
-    Such are a name before its value, before "also" or "itself", and "open-chain form".
+    Such are a name before its value, before "also" or "itself", or before "has ... and melts", and
+    "open-chain form".
 
     Args:
         words: of a sentence.
@@ -42,7 +44,8 @@ def names_unlisted(words: Sequence[str], index: int, own_words: frozenset[str]) 
     for end in range(index, min(index + _MOST_NAME_WORDS + 1, len(words))):
         word = words[end]
         gloss = words[end + 1 : skip_gloss(words, end)]
-        if word in _ALSO or "°" in gloss:
+        melts = word in _SUBJECT_VERBS and not _MELTS.isdisjoint(words[end:])
+        if word in _ALSO or "°" in gloss or melts:
             return 0 if own_words.issuperset(words[index:end]) else end - index
         if not word[0].isalnum() or word in _IN_NO_NAME or read_number(word) is not None:
             break
