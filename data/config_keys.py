@@ -51,7 +51,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it isn't there, isn't text, or isn't TOML; the message has line and column.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8-sig"))  # as Notepad saves it
         flatten(tables)  # here, where a nesting that is too deep has a message
         return tables
     except OSError as error:

@@ -23,6 +23,10 @@ def test_defaults_give_way_to_toml_and_toml_to_overrides(tmp_path: Path) -> None
     assert (config.train.rank, config.generation.top_p, config.seed) == (8, 1.0, 0)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "\ufeffrounds = 5")).rounds == 5
+
+
 def test_without_anything_the_defaults_stand() -> None:
     assert load_config(None) == RunConfig()
     assert RunConfig().property.name == "melting point"

@@ -56,7 +56,7 @@ def resolve(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with may_refuse(UsageError):
         config = load_config(path)
-        holds(config, tomllib.loads(content.decode()))
+        holds(config, tomllib.loads(content.decode("utf-8-sig")))
         path.write_text(config.to_toml(), "utf-8")
         assert load_config(path) == config
 
