@@ -64,11 +64,11 @@ def ranged(interval: Interval, digits: int) -> str:
 
     One molecule has no interval.
 
-    >>> ranged(Interval(0.5, 0.25, 0.75), 2)
-    '0.50 [0.25, 0.75]'
+    >>> ranged(Interval(0.5, -0.001, 0.75), 2)
+    '0.50 [0.00, 0.75]'
     """
     parts = (interval.value, interval.low, interval.high)
-    value, low, high = (minus(f"{part:.{digits}f}") for part in parts)
+    value, low, high = (minus(f"{part:z.{digits}f}") for part in parts)
     return value if interval.num_molecules == 1 else f"{value} [{low}, {high}]"
 
 
@@ -86,7 +86,7 @@ def ranged_share(interval: Interval) -> str:
 def signed(interval: Interval, digits: int) -> str:
     """Write a difference with its sign and interval; see `ranged`."""
     parts = (interval.value, interval.low, interval.high)
-    value, low, high = (minus(f"{part:+.{digits}f}") for part in parts)
+    value, low, high = (minus(f"{part:+z.{digits}f}") for part in parts)
     return value if interval.num_molecules == 1 else f"{value} [95% {low} to {high}]"
 
 

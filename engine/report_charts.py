@@ -201,7 +201,7 @@ def plain_lines(x: Any, y_title: str, colour: Any, tooltip: Sequence[Any], form:
         form: of the numbers at the axis.
     """
     axis = alt.Axis(format=form)
-    y = alt.Y("value:Q", title=y_title, axis=axis, scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("value:Q", title=y_title, axis=axis, scale=alt.Scale(zero=False))
     base = alt.Chart().encode(x=x, color=colour)
     lines = base.mark_line(strokeWidth=1.5).encode(y=y)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y, tooltip=list(tooltip))

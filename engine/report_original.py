@@ -24,7 +24,7 @@ from selfstudy_engine.engine.report_parity import parity_scale, scale_between
 
 _AXES = (-200.0, 400.0)
 """Of its parity plot, of melting points in °C."""
-_PANEL = 240
+_PANEL = 200
 
 
 def original_error(run: RunFacts) -> Figure:

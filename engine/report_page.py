@@ -43,6 +43,7 @@ def render_page(template: str, *, title: str, figures: Sequence[Figure], **value
         lstrip_blocks=True,
     )
     environment.filters["minus"] = minus
+    environment.filters["interval_whole"] = _interval_whole
     scripts = [_bundle(), _text("report_page.js")]
     content = [
         {"key": figure.key, "spec": figure.spec, "columns": figure.columns} for figure in figures
@@ -74,6 +75,12 @@ def write_page(path: Path, page: bytes) -> None:
     """Write a page in place of an earlier one, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page)
+
+
+def _interval_whole(cell: str) -> Markup:
+    """Put the interval of an estimate into an element of its own."""
+    value, bracket, interval = cell.partition("[")
+    return Markup("{}<span>{}</span>").format(value, bracket + interval)
 
 
 @lru_cache

@@ -27,8 +27,7 @@ from selfstudy_engine.engine.report_facts import REASONS_PER_ROUND, RunFacts
 
 ACCEPTED, DISTINCT, KNOWN = "accepted samples", "distinct molecules", "distinct so far"
 DIVERSITY = "distinct 4-grams"
-FALSE = "answers with a false claim"
-FALSE_ACCEPTED, JUDGED = "accepted with a false claim", "accepted with a claim that was judged"
+FALSE, FALSE_ACCEPTED, JUDGED = "answers: false claim", "accepted: false claim", "accepted: judged"
 _PHASES = {
     "wait": "server start",
     "train": "train",
@@ -117,7 +116,7 @@ def molecules(run: RunFacts) -> Figure | None:
     colour = coloured("series", [ACCEPTED, DISTINCT, KNOWN])
     return figure(
         "molecules",
-        "Accepted samples and distinct molecules",
+        "Accepted samples and molecules",
         plain_lines(rounds_axis(), "count", colour, tooltip),
         rows,
         alt_text="Accepted samples, the distinct molecules among them, and the distinct molecules "

@@ -83,6 +83,30 @@ def test_every_chart_is_drawn(page: Page) -> None:
     assert page.evaluate(labels)
 
 
+def test_nothing_is_cut_off_on_a_screen(page: Page) -> None:
+    scrolled = """[...document.querySelectorAll(".scroll")]
+        .filter(part => part.scrollWidth > part.clientWidth)
+        .map(part => part.textContent.slice(0, 80))"""
+    assert page.evaluate(scrolled) == []
+    cut = """[...document.querySelectorAll("svg.marks text")].filter(text =>
+        text.getBoundingClientRect().right > text.ownerSVGElement.getBoundingClientRect().right + 1
+    ).map(text => text.textContent)"""
+    assert page.evaluate(cut) == []
+
+
+def test_axes_end_where_values_can(page: Page) -> None:
+    def labels(key: str) -> list[str]:
+        texts = f"[...document.querySelectorAll('[data-figure={key}] .mark-text text')]"
+        found: list[str] = page.evaluate(f"{texts}.map(text => text.textContent)")
+        return found
+
+    assert "20" in labels("learning")
+    assert not [text for text in labels("learning") if text.startswith("\N{MINUS SIGN}")]
+    for key in ("acceptance", "reasons"):
+        assert "100%" in labels(key)
+        assert "110%" not in labels(key)
+
+
 def test_the_slider_changes_the_round(page: Page) -> None:
     points = "document.querySelector('[data-figure=parity] svg g.mark-symbol').innerHTML"
     text = "document.getElementById('round-shown').value"

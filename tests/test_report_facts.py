@@ -89,7 +89,7 @@ def test_hinted_samples_are_in_no_count_of_what_the_model_found(
         [judged] = [
             row["reasons"]
             for row in figures["reasons"].rows
-            if (row["round"], row["series"]) == (index, "accepted with a false claim")
+            if (row["round"], row["series"]) == (index, "accepted: false claim")
         ]
         assert judged == sum(sample.round == index for sample in own)
 
