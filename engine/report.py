@@ -40,7 +40,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
     examples = choose_examples(run, check)
     page = render_page(
         "report_run.html.jinja",
-        title=f"{run.config.property.name.capitalize()}: self-study run {run.name}",
+        title=f"Self-study run {run.name}: {run.prop.name}",
         figures=found,
         run=run,
         headline=headline(run),

@@ -38,6 +38,7 @@ def test_nothing_untrusted_becomes_markup(made: RunFolder, tmp_path: Path) -> No
     assert "<b>nitro" not in page
     assert html.escape("{{7*7}}", quote=True) in page  # as text: no template of ours saw it
     assert "loop --run &lt;made&gt;" in page
+    assert "<h1>Self-study run made: melting point</h1>" in page
     names = {
         row.get("name") for figure in data_of(page) for row in figure["spec"]["data"]["values"]
     }
