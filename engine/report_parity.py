@@ -25,7 +25,8 @@ MAX_POINTS = 20_000
 
 def parity(run: RunFacts) -> Figure:
     """Return predicted against measured, for the round that the page's slider shows."""
-    rounds = _thinned(run.rounds, MAX_POINTS // max(1, len(run.rounds[0].answers)))
+    most = max(len(facts.answers) for facts in run.rounds)  # round 0 has trained on none
+    rounds = _thinned(run.rounds, MAX_POINTS // most)
     rows = [
         {
             "round": facts.index,

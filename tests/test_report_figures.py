@@ -16,7 +16,7 @@ from selfstudy_engine.engine.report_charts import Figure
 from selfstudy_engine.engine.report_facts import RunFacts, gather_facts
 from selfstudy_engine.engine.report_learning import learning_by_round
 from selfstudy_engine.engine.report_original import original_parity
-from selfstudy_engine.engine.report_parity import parity
+from selfstudy_engine.engine.report_parity import MAX_POINTS, parity
 from selfstudy_engine.engine.report_progress import acceptance
 
 pytestmark = pytest.mark.usefixtures("report_cache")
@@ -104,6 +104,15 @@ def test_axes_are_those_of_the_values_in_any_unit(facts: RunFacts, soluble: RunF
         assert axes(parity(run)) == {(round(low, 6), round(high, 6))}
     assert axes(original_parity(facts)) == {(-200.0, 400.0)}
     assert axes(original_parity(of_logs)) == axes(parity(of_logs))
+
+
+def test_rounds_are_left_out_beyond_so_many_points(facts: RunFacts) -> None:
+    first, *_, last = facts.rounds
+    assert len(first.answers) < len(last.answers), "those that were trained on are asked, too"
+    figure = parity(replace(facts, rounds=[first, *[last] * 1499]))
+    assert len(figure.rows) <= MAX_POINTS
+    num_shown = 1 + (len(figure.rows) - len(first.answers)) // len(last.answers)
+    assert f"{1500 - num_shown} rounds are left out" in figure.caption
 
 
 def test_values_have_their_propertys_decimals(soluble: RunFolder, tmp_path: Path) -> None:
