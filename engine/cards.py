@@ -132,7 +132,8 @@ def samples_card(config: RunConfig, num_samples: int, *, accepted_only: bool) ->
         f"{num_samples} {chosen} answers of a language model to the question for a molecule's "
         f"{prop.name} ({prop.unit}), with prompt, reason, predicted and measured value, every "
         "finding of their checks, and the adapter (with its SHA-256) that made them. One file for "
-        "each round.",
+        "each round. Where `hinted` is true, the reason was written in sight of the measured "
+        "value, which this prompt doesn't show.",
         "",
         "`datasets.load_dataset(FOLDER)` reads it.",
         "",

@@ -116,6 +116,7 @@ def test_samples_come_as_a_parquet_folder_with_a_card(
     ]
     chosen = "accepted and rejected" if everything else "accepted"
     assert f"{len(stored)} {chosen} answers" in card.text
+    assert "Where `hinted` is true, the reason was written in sight of the" in card.text
 
 
 @pytest.mark.parametrize("what", ["adapter", "samples"])
