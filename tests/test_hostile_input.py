@@ -232,6 +232,9 @@ ADAPTER = Adapter(
 )
 
 
+CONTINUED = {"token_ids": [1, 2, 3, 4], "logprobs": {"token_logprobs": [-0.1] * 4}}
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -239,9 +242,11 @@ ADAPTER = Adapter(
         {"choices": "abc"},
         {"choices": 5},
         {"choices": [[]]},
-        {"choices": [{"prompt_logprobs": {"a": 1}, "logprobs": {"token_logprobs": [-0.1]}}]},
+        {"choices": [CONTINUED | {"prompt_logprobs": {"a": 1}}]},
+        {"choices": [CONTINUED | {"prompt_logprobs": [None, {"2": {"logprob": -0.5}}]}]},
         {"choices": [{"prompt_logprobs": [None, {"2": {"logprob": -0.5}}]}]},
-        {"choices": [{"logprobs": {"token_logprobs": ["x"]}}]},
+        {"choices": [CONTINUED | {"token_ids": "abcd"}]},
+        {"choices": [CONTINUED | {"logprobs": {"token_logprobs": ["x"] * 4}}]},
     ],
 )
 def test_a_canary_that_is_answered_with_anything_else_fails(answer: dict[str, Any]) -> None:

@@ -126,11 +126,12 @@ def test_a_pause_is_short_or_none(wait: str, name: str) -> None:
 
 PROBE = Probe([1, 2, 3], [-0.5, -0.25], [-1.5, -2.5], -0.125)
 ADAPTER = Adapter(Path("/a"), "a", "f" * 64, "m", "hub:m", 8, 2.0, [PROBE], {})
-SCORED = {
-    "model": "tiny",
-    "choices": [{"prompt_logprobs": [None, {"2": {"logprob": -0.5}}, {"3": {"logprob": -0.25}}]}],
-}
-NEXT = {"model": "tiny", "choices": [{"logprobs": {"token_logprobs": [-0.125]}}]}
+IDS, LOGPROBS = [2, 3, 4, 5, 6, 7], [-0.5, -0.25, -0.125, -0.75, -1.0, -0.625]
+"""Of the probe after its first token, and of the four that follow it."""
+ENTRIES = [{str(token): {"logprob": value}} for token, value in zip(IDS, LOGPROBS, strict=True)]
+SCORED = {"model": "tiny", "choices": [{"prompt_logprobs": [None, *ENTRIES]}]}
+FOLLOWING = {"token_ids": IDS[2:], "logprobs": {"token_logprobs": LOGPROBS[2:]}}
+NEXT = {"model": "tiny", "choices": [FOLLOWING]}
 
 
 class Answering:
@@ -141,6 +142,12 @@ class Answering:
 
     async def complete(self, **body: Any) -> Any:
         return self._scored if "prompt_logprobs" in body else self._following
+
+
+def test_a_canary_passes_on_the_right_numbers() -> None:
+    client: Any = Answering(SCORED, NEXT)
+    result = asyncio.run(check_canary(client, Served("tiny"), ADAPTER, "float32"))
+    assert result.distance == 0
 
 
 objects = st.dictionaries(texts, json_values, max_size=3)
@@ -159,10 +166,13 @@ def test_a_canary_passes_on_the_right_numbers_alone(scored: Any, following: Any)
         asyncio.run(check_canary(client, Served("tiny"), ADAPTER, "float32"))
         assert scored["model"] == following["model"] == "tiny"
         entries = scored["choices"][0]["prompt_logprobs"][1:]
-        found = [float(entry[str(t)]["logprob"]) for entry, t in zip(entries, (2, 3), strict=True)]
-        assert found == pytest.approx([-0.5, -0.25], abs=0.05)
-        token = float(following["choices"][0]["logprobs"]["token_logprobs"][0])
-        assert token == pytest.approx(-0.125, abs=0.05)
+        continued = following["choices"][0]
+        ids = [2, 3, *map(int, continued["token_ids"])]
+        found = [float(entry[str(t)]["logprob"]) for entry, t in zip(entries, ids, strict=True)]
+        assert found[:2] == pytest.approx(LOGPROBS[:2], abs=0.05)
+        decoded = [float(value) for value in continued["logprobs"]["token_logprobs"]]
+        assert decoded[0] == pytest.approx(LOGPROBS[2], abs=0.05)
+        assert decoded[1:] == pytest.approx(found[3:], abs=0.15)
 
 
 class Saying(ThreadingHTTPServer):

@@ -22,6 +22,8 @@ from typing import Any
 import orjson
 from made_answers import make_answer
 
+from selfstudy_engine.data.adapters import NUM_CONTINUED
+
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 MODEL = "simulated"
@@ -184,17 +186,19 @@ class Engine:
 
     def _canary(self, body: dict[str, Any]) -> dict[str, Any]:
         ids = body["prompt"]
-        values, following = [-4.0] * (len(ids) - 1), -3.0
+        texts = ids, ids[:-NUM_CONTINUED]
+        values = [-4.0] * (len(ids) - 1 + NUM_CONTINUED)
         for probe in self._manifest()["canary"] if self.merged else []:
-            if probe["token_ids"] == ids:
-                values, following = probe["adapter_logprobs"], probe["next_logprob"]
-        entries = [{str(t): {"logprob": v}} for t, v in zip(ids[1:], values, strict=True)]
+            if probe["token_ids"] in texts:
+                values = [*probe["adapter_logprobs"], *[probe["next_logprob"]] * NUM_CONTINUED]
+        entries = [{str(t): {"logprob": v}} for t, v in zip(ids[1:], values, strict=False)]
         choice = {
             "index": 0,
             "text": "x",
             "finish_reason": "length",
             "prompt_logprobs": [None, *entries],
-            "logprobs": {"token_logprobs": [following]},
+            "token_ids": list(range(NUM_CONTINUED)),
+            "logprobs": {"token_logprobs": values[-NUM_CONTINUED:]},
         }
         return {"model": body["model"], "choices": [choice]}
 
