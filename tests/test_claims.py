@@ -3,23 +3,10 @@
 import random
 
 import pytest
+from claim_truths import ASPIRIN, HEXANE, NITROTOLUENE, PARACETAMOL, PHTHALIMIDE, truths
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.properties import find_property
-from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claims import check_claims
-from selfstudy_engine.engine.known_values import KnownValues
-
-NITROTOLUENE = "Cc1ccc([N+](=O)[O-])cc1"
-PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
-ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
-PHTHALIMIDE = "O=C1NC(=O)c2ccccc21"
-HEXANE = "CCCCCC"
-
-
-def truths(reason: str, smiles: str, name: str = "") -> dict[str, str]:
-    molecule = Molecule("", name, smiles, 0.0)
-    return {claim.text: claim.truth for claim in check_claims(reason, molecule)}
 
 
 @pytest.mark.parametrize(
@@ -201,27 +188,6 @@ def test_a_denial_with_no_ends_at_an_article() -> None:
 
 
 @pytest.mark.parametrize(
-    ("smiles", "claim", "truth"),
-    [
-        (NITROTOLUENE, "one or two nitro groups", "unverifiable"),
-        (NITROTOLUENE, "at most two nitro groups", "unverifiable"),
-        (NITROTOLUENE, "up to two nitro groups", "unverifiable"),
-        (NITROTOLUENE, "about 8 carbons", "unverifiable"),
-        (NITROTOLUENE, "approx. 8 carbons", "unverifiable"),
-        (NITROTOLUENE, "6 to 8 carbons", "unverifiable"),
-        (NITROTOLUENE, "five/eight carbons", "unverifiable"),
-        (NITROTOLUENE, "between six and eight carbons", "unverifiable"),
-        (NITROTOLUENE, "a flat form, due to two nitro groups", "false"),
-        (NITROTOLUENE, "a ring and two nitro groups", "false"),
-        (NITROTOLUENE, "seven carbons around one nitro group", "true"),
-        (NITROTOLUENE, "at least two nitro groups", "false"),
-    ],
-)
-def test_a_rough_number_is_not_judged(smiles: str, claim: str, truth: str) -> None:
-    assert list(truths(f"It has {claim}.", smiles).values())[-1] == truth
-
-
-@pytest.mark.parametrize(
     ("reason", "smiles"),
     [
         ("The carboxylic acids form dimers through two O–H···O hydrogen bonds.", "CC(=O)O"),
@@ -259,76 +225,6 @@ def test_markdown_is_read_over() -> None:
 @pytest.mark.parametrize(
     "reason",
     [
-        "Unlike phenacetin, which has an ether and a ring, it is flexible.",
-        "It is flexible, unlike hydroquinone, which has two OH groups.",
-        "Compared with phenol (mp 41 °C, one hydroxyl group), it is flexible.",
-        "Compared to phenol (41 °C), whose hydroxyl group bonds, it is flexible.",
-        "For comparison, p-dibromobenzene with two bromine atoms is flat.",
-        "Alkanes with ten carbons melt higher.",
-        "Phenol (41 °C) has a hydroxyl group.",
-        "Phenol, its aromatic cousin, has a ring.",
-        "In benzene, the ring is rigid.",
-        "It lies between that of an ester and that of a carboxylic acid.",
-        "Compare benzamide with its primary amide group.",
-        "However, phenol has a hydroxyl group.",
-        "In contrast, phenol has a hydroxyl group.",
-        "Since phenol has a hydroxyl group, it melts higher.",
-        "Phenol's one hydroxyl group is a donor.",
-        "Compared to a nitro group, it's small.",
-        "It melts higher than an ester.",
-        "Unlike a ketone, it doesn't react.",
-        "If it had a nitro group, it would melt higher.",
-        "It may contain a nitro group.",
-        "A nitro group would raise it.",
-        "Replacing the nitro group changes all.",
-        "An additional nitro group raises it.",
-        "Another ketone would help.",
-        "The basic unit is a benzene ring with a nitro group.",
-        "The parent compound has a nitro group.",
-        "It is a derivative of an ester with a ketone.",
-        "Ethanol has a hydroxyl group.",
-        "The nitro group of nitrobenzene is polar.",
-        "Compounds with a nitro group melt high.",
-        "Polar groups such as nitro groups are good.",
-        "A nitro group raises the melting point.",
-        "Each nitro group adds 20 °C.",
-        "Nitro groups typically raise it.",
-        "It isn't a ketone.",
-        "Fluorenone (84 °C) has three rings.",
-        "However, malonic acid (mp 135 °C) has two carboxyl groups.",
-        "Histidine also has a carboxylic acid.",
-        "2-Pyrrolidone itself has an N-H.",
-        "Diphenyl disulfide has two sulfur atoms and melts at 61 °C.",
-        "PABA carries a free carboxylic acid and melts at 188 °C.",
-        "It loses water to give caprolactam, a seven-membered lactam.",
-        "It comes from an anhydride, which has two carbonyls.",
-        "The aldehyde of the open-chain form is masked.",
-        "The enol form has an OH group.",
-        "It hydrolyses to an alcohol and a carboxylic acid.",
-        "Hydrolysis first gives an amide, then a carboxylic acid.",
-        "It is hydrolysed in vivo to benzyl alcohol, containing an OH.",
-        "Oxidation yields a disulfide.",
-        "Loss of water gives a lactone, a five-membered ring.",
-        "Condensation with an aldehyde gives an imine.",
-        "A nitro group in para position would give 52 °C.",
-        "It is easily reduced to an alcohol.",
-        "Ring opening with an amine gives a product with an OH.",
-        "It reacts with an alcohol to give a carbonate.",
-        "It is made from an aldehyde and an amine.",
-        "It is formed by condensation of an aldehyde with an amine.",
-        "The tetrazole is a bioisostere of a carboxylic acid.",
-        "It is related to chlorpromazine, which contains a sulfur.",
-    ],
-)
-def test_what_is_not_said_of_the_molecule_is_never_false(reason: str) -> None:
-    claims = check_claims(reason, HEXANE)
-    assert claims
-    assert {claim.truth for claim in claims} == {"unverifiable"}
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
         "Ketones are polar.",
         "It forms halogen bonds.",
         "Amino acids melt high.",
@@ -343,23 +239,6 @@ def test_what_is_not_said_of_the_molecule_is_never_false(reason: str) -> None:
 def test_what_is_no_claim(reason: str) -> None:
     assert [claim for claim in check_claims(reason, HEXANE) if claim.truth == "true"] == []
     assert [claim for claim in check_claims(reason, HEXANE) if claim.truth == "false"] == []
-
-
-def test_the_molecules_own_name_is_no_other_compound() -> None:
-    reason = "Phenol has a hydroxyl group."
-    assert truths(reason, "Oc1ccccc1", "phenol") == {"a hydroxyl group": "true"}
-    assert truths(reason, "Oc1ccccc1C", "o-cresol") == {"a hydroxyl group": "unverifiable"}
-
-
-def test_a_compound_that_shares_a_word_of_the_name_is_another() -> None:
-    values = {"phthalic acid": 207.0, "phthalic anhydride": 131.0, "aniline": -6.0}
-    known = KnownValues(values, find_property("melting_point"))
-    anhydride = Molecule("", "phthalic anhydride", "O=C1OC(=O)c2ccccc21", 131.0)
-    [claim] = check_claims("Phthalic acid has two carboxylic acids.", anhydride, known)
-    assert claim.truth == "unverifiable"
-    salt = Molecule("", "aniline hydrochloride", "Nc1ccccc1.Cl", 198.0)
-    [claim] = check_claims("Aniline hydrochloride has an amino group.", salt, known)
-    assert claim.truth == "true"
 
 
 def test_an_nh2_has_two_n_h_bonds() -> None:
@@ -408,148 +287,12 @@ def test_a_list_shares_its_noun_but_not_its_number() -> None:
     assert own == {"two nitro": "false", "one amino groups": "false"}
 
 
-@pytest.mark.parametrize(
-    ("reason", "truth"),
-    [
-        ("The molecular weight is 151.2 g/mol.", "true"),
-        ("Its molar mass of about 153 is small.", "true"),
-        ("Its MW: 149", "true"),
-        ("The molecular weight is 165 g/mol.", "false"),
-        ("A molecular mass of 1510.", "false"),
-        ("The molecular weight is over 300 g/mol.", "false"),
-        ("The molecular weight is below 200.", "true"),
-        ("An increase in molecular weight of 35.", "unverifiable"),
-        ("The molecular formula C8H9NO2 is small.", "true"),
-        ("The molecular formula is C₈H₉NO₂.", "true"),
-        ("The chemical formula: CH3CONHC6H4OH", "true"),
-        ("The molecular formula C8H10NO2", "false"),
-        ("Empirical formula C8H9NO2", "true"),
-    ],
-)
-def test_weight_and_formula(reason: str, truth: str) -> None:
-    assert list(truths(reason, PARACETAMOL).values()) == [truth]
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "Its molecular weight is 14 g/mol higher than that of benzene.",
-        "A molecular weight 14 g/mol lower than benzene.",
-        "A molar mass of 14 g mol-1 more than benzene.",
-        "Its MW is 30 units above that of benzene.",
-        "Its mass is 30 g/mol above that of benzene.",
-        "Bromine (atomic mass 79.9 g/mol) raises dispersion.",
-        "Atomic weight 79.9 g/mol.",
-        "The heavy bromine atom (80 g/mol) raises dispersion.",
-        "The mass of bromine is 80 g/mol, which raises dispersion.",
-        "Bromine's mass (80 g/mol) raises dispersion.",
-        "The molecular weight is 80 g/mol (one Br) higher than that of toluene.",
-        "The parent benzoic acid has a molecular weight of 122 g/mol.",
-        "Benzene (MW 78 g/mol) is flat.",
-        "Benzene has a molecular weight of 78 g/mol.",
-        "Benzene's molar mass is 78 g/mol.",
-        "The mass of benzene is 78 g/mol.",
-        "Benzene weighs 78 g/mol.",
-        "The mass of the nitro group is 46 g/mol.",
-        "Compared with xylene (molecular weight 106 g/mol), it is heavy.",
-        "Unlike xylene, whose molecular weight is 106 g/mol, it is polar.",
-        "Compounds with a molecular weight of 300 g/mol melt higher.",
-        "A molecular weight of 100-200 g/mol is low.",
-        "A molecular weight of 100 to 200 g/mol is low.",
-    ],
-)
-def test_a_difference_or_an_atoms_weight_is_not_the_molecules(reason: str) -> None:
-    weights = [claim for claim in check_claims(reason, PARACETAMOL) if claim.kind == "weight"]
-    assert {claim.truth for claim in weights} <= {"unverifiable"}
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "The molecular weight of 180.2 g/mol, higher than benzene's.",
-        "The molecular weight (180.2 g/mol) more than explains it.",
-        "A molecular weight of 180.2 g/mol.",
-        "With ten atoms more, its mass is 180 g/mol.",
-    ],
-)
-def test_a_weight_beside_a_comparison_is_judged(reason: str) -> None:
-    assert list(truths(reason, ASPIRIN).values()) == ["true"]
-    assert list(truths(reason, HEXANE).values()) == ["false"]
-
-
-@pytest.mark.parametrize(
-    ("reason", "smiles"),
-    [
-        ("Benzene, with the molecular formula C6H6, is flat.", PARACETAMOL),
-        ("Toluene (molecular formula C7H8) is flat.", PARACETAMOL),
-        ("The chemical formula C6H5OMe is short.", "COc1ccccc1"),
-        ("The formula PhCH3 is short.", "Cc1ccccc1"),
-    ],
-)
-def test_another_compounds_or_an_abbreviated_formula_is_not_judged(
-    reason: str, smiles: str
-) -> None:
-    assert set(truths(reason, smiles).values()) <= {"unverifiable"}
-
-
-@pytest.mark.parametrize("reason", ["MW > 00 g/mol", "A molecular weight over 00.", "MW 100 g/mol"])
-def test_a_weight_of_zero_is_a_weight(reason: str) -> None:
-    for smiles in ("CC", "*"):
-        [claim] = check_claims(reason, smiles)
-        assert claim.kind == "weight"
-
-
-@pytest.mark.parametrize(
-    "formula",
-    [
-        "C6H5-CH3", "CH3-CH2-OH", "C6H5CH=CH2", "C6H5-NO2", "C10H15N·HCl", "C10H15N · HCl",
-        "C10H15N.HCl", "C6H5C≡CH", "(CH3)2CO", "CH3CH2-(CH2)4CH3", "C4H5N·xH2O",
-    ],
-)  # fmt: skip
-def test_a_formula_is_not_cut_at_a_bond_a_dot_or_a_bracket(formula: str) -> None:
-    assert truths(f"The molecular formula {formula} is small.", PARACETAMOL) == {}
-
-
-@pytest.mark.parametrize(
-    "end",
-    [". It is flat.", ".", ", flat", " - flat", "; flat", ")", " • flat", "** flat", "\u2014It"],
-)
-def test_a_formula_ends_with_its_sentence(end: str) -> None:
-    assert truths(f"The molecular formula C6H6{end}", "c1ccccc1") == {"C6H6": "true"}
-
-
-def test_an_empirical_formula_is_a_ratio() -> None:
-    assert list(truths("The empirical formula CH2O", "CC(=O)O").values()) == ["true"]
-    assert list(truths("The molecular formula CH2O", "CC(=O)O").values()) == ["false"]
-
-
 def test_a_claim_says_where_it_stands_and_what_was_found() -> None:
     reason = "Flat and rigid — with three\u00a0aromatic rings: high."
     [claim] = check_claims(reason, "c1ccc2ccccc2c1")
     assert (claim.kind, claim.truth) == ("ring", "false")
     assert reason[claim.start : claim.end] == claim.text == "three\u00a0aromatic rings"
     assert claim.found == "aromatic ring: 2 in the molecule, reason says 3"
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "It also has a ring.",
-        "The molecule also has a ring.",
-        "The compound (69 °C) has a ring.",
-        "Hexane (69 °C) has a ring.",
-        "Hexane itself has a ring.",
-        "Hexane has a ring and melts low.",
-        "It has a ring and melts at 69 °C.",
-        "Molecule has a ring and melts at 69 °C.",
-        "The compound contains a ring and melts at 69 °C.",
-        "Each chain also has a ring.",
-        "Its reduced symmetry is due to a ring.",
-        "It is a liquid formed by a ring.",
-    ],
-)
-def test_a_value_or_also_makes_no_other_compound_of_the_molecule(reason: str) -> None:
-    assert truths(reason, HEXANE, "hexane")["a ring"] == "false"
 
 
 def test_an_acids_hydrogen_may_be_the_amines() -> None:
