@@ -15,7 +15,8 @@ NUM_RESAMPLES = 2000
 ENOUGH_FOR_A_VERDICT = 20
 """Molecules below which an interval is too narrow to tell a change from noise: without any change
 it excludes 0 in half of all cases at 2 molecules, a sixth at 5, a tenth at 10."""
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
+"""Of every interval."""
 _CHUNK = 2_000_000
 """Resampled values in memory at once."""
 Floats = npt.NDArray[np.float64]
@@ -200,7 +201,7 @@ def _resamples(size: int, seed: int = 0) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _interval(value: float, drawn: Sequence[Floats], num_molecules: int) -> Interval:
-    tail = (1 - _CONFIDENCE) / 2
+    tail = (1 - CONFIDENCE) / 2
     every = np.concatenate(drawn)
     usable = every[~np.isnan(every)]  # draws of one value only have no R2
     low, high = np.quantile(usable, [tail, 1 - tail]) if len(usable) else (np.nan, np.nan)

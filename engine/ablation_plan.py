@@ -1,9 +1,10 @@
 """What is compared about how a run trained: each ablation changes one thing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import UsageError
 
 _REASONS = (
     ("keep", "own-reasons", "each text's own reason", False),
@@ -24,8 +25,7 @@ _TOLERANCE_ALONE = frozenset({"no value", "out of tolerance", "withdrawn"})
 class Ablation:
     """One way to train on a run's samples."""
 
-    key: str
-    """Name of its adapter's folder."""
+    way: str
     title: str
     changes: Mapping[str, str] = field(default_factory=dict)
     """Configuration keys that differ from the run's."""
@@ -34,6 +34,22 @@ class Ablation:
     """Train for at least as many steps as the loop's way takes: shorter texts fill fewer."""
     reject: frozenset[str] | None = None
     """Findings that keep an answer from being trained on, in place of the run's own verdicts."""
+
+    seed: int | None = None
+    """Of its training; None for its run's own."""
+
+    @property
+    def key(self) -> str:
+        """Name of its adapter's folder."""
+        return self.way if self.seed is None else f"{self.way}-seed-{self.seed}"
+
+    def trainings(self, seed: int, number: int) -> "list[Ablation]":
+        """Return the same way `number` times: from its run's seed and from those that follow it."""
+        seeds = [(seed + index) % 2**32 for index in range(1, number)]
+        return [
+            self,
+            *(replace(self, seed=other, title=f"{self.title} (seed {other})") for other in seeds),
+        ]
 
 
 AS_THE_LOOP = Ablation("loop", "as the loop did")
@@ -64,3 +80,18 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
         ),
         *([unchecked] if {*config.verdict.reject, "withdrawn"} != _TOLERANCE_ALONE else []),
     ]
+
+
+def choose(ablations: Sequence[Ablation], only: Sequence[str]) -> list[Ablation]:
+    """Return those that are named, and the loop's way, with which they are compared; or all.
+
+    Raises:
+        UsageError: a name is none of theirs.
+    """
+    known = [ablation.way for ablation in ablations]
+    if unknown := sorted({*only} - {*known}):
+        raise UsageError(
+            f"there is no ablation {unknown[0]!r} of this run; there are {', '.join(known)}"
+        )
+    named = {AS_THE_LOOP.way, *(only or known)}
+    return [ablation for ablation in ablations if ablation.way in named]

@@ -6,7 +6,7 @@ import orjson
 
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.properties import Property
-from selfstudy_engine.engine.ablations import Ablated, AblationStudy
+from selfstudy_engine.engine.ablations import Ablated, AblationStudy, Repeated
 from selfstudy_engine.engine.metric_texts import ranged, ranged_share, signed, verdict_of
 
 
@@ -59,12 +59,51 @@ def describe_study(study: AblationStudy) -> str:
     )
 
 
+def columns_of_repeats(prop: Property) -> list[str]:
+    """Return the headings over `cells_of_repeats`."""
+    unit = prop.unit
+    return [
+        "trained on",
+        "trainings",
+        f"mean test MAE, {unit}",
+        f"SD of trainings, {unit}",
+        f"minus the loop's, {unit}",
+        "",
+    ]
+
+
+def cells_of_repeats(row: Repeated, prop: Property) -> list[str]:
+    """Return one line of the table of repeated trainings."""
+    digits = prop.error_decimals
+    return [
+        row.title,
+        str(row.num_trainings or "–"),
+        ranged(row.mae, digits),
+        "–" if row.spread is None else f"{row.spread:.{digits}f}",
+        signed(row.change, digits) if row.change else "–",
+        verdict_of(row.change) if row.change else "",
+    ]
+
+
+DESCRIBE_REPEATS = (
+    "Means of trainings from several seeds: brackets are 95% intervals of what other trainings on "
+    "the same samples would get on other test molecules (both variances added, Student's t)."
+)
+
+
 def to_markdown(study: AblationStudy, prop: Property) -> str:
     """Return the study as a Markdown table with what must be known about it."""
-    lines = [columns_of_study(prop), *(cells_of_row(row, prop) for row in study.rows)]
-    head, *rows = [f"| {' | '.join(cells)} |" for cells in lines]
-    rule = "|---" * len(lines[0]) + "|"
-    return "\n".join([describe_study(study), "", head, rule, *rows, ""])
+    rows = [cells_of_row(row, prop) for row in study.rows]
+    lines = [describe_study(study), "", *_markdown_table(columns_of_study(prop), rows), ""]
+    if study.repeated:
+        means = [cells_of_repeats(row, prop) for row in study.repeated]
+        lines += [DESCRIBE_REPEATS, "", *_markdown_table(columns_of_repeats(prop), means), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return [head, "|---" * len(columns) + "|", *lines]
 
 
 def save_study(folder: Path, study: AblationStudy, prop: Property) -> list[Path]:

@@ -76,7 +76,8 @@ class Workshop:
 
     def _own_adapter(self, ablation: Ablation) -> Adapter | None:
         """Return the run's own adapter, if it was trained as an ablation is to be."""
-        if ablation.changes or ablation.reject or self._config.train.start_from != "base":
+        otherwise = ablation.changes or ablation.reject or ablation.seed is not None
+        if otherwise or self._config.train.start_from != "base":
             return None
         folder = self._folder.adapter(self._before(ablation))
         if not folder.exists():  # removed, to save disk space
@@ -103,7 +104,7 @@ class Workshop:
         """Return the run's samples, under the verdicts that an ablation asks for."""
         if ablation.reject is None:
             return self._store
-        target = self.place / "samples" / ablation.key
+        target = self.place / "samples" / ablation.way
         if not target.exists():
             with publish_folder(target) as temporary:
                 judged = SampleStore(temporary)
@@ -120,6 +121,8 @@ class Workshop:
     def _make(self, ablation: Ablation, output: Path) -> None:
         self._progress.phase(f"train: {ablation.title}")
         changes: dict[str, str | int] = {**ablation.changes, "train.start_from": "base"}
+        if ablation.seed is not None:
+            changes["seed"] = ablation.seed
         if ablation.as_many_steps:
             changes["train.min_steps"] = self.adapter(AS_THE_LOOP).training["steps"]
         config = override(self._config, changes)

@@ -4,8 +4,11 @@ Each ablation changes one thing about how the run's last adapter was trained, on
 samples; all answer the same test set. What exists in the run folder is not made again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
@@ -13,13 +16,19 @@ from selfstudy_engine.data.errors import RunFolderError
 from selfstudy_engine.data.evaluations import (
     Evaluated,
     compute_metrics,
+    errors_of,
     paired_change,
 )
 from selfstudy_engine.data.exemplars import load_exemplars
-from selfstudy_engine.data.metrics import Change, Metrics
+from selfstudy_engine.data.metrics import Change, Floats, Interval, Metrics
+from selfstudy_engine.data.repeats import (
+    change_of_means,
+    mean_of_trainings,
+    spread_of_trainings,
+)
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.task import split_of_run
-from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, ablations_of
+from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation, ablations_of, choose
 from selfstudy_engine.engine.ablation_workshop import Train, Workshop
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.examiner import Examiner, Progress
@@ -28,11 +37,12 @@ from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.training import run_training
 
 MEDIAN = "training-median"
+NO_MODEL = "no model: the training median"
 
 
 @dataclass(frozen=True, slots=True)
 class Ablated:
-    """What came of one of them."""
+    """What came of one training."""
 
     key: str
     title: str
@@ -45,6 +55,21 @@ class Ablated:
     """Against the adapter that was trained as the loop did, paired; None for that one."""
     false_claims: float | None
     """Share of the answers with a value whose reason states something false; None without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What came of all trainings of one ablation, each from another seed."""
+
+    key: str
+    title: str
+    num_trainings: int
+    mae: Interval
+    """Mean of their test MAEs; its interval is of other trainings and other molecules."""
+    spread: float | None
+    """Standard deviation of their test MAEs; None for a guess without a model."""
+    change: Interval | None
+    """Against the mean of the trainings as the loop did; None for those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,8 @@ class AblationStudy:
     fallback: float
     """The training median: what unanswered questions are scored as."""
     rows: list[Ablated]
+    repeated: list[Repeated]
+    """Empty where each was trained once."""
 
 
 def run_ablations(
@@ -70,6 +97,8 @@ def run_ablations(
     progress: Progress,
     server_key: str = "",
     *,
+    repeats: int = 1,
+    only: Sequence[str] = (),
     train: Train = run_training,
 ) -> AblationStudy:
     """Train and evaluate the ablations of a finished run, or what is missing of them.
@@ -79,9 +108,12 @@ def run_ablations(
         config: the run's, with the server and device settings of this call.
         progress: told of every phase.
         server_key: API key of the server at config.server.url.
+        repeats: trainings of each, from the run's seed and those after it.
+        only: keys of the ablations that are wanted, beside the loop's way; all where empty.
         train: trains one adapter.
 
     Raises:
+        UsageError: `only` names what isn't there.
         RunFolderError: the run isn't finished, or has changed since some of them were made.
         SelfStudyError: a training or the server failed; the same call continues.
     """
@@ -93,10 +125,11 @@ def run_ablations(
                 f"run {folder.path} has {max(len(records) - 1, 0)} of its {config.rounds} rounds; "
                 "finish it with `selfstudy-engine loop` first"
             )
+        ways = choose(ablations_of(config), only)
+        trainings = [one for way in ways for one in way.trainings(config.seed, repeats)]
         workshop = Workshop(folder, config, model, progress, train)
         split = split_of_run(folder, config)
-        chosen = ablations_of(config)
-        adapters = {ablation.key: workshop.adapter(ablation) for ablation in chosen}
+        adapters = {ablation.key: workshop.adapter(ablation) for ablation in trainings}
         shown = load_exemplars(folder.exemplars())[: config.generation.prompt_exemplars]
         log = workshop.place / "logs" / "server.log"
         with Examiner(
@@ -114,22 +147,39 @@ def run_ablations(
         return sum(marks) / len(marks) if marks else None
 
     molecules = {molecule.molecule_id: molecule for molecule in split.test}
-    guesses = [replace(answer, predicted=None) for answer in answers[AS_THE_LOOP.key]]
+    guesses = [replace(answer, predicted=None) for answer in answers[AS_THE_LOOP.way]]
     tolerance = config.property.tolerance
 
     def row(key: str, title: str, adapter: Adapter | None, found: list[Evaluated]) -> Ablated:
         metrics = compute_metrics(found, "test", split.median, tolerance)
         assert metrics is not None  # a test set has at least one molecule
-        change = paired_change(answers[AS_THE_LOOP.key], found, split.median, tolerance)
+        change = paired_change(answers[AS_THE_LOOP.way], found, split.median, tolerance)
         return Ablated(
             key=key,
             title=title,
             adapter=str(adapter.folder) if adapter else "",
             training=adapter.training if adapter else {},
             metrics=metrics,
-            change=None if key == AS_THE_LOOP.key else change,
+            change=None if key == AS_THE_LOOP.way else change,
             false_claims=false_claims_share(found),
         )
+
+    def repeated(key: str, title: str, found: list[list[Evaluated]]) -> Repeated:
+        errors, loop = absolute_errors(found), absolute_errors(answers_of(ways[0]))
+        return Repeated(
+            key=key,
+            title=title,
+            num_trainings=0 if key == MEDIAN else len(found),
+            mae=mean_of_trainings(errors),
+            spread=None if key == MEDIAN else spread_of_trainings(errors),
+            change=None if key == AS_THE_LOOP.way else change_of_means(loop, errors),
+        )
+
+    def answers_of(way: Ablation) -> list[list[Evaluated]]:
+        return [answers[one.key] for one in way.trainings(config.seed, repeats)]
+
+    def absolute_errors(found: list[list[Evaluated]]) -> Floats:
+        return np.abs([errors_of(one, "test", split.median) for one in found])
 
     return AblationStudy(
         run=config.name,
@@ -141,7 +191,13 @@ def run_ablations(
         tolerance=tolerance,
         fallback=split.median,
         rows=[
-            *(row(a.key, a.title, adapters[a.key], answers[a.key]) for a in chosen),
-            row(MEDIAN, "no model: the training median", None, guesses),
+            *(row(a.key, a.title, adapters[a.key], answers[a.key]) for a in trainings),
+            row(MEDIAN, NO_MODEL, None, guesses),
         ],
+        repeated=[
+            *(repeated(way.way, way.title, answers_of(way)) for way in ways),
+            repeated(MEDIAN, NO_MODEL, [guesses]),
+        ]
+        if repeats > 1
+        else [],
     )

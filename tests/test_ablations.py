@@ -262,6 +262,61 @@ def correct_a_value(folder: RunFolder) -> None:
     assert judge_again(store, {sample.molecule_id: nearer}, config)[0] == 0
 
 
+def test_each_is_trained_from_several_seeds(
+    studied: Studied, fake: FakeVllm, tmp_path: Path
+) -> None:
+    folder = RunFolder(Path(shutil.copytree(studied.folder.path, tmp_path / "test")))
+    config = override(read_config(folder), {"server.url": fake.url})
+
+    def run(number: int) -> AblationStudy:
+        return run_ablations(
+            folder,
+            config,
+            QuietReporter(),
+            fake.api_key,
+            repeats=number,
+            only=["tolerance-alone"],
+            train=train_here,
+        )
+
+    study = run(2)
+    rows = {row.key: row for row in study.rows}
+    ways = ["loop", "loop-seed-1", "tolerance-alone", "tolerance-alone-seed-1", "training-median"]
+    assert list(rows) == ways
+    assert rows["loop"].metrics == studied.rows["loop"].metrics, "the run's own seed: nothing anew"
+    first, second = (read_adapter(Path(rows[key].adapter)) for key in ways[:2])
+    assert first.sha256 != second.sha256
+    assert first.training["num_samples"] == second.training["num_samples"]
+    assert [path.name for path in (folder.ablations(2) / "samples").iterdir()] == [
+        "tolerance-alone"
+    ], "its answers are judged once, not for each seed"
+    loop, unchecked, guess = study.repeated
+    assert (loop.num_trainings, unchecked.num_trainings, guess.num_trainings) == (2, 2, 0)
+    maes = [rows[key].metrics.mae.value for key in ways[:2]]
+    assert loop.mae.value == pytest.approx(sum(maes) / 2)
+    assert loop.spread == pytest.approx(abs(maes[0] - maes[1]) / 2**0.5)
+    assert (loop.change, guess.spread) == (None, None)
+    assert unchecked.change
+    assert unchecked.change.value == pytest.approx(unchecked.mae.value - loop.mae.value)
+
+    asked = len(fake.generations)
+    result = ablate(folder, fake, "--repeats", "2", "--only", "tolerance-alone")
+    assert result.exit_code == 0, result.output
+    assert len(fake.generations) == asked
+    assert "SD of trainings" in " ".join(result.stdout.split())
+    text = (folder.ablations(2) / "ablations.md").read_text("utf-8")
+    assert text.count("| as the loop did") == 3
+    assert "Means of trainings from several seeds" in text
+
+
+def test_only_takes_what_there_is(studied: Studied, fake: FakeVllm) -> None:
+    result = ablate(studied.folder, fake, "--only", "direct")
+    assert result.exit_code == 2
+    shown = " ".join(result.output.split())
+    assert "there is no ablation 'direct' of this run; there are loop, exemplars-only" in shown
+    assert fake.requests == []
+
+
 class TrainedError(Exception):
     """A training was asked for."""
 
