@@ -17,20 +17,23 @@ from selfstudy_engine.engine.asgi import (
     Send,
 )
 
+KEY_VARIABLE = "SELFSTUDY_GUARD_KEY"
+"""Environment variable of a server. Not vLLM's own: 0.26 makes it part of the name under which what
+was compiled is kept, and writes it there, into its cache folder."""
 OPEN_ROUTES = frozenset({"/health"})
 _WORKERS_ROUTE = "/collective_rpc"
 """By which merged weights change; see `merge_worker`."""
 
 
 class Key:
-    """The key of $VLLM_API_KEY, which a request carries as its bearer token.
+    """The key of `KEY_VARIABLE`, which a request carries as its bearer token.
 
     Raises:
         KeyError: when it is made without that variable: a server without a key is not started.
     """
 
     def __init__(self) -> None:
-        self._expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+        self._expected = f"Bearer {os.environ[KEY_VARIABLE]}".encode()
 
     def check(self, scope: Scope) -> None:
         """Refuse a request that doesn't carry it.

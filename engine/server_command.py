@@ -12,6 +12,7 @@ from selfstudy_engine.data.parallel import Parallel
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.endpoint import HOST
+from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing
@@ -25,12 +26,14 @@ _GUARD = "selfstudy_engine.engine.guard.RequireKey"
 _PUBLIC_GUARD = "selfstudy_engine.engine.public_guard.PublicGuard"
 _MERGE_EXTENSION = "selfstudy_engine.engine.merge_worker.MergeWorker"
 _LORA_EXTENSION = "selfstudy_engine.engine.lora_worker.LoraWorker"
-_OPENING = (
+_NOT_OURS = (
+    "VLLM_API_KEY",
     "VLLM_SERVER_DEV_MODE",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_SKIP_MODEL_NAME_VALIDATION",
 )
-"""Environment variables that open routes, or let an unknown adapter's name mean the base model."""
+"""Environment variables that want another key for some routes, open routes, or let an unknown
+adapter's name mean the base model."""
 
 
 def server_command(
@@ -152,10 +155,10 @@ def server_environment(
     placement = placement_of(config)
     gpus = placement.server
     environment = child_environment() | device_environment(gpus)
-    for name in _OPENING:
+    for name in _NOT_OURS:
         environment.pop(name, None)
     environment |= {
-        "VLLM_API_KEY": api_key,  # not an argument: those are visible to every user
+        KEY_VARIABLE: api_key,  # not an argument: those are visible to every user
         "TOKENIZERS_PARALLELISM": "false",
         SEED_VARIABLE: "1" if gpus else "0",
     }

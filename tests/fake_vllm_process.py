@@ -12,6 +12,8 @@ from pathlib import Path
 
 from fake_vllm import FakeVllm
 
+from selfstudy_engine.engine.guard import KEY_VARIABLE
+
 _GRACE_SECONDS = 0.3
 """So that the texts before the last reach who asked."""
 
@@ -36,7 +38,7 @@ def main(port: int, lives: Path) -> None:
         number = hash((prompt, adapter, index)) % 10**6
         return f" The reason of number {number}.\nMelting point (°C): {number % 100}"
 
-    with FakeVllm("tiny", os.environ["VLLM_API_KEY"], port) as fake:
+    with FakeVllm("tiny", os.environ[KEY_VARIABLE], port) as fake:
         fake.script = answer
         threading.Event().wait()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from selfstudy_engine.engine.asgi import ORIGIN_HEADER, Origin
-from selfstudy_engine.engine.guard import RequireKey
+from selfstudy_engine.engine.guard import KEY_VARIABLE, RequireKey
 
 KEY = "a-random-key"
 
@@ -23,7 +23,7 @@ def request(
     monkeypatch: pytest.MonkeyPatch, path: str, authorization: str | None, kind: str = "http"
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what was sent back, and the paths that reached the app."""
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     reached: list[str] = []
     sent: list[dict[str, Any]] = []
 
@@ -73,8 +73,8 @@ def test_a_websocket_without_the_key_is_closed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_server_without_a_key_isnt_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    with pytest.raises(KeyError, match="VLLM_API_KEY"):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(KeyError, match=KEY_VARIABLE):
         RequireKey(lambda *_: None)  # type: ignore[arg-type,return-value]
 
 
@@ -82,7 +82,7 @@ def test_answers_tell_weights_apart_whichever_of_a_servers_processes_swapped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Merged ones have no name of their own; see `Origin`."""
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})

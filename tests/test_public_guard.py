@@ -8,6 +8,7 @@ import pytest
 
 from selfstudy_engine.engine import public_guard
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
+from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.public_guard import ROUTES, PublicGuard
 
 KEY = "a-random-key-of-thirty-characters"
@@ -86,7 +87,7 @@ class Client:
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Client:
-    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setenv(public_guard.MODEL_VARIABLE, MODEL)
     monkeypatch.setenv(public_guard.RATE_VARIABLE, "30")
     monkeypatch.setenv(public_guard.BODY_VARIABLE, "10000")
@@ -229,7 +230,7 @@ def test_a_body_that_doesnt_come_is_given_up(ask: Client, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "missing", ["VLLM_API_KEY", public_guard.MODEL_VARIABLE, public_guard.RATE_VARIABLE]
+    "missing", [KEY_VARIABLE, public_guard.MODEL_VARIABLE, public_guard.RATE_VARIABLE]
 )
 def test_a_server_without_key_or_limits_isnt_started(
     ask: Client, monkeypatch: pytest.MonkeyPatch, missing: str

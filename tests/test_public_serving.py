@@ -22,6 +22,7 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError, UsageError
 from selfstudy_engine.data.hardware import device
 from selfstudy_engine.engine import public_guard
+from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing, check_key, runtime_name
 from selfstudy_engine.engine.server import (
     Endpoint,
@@ -59,7 +60,7 @@ def test_a_public_server_has_no_admin_routes(
         assert after(command, "--api-server-count") == "1"
         assert command[2] == "vllm.entrypoints.openai.api_server"
         assert KEY not in command
-        assert environment["VLLM_API_KEY"] == KEY
+        assert environment[KEY_VARIABLE] == KEY
 
 
 def test_its_guard_meets_requests_first_also_before_chats(

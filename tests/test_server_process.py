@@ -19,6 +19,7 @@ from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import Gpu, device
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
+from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
     Endpoint,
@@ -215,8 +216,20 @@ def test_a_gpu_samples_without_a_compiler_unless_told_otherwise(
     assert server_environment(config(), "tiny", KEY)[variable] == "1"
 
 
-def test_the_key_goes_through_the_environment() -> None:
-    assert server_environment(config(), "tiny", KEY)["VLLM_API_KEY"] == KEY
+def test_the_key_goes_through_the_environment_and_not_into_vllms_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """0.26 keeps what it compiled under a hash of its variables, and writes them beside it.
+
+    Each start would compile anew, and leave its key in a file.
+    """
+    monkeypatch.setenv("VLLM_API_KEY", "somebody's, for a server of their own")
+    environment = server_environment(config(), "tiny", KEY)
+    assert environment[KEY_VARIABLE] == KEY
+    assert "VLLM_API_KEY" not in environment
+    assert not [
+        name for name in environment if name.startswith("VLLM_") and KEY in environment[name]
+    ]
 
 
 @pytest.mark.parametrize(("mode", "allowed"), [("merged", None), ("runtime", "1")])

@@ -26,8 +26,9 @@ ROOT = HERE.parent.parent
 FAKE_SERVER = """
 import os, sys, threading
 from fake_vllm import FakeVllm
+from selfstudy_engine.engine.guard import KEY_VARIABLE
 argument = lambda name: sys.argv[sys.argv.index(name) + 1]
-with FakeVllm(argument("--model"), os.environ["VLLM_API_KEY"], int(argument("--port"))):
+with FakeVllm(argument("--model"), os.environ[KEY_VARIABLE], int(argument("--port"))):
     threading.Event().wait()
 """
 ENGINE = """
