@@ -187,6 +187,19 @@ def test_a_training_weighs_its_sequences(weight: float) -> None:
     assert done.loss == pytest.approx(weight * alone, abs=1e-4)
 
 
+def test_a_shape_that_is_new_waits_for_no_plan_of_cudnns() -> None:
+    """As each row's is; on a Hopper GPU torch would ask cuDNN first."""
+    model = with_lora(make_model("llama"))
+    in_training: list[bool] = []
+    layer = next(module for name, module in model.named_modules() if name.endswith("self_attn"))
+    layer.register_forward_pre_hook(
+        lambda *_: in_training.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    fit(model, SHARING, TrainConfig(epochs=1, min_steps=1, tokens_per_step=64), seed=0)
+    assert set(in_training) == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_product_has_the_gradients_of_its_formula(bias: bool) -> None:
     torch.manual_seed(0)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -34,6 +35,14 @@ from selfstudy_engine.train.packing import plan_epochs
 from selfstudy_engine.train.processes import weights_are_spread
 from selfstudy_engine.train.shares import Shares
 
+_ATTENTION_KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Of torch, all but cuDNN's: that one makes a plan for each shape that it meets, which takes far
+longer than a step, and each row has a shape of its own (docs/decisions.md, "Attention of a packed
+row")."""
 _SILENT_SECONDS = 10
 """After so long without a line, the next step writes one."""
 
@@ -74,6 +83,7 @@ def fit(
     """
     longest = max(map(len, sequences))
     with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(_ATTENTION_KERNELS))
         by_sequence = stack.enter_context(attention_by_sequence(model, longest))
         # Spread weights are whole only inside their own layers' forward calls.
         num_fast = 0 if weights_are_spread() else stack.enter_context(fast_lora(model))
