@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 from gpu_steps import STEPS
 
-ENDING, HOST = "ending.json", "host.json"
+ENDING, HOST, TABLE = "ending.json", "host.json", "table.md"
 ORIGINALS_COMPLETIONS_PER_HOUR = 120
 _PEAK_TFLOPS = {
     "H100 PCIe": 756,
@@ -31,7 +31,7 @@ class Ending:
     seconds: float
     last_line: str = ""
     """That it printed, where it says what went wrong."""
-    small: bool = False
+    size: Literal["full", "short", "small"] = "full"
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,22 @@ def swap_seconds(folder: Path) -> float:
     return statistics.median(record["timing"]["swap"] for record in _rounds(folder))
 
 
+def canary(what: str) -> Callable[[Path], float | None]:
+    """Return how far a loop's canaries were at most from what they are held against, in nats.
+
+    Args:
+        what: its name in the line that each logs.
+    """
+
+    def read(folder: Path) -> float | None:
+        printed = (folder / "output.txt").read_text("utf-8")
+        lines = [line for line in printed.splitlines() if "canary of " in line]
+        found = [re.search(rf"{what}[ =]([\d.e+-]+)", line) for line in lines]
+        return max((float(one[1]) for one in found if one), default=None)
+
+    return read
+
+
 def memory_share(folder: Path) -> float | None:
     """Return the part of the GPU that a loop's server was started with."""
     log = (folder / "default" / "logs" / "server.log").read_text("utf-8", errors="replace")
@@ -118,6 +134,9 @@ FIGURES = (
         at_least=1000 * ORIGINALS_COMPLETIONS_PER_HOUR,
     ),
     Figure("loop", "swap, canary included, median, s", swap_seconds),
+    # As allowed in bfloat16; decoded tokens are held against the same in a prompt.
+    Figure("loop", "canary, worst, nats", canary("[( ]distance"), at_most=0.1),
+    Figure("loop", "decoded by CUDA graphs, worst, nats", canary("decoded"), at_most=0.2),
     Figure("overlap", "completions an hour", completions_per_hour),
     Figure("overlap", "server's share of the GPU, computed", memory_share),
     Figure("bench", _OFFLINE, _bench("ratios", "merged_over_offline"), at_least=0.98),
@@ -126,6 +145,7 @@ FIGURES = (
     Figure("bench", "swap, median, s", _bench("ratios", "swap_seconds_median")),
     Figure("bench", "idle with --overlap", _bench("ratios", "overlap_idle_share"), at_most=0.05),
     Figure("four-api-servers", "merged, tokens/s", _bench("contenders", "5", *_FIXED)),
+    Figure("wide-graphs", "merged, tokens/s", _bench("contenders", "5", *_FIXED)),
     Figure("bench-7b", _OFFLINE, _bench("ratios", "merged_over_offline"), at_least=0.98),
     Figure("bench-7b", _STOCK, _bench("ratios", "merged_over_stock_lora"), at_least=1.3),
     Figure("bench-7b", "swap, median, s", _bench("ratios", "swap_seconds_median"), at_most=2),
@@ -151,13 +171,14 @@ def make_table(out: Path) -> str:
         "|---|---|---|---|---|",
     ]
     for step in STEPS:
-        ending = _ending(out / step)
+        ending = ending_of(out / step)
         lines.append(_row(step, "ends", "ok", *_how(ending)))
         lines += [_figure_row(one, out, ending) for one in FIGURES if one.step == step]
     return "\n".join(lines) + "\n"
 
 
-def _ending(folder: Path) -> Ending | None:
+def ending_of(folder: Path) -> Ending | None:
+    """Return how a step ended; None: it wasn't run, or was cut off with this program."""
     try:
         return Ending(**orjson.loads((folder / ENDING).read_bytes()))
     except FileNotFoundError:
@@ -167,7 +188,7 @@ def _ending(folder: Path) -> Ending | None:
 def _how(ending: Ending | None) -> tuple[str, str]:
     if ending is None:
         return "-", "not run"
-    size = ", small" if ending.small else ""
+    size = "" if ending.size == "full" else f", {ending.size}"
     if ending.how == "ok":
         return f"ok, {ending.seconds:.0f} s{size}", "yes"
     return f"{ending.how} after {ending.seconds:.0f} s{size}: {ending.last_line[:200]}", "NO"
@@ -182,7 +203,7 @@ def _figure_row(figure: Figure, out: Path, ending: Ending | None) -> str:
         why = "not run" if ending is None else "not measured"
         return _row(figure.step, figure.what, figure.wanted(), "-", why)
     # What a little of everything reaches means nothing.
-    met = "small" if ending and ending.small else figure.met(value)
+    met = "small" if ending and ending.size == "small" else figure.met(value)
     return _row(figure.step, figure.what, figure.wanted(), _short(value), met)
 
 

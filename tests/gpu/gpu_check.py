@@ -1,11 +1,13 @@
 """What a CUDA host must show, in one table: `make gpu-check`, or gpu_check.py OUT [STEP ...].
 
 Each step is a command of the engine, with a time limit. One that fails stops no other, and what it
-had by then stays in OUT/STEP. Steps may be run one by one: the table is of all that OUT holds. No
-network and no git is needed.
+had by then stays in OUT/STEP. The table is of all that OUT holds, and is written anew after each
+step. Without names a call runs the steps that haven't ended well, those that were never run first.
+No network and no git is needed.
 """
 
 import argparse
+import math
 import os
 import shlex
 import subprocess
@@ -18,13 +20,16 @@ from pathlib import Path
 from typing import TextIO
 
 import orjson
-from gpu_aims import ENDING, HOST, Ending, make_table
-from gpu_steps import FULL, SMALL, STEPS, Command, command_of
+from gpu_aims import ENDING, HOST, TABLE, Ending, ending_of, make_table
+from gpu_steps import FULL, SHORT, SMALL, STEPS, Command, command_of
 
 from selfstudy_engine.data.hardware import describe_host
 
 _GRACE_SECONDS = 60
 """For a command to end its servers and write what it has."""
+_LEAST_SECONDS = 60
+"""A step that has less than that isn't begun."""
+_SIZES = {"full": FULL, "short": SHORT, "small": SMALL}
 
 
 def run_step(step: str, command: list[str], until: str | None, out: Path, limit: float) -> Ending:
@@ -81,12 +86,30 @@ def _show(line: str, output: TextIO) -> None:
         stream.flush()
 
 
+def steps_left(out: Path, size: str) -> list[str]:
+    """Return the steps that haven't ended well in this size, those that were never run first."""
+
+    def ended(step: str) -> tuple[str, str] | None:
+        ending = ending_of(out / step)
+        return ending and (ending.how, ending.size)
+
+    left = [step for step in STEPS if ended(step) != ("ok", size)]
+    return sorted(left, key=lambda step: ended(step) is not None)
+
+
 def main(arguments: list[str]) -> int:
     """Run steps and print the table; 0 if all of them ended well, whatever their figures."""
     parser = argparse.ArgumentParser(prog="gpu_check.py", description=__doc__)
     parser.add_argument("out", type=Path, help="folder of the results")
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}")
-    parser.add_argument("--small", action="store_true", help="a little of everything, on a CPU too")
+    sizes = parser.add_mutually_exclusive_group()
+    for name, what in (
+        ("short", "for a GPU that is there for minutes"),
+        ("small", "a little of everything, on a CPU too"),
+    ):
+        sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name, help=what)
+    parser.set_defaults(size="full")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of all steps together")
     parser.add_argument("--step-seconds", type=float, default=3600, help="of each step (3600)")
     parser.add_argument(
         "--engine",
@@ -99,18 +122,25 @@ def main(arguments: list[str]) -> int:
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     (out / HOST).write_bytes(orjson.dumps(describe_host()))
+    end = time.monotonic() + 60 * asked.minutes
+    steps = asked.steps or steps_left(out, asked.size)
     all_well = True
-    for step in asked.steps or STEPS:
+    for number, step in enumerate(steps):
+        left = end - time.monotonic() - _GRACE_SECONDS
+        if left < _LEAST_SECONDS:
+            sys.stdout.write(f"no time is left for {', '.join(steps[number:])}\n")
+            all_well = False
+            break
         (out / step).mkdir(exist_ok=True)
         (out / step / ENDING).unlink(missing_ok=True)
-        command: Command = command_of(step, out, SMALL if asked.small else FULL)
-        whole = [*shlex.split(asked.engine), *command.arguments]
-        ending = run_step(step, whole, command.until, out, asked.step_seconds)
-        (out / step / ENDING).write_bytes(orjson.dumps(asdict(ending) | {"small": asked.small}))
+        command: Command = command_of(step, out, _SIZES[asked.size])
+        # With -v it says how far each canary was from the trainer.
+        whole = [*shlex.split(asked.engine), "-v", *command.arguments]
+        ending = run_step(step, whole, command.until, out, min(left, asked.step_seconds))
+        (out / step / ENDING).write_bytes(orjson.dumps(asdict(ending) | {"size": asked.size}))
         all_well &= ending.how == "ok"
-    table = make_table(out)
-    (out / "table.md").write_text(table, "utf-8")
-    sys.stdout.write(f"\n{table}")
+        (out / TABLE).write_text(make_table(out), "utf-8")
+    sys.stdout.write(f"\n{make_table(out)}")
     return 0 if all_well else 1
 
 

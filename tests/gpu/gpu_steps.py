@@ -10,16 +10,24 @@ from selfstudy_engine.data.embedded import embedded_model
 from selfstudy_engine.engine.server import free_port
 
 STEPS = (
-    "doctor",
     "loop",
-    "serve-merged",
-    "serve-runtime",
-    "overlap",
     "bench",
-    "four-api-servers",
     "bench-7b",
+    "overlap",
+    "serve-runtime",
+    "four-api-servers",
+    "wide-graphs",
+    "serve-merged",
+    "doctor",
 )
-"""In the order in which they are run; later ones serve the loop's last adapter."""
+"""In the order in which they are run, by what each tells; later ones serve the loop's last
+adapter."""
+_DIFFERENT = {
+    "four-api-servers": ["--api-server-count", "4"],
+    # vLLM records them for batches of up to 512, and lets an H100 compute 1,024 at once.
+    "wide-graphs": ["--", "--max-cudagraph-capture-size", "1024"],
+}
+"""What the merged server of `bench` is measured again with."""
 _READY = "Try:"
 """How the line begins that `serve` prints once the canary has passed."""
 
@@ -40,7 +48,7 @@ _LOOP = "--batch 4096 --test-size 500 --tokens-per-step 2048"
 FULL = Size(
     loop=f"{_LOOP} --rounds 10 --report end",
     overlap=f"{_LOOP} --rounds 3 --report off",
-    bench="--prompts 1024 --tokens 128 --repeats 2",
+    bench="--prompts 1024 --tokens 128 --repeats 2 --only 3,4,5,6,7,swap,overlap",
     bench_7b="--prompts 512 --tokens 128 --repeats 2 --only 3,5,6,swap,training",
     shape={  # Llama 2 7B
         "hidden_size": 4096,
@@ -50,6 +58,15 @@ FULL = Size(
         "num_key_value_heads": 32,
     },
 )
+SHORT = Size(
+    loop=f"{_LOOP} --rounds 1 --report off",
+    overlap=f"{_LOOP} --rounds 2 --report off",
+    bench="--prompts 512 --tokens 128 --repeats 1 --only 3,5,6,swap",
+    bench_7b="--prompts 256 --tokens 64 --repeats 1 --only 5,6,swap,training",
+    shape=FULL.shape,
+)
+"""Two to seven minutes a step on an H100, most of it engines that start
+(docs/benchmarks/gpu-h100.md)."""
 _TINY_LOOP = (
     "--rounds 1 --batch 8 --test-size 4 --train-evaluation-size 0 --report off "
     "--lora-rank 4 --min-steps 2 --epochs 0.1 --tokens-per-step 128 --learning-rate 1e-2"
@@ -58,7 +75,7 @@ _TINY_BENCH = "--prompts 4 --tokens 8 --max-tokens 16 --quick --kv-cache-gib 1"
 SMALL = Size(
     loop=_TINY_LOOP,
     overlap=_TINY_LOOP,
-    bench=_TINY_BENCH,
+    bench=f"{_TINY_BENCH} --only 3,4,5,6,7,swap,overlap",
     bench_7b=f"{_TINY_BENCH} --only 3,5,6,swap,training",
     shape={
         "hidden_size": 128,
@@ -101,11 +118,10 @@ def command_of(step: str, out: Path, size: Size) -> Command:
             # Without an adapter nothing would be proven: then it fails.
             return Command([*serve, "--adapter", str(adapter or adapters / "round-0000")], _READY)
         case "bench":
-            only = ["--only", "3,4,5,6,7,swap,overlap"]
-            return Command([*bench, *only, *of_loop, *size.bench.split()])
-        case "four-api-servers":
-            only = ["--only", "5", "--api-server-count", "4"]
-            return Command([*bench, *only, *of_loop, *size.bench.split()])
+            return Command([*bench, *of_loop, *size.bench.split()])
+        case "four-api-servers" | "wide-graphs":
+            merged = [*bench, *of_loop, *size.bench.split(), "--only", "5"]
+            return Command([*merged, *_DIFFERENT[step]])
         case "bench-7b":
             settings = folder / "bench.toml"
             settings.write_text("[train]\nrank = 32\ntokens_per_step = 2048\n", "utf-8")

@@ -16,8 +16,8 @@ import click
 import orjson
 import pytest
 from gpu_aims import ENDING, HOST, Ending, make_table, share_of_peak
-from gpu_check import main
-from gpu_steps import FULL, SMALL, STEPS, command_of
+from gpu_check import main, steps_left
+from gpu_steps import FULL, SHORT, SMALL, STEPS, command_of
 
 from selfstudy_engine.cli.main import cli
 
@@ -34,7 +34,7 @@ with FakeVllm(argument("--model"), os.environ[KEY_VARIABLE], int(argument("--por
 ENGINE = """
 import sys
 from selfstudy_engine.cli.main import cli
-cli([*sys.argv[1:], *(["--only", "training"] if sys.argv[1] == "bench" else [])])
+cli([*sys.argv[1:], *(["--only", "training"] if "bench" in sys.argv else [])])
 """
 """The benchmark without engines, which aren't servers only."""
 
@@ -61,7 +61,11 @@ def fake_environment(tmp_path: Path) -> dict[str, str]:
 def test_the_small_form_runs_and_ends_in_one_table(
     tmp_path: Path, fake_environment: dict[str, str]
 ) -> None:
-    steps = [step for step in STEPS if step not in {"bench", "four-api-servers", "overlap"}]
+    steps = [
+        step
+        for step in STEPS
+        if step not in {"bench", "four-api-servers", "wide-graphs", "overlap"}
+    ]
     engine = tmp_path / "engine.py"
     engine.write_text(ENGINE)
     command = [sys.executable, HERE / "gpu_check.py", tmp_path / "out", *steps, "--small"]
@@ -81,6 +85,8 @@ def test_the_small_form_runs_and_ends_in_one_table(
         _, measured, met = found[step, "ends"]
         assert (met == "yes" and measured.startswith("ok, ")) == (step in steps), step
     assert found["bench", "ends"] == ["ok", "-", "not run"]
+    assert float(found["loop", "canary, worst, nats"][1]) < 0.1
+    assert float(found["loop", "decoded by CUDA graphs, worst, nats"][1]) < 0.2
     assert found["loop", "completions"] == ["at least 40,960", "8", "small"]
     an_hour = found["loop", "completions an hour, 1,000 times the original's"][1]
     assert float(an_hour.replace(",", "")) > 10
@@ -171,7 +177,7 @@ def test_every_step_has_a_command_in_both_sizes(tmp_path: Path) -> None:
     (tmp_path / "loop" / "default" / "adapters" / "round-0000").mkdir(parents=True)
     for step in STEPS:
         (tmp_path / step).mkdir(exist_ok=True)
-        for size in (FULL, SMALL):
+        for size in (FULL, SHORT, SMALL):
             name, *arguments = command_of(step, tmp_path, size).arguments
             command = cli.get_command(click.Context(cli), name)
             assert command
@@ -181,12 +187,30 @@ def test_every_step_has_a_command_in_both_sizes(tmp_path: Path) -> None:
         main([str(tmp_path), "no-such-step"])
 
 
+def test_another_call_goes_on_with_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First what no call came to, then what didn't end well, or in another size only."""
+    out = tmp_path / "out"
+    assert steps_left(out, "short") == list(STEPS)
+    end(out, "loop", Ending("out of time", 300, size="short"))
+    end(out, "bench", Ending("ok", 300, size="short"))
+    end(out, "doctor", Ending("ok", 9, size="small"))
+    others = [step for step in STEPS if step not in {"loop", "bench", "doctor"}]
+    assert steps_left(out, "short") == [*others, "loop", "doctor"]
+    # With two minutes each step would have no time but to end.
+    assert main([str(out), "--short", "--minutes", "1.9", "--engine", "no-such-program"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"no time is left for {', '.join([*others, 'loop', 'doctor'])}\n")
+    assert rows(printed)["bench", "ends"] == ["ok", "ok, 300 s, short", "yes"]
+
+
 def test_a_step_that_takes_too_long_is_ended_and_the_next_one_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "engine.py"
     script.write_text(
-        "import sys, time\nprint('hello', flush=True)\ntime.sleep(60 * (sys.argv[1] == 'doctor'))\n"
+        "import sys, time\nprint('hello', flush=True)\ntime.sleep(60 * ('doctor' in sys.argv))\n"
         "sys.exit('no loop today')"
     )
     engine = f"{sys.executable} {script}"
