@@ -108,8 +108,13 @@ class Connection:
             self._started = True
 
     def note_training(self, *, runs: bool) -> None:
-        """Have none of our servers that died started, meanwhile, on the GPU of a training."""
+        """Have none of our servers that died started, meanwhile, on the GPU of a training.
+
+        One that is being started is waited for: it takes what training allots or frees for its own.
+        """
         self._replicas.beside_training = runs
+        if runs and self._connected:
+            self.run(self._replicas.finish_starts())
 
     def restart(self) -> None:
         """Replace own servers by new ones; nothing is served or proven yet.

@@ -6,7 +6,7 @@ All of it happens inside one event loop. What is asked of it, and where else it 
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
 from selfstudy_engine.data.adapters import Adapter
@@ -98,7 +98,7 @@ class Replica:
         self._max_unanswered = MAX_RETRIES + 1 if alone else 2
         self._restarts_left = config.server.max_restarts
         self.given_up = False
-        """Whether it died more often than it may be started again."""
+        """Whether it died more often than it may be started again, or our own processes do."""
         self._start: asyncio.Future[None] | None = None
         """Of a server of ours that died, until it is connected."""
         self._ready: asyncio.Future[float] | None = None
@@ -213,6 +213,12 @@ class Replica:
         except (SelfStudyError, OSError):
             self._start = self._ready = None
             raise
+
+    async def finish_start(self) -> None:
+        """Wait until a start that is under way has succeeded, or failed."""
+        if self._start:
+            with suppress(SelfStudyError, OSError):
+                await self.revive(beside_training=True)
 
     def allow_restarts(self) -> None:
         """Let a server of ours be started again as often as a round allows: a round begins."""

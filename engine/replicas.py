@@ -101,6 +101,16 @@ class Replicas:
         self._adapter = None
         self._flip()
 
+    async def finish_starts(self) -> None:
+        """Wait for servers that are just being started on the GPU of a training to come."""
+        await asyncio.gather(
+            *(
+                replica.finish_start()
+                for replica in self._quarantined
+                if replica.server and replica.server.shares_training_gpu
+            )
+        )
+
     async def keep_answering(self) -> NoReturn:
         """Look after servers of our own that nobody here asks; those that die are brought back.
 
@@ -198,6 +208,8 @@ class Replicas:
                     await replica.swap(self._adapter)
                 break
             except (SelfStudyError, OSError) as error:
+                # Our own processes die again and again: that doesn't pass by asking every 5 s.
+                replica.given_up |= isinstance(error, WorkerError)
                 if replica.given_up:
                     logger.warning("the server at %s stays away: %s", url, error)
                     return

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 
@@ -148,21 +148,26 @@ class RoundSteps:
                 self._reporter.advance(step, last_step)
 
         waiting = False
-        with self._start_training(
-            {
-                "config": self._folder.config,
-                "model": self._model,
-                "exemplars": self._folder.exemplars(),
-                "samples": self._folder.samples,
-                "before_round": round_index,
-                "previous": started_from,
-                "output": output,
-            },
-            self._folder.logs / f"train-{round_index:04d}.log",
-            TimeLimits.of(self._config.train),
-            on_step,
-            launch_of(self._config),
-        ) as training:
+        with ExitStack() as stack:
+            stack.callback(self._connection.note_training, runs=False)
+            self._connection.note_training(runs=True)
+            training = stack.enter_context(
+                self._start_training(
+                    {
+                        "config": self._folder.config,
+                        "model": self._model,
+                        "exemplars": self._folder.exemplars(),
+                        "samples": self._folder.samples,
+                        "before_round": round_index,
+                        "previous": started_from,
+                        "output": output,
+                    },
+                    self._folder.logs / f"train-{round_index:04d}.log",
+                    TimeLimits.of(self._config.train),
+                    on_step,
+                    launch_of(self._config),
+                )
+            )
 
             def wait() -> None:
                 nonlocal waiting
@@ -174,12 +179,10 @@ class RoundSteps:
                 self._spend(round_index, train=time.monotonic() - started)
 
             self._wait_for_training = wait
-            self._connection.note_training(runs=True)
             try:
                 yield wait
             finally:
                 self._wait_for_training = None
-                self._connection.note_training(runs=False)
 
     @property
     def _shares_gpu(self) -> bool:

@@ -14,7 +14,7 @@ from fake_vllm import FakeVllm
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import load_config
-from selfstudy_engine.data.errors import ServerDiedError, ServerError
+from selfstudy_engine.data.errors import ServerDiedError, ServerError, WorkerError
 from selfstudy_engine.engine import replicas as replicas_module
 from selfstudy_engine.engine.canary import warm_up
 from selfstudy_engine.engine.connection import Connection
@@ -279,6 +279,66 @@ def test_one_on_the_gpu_of_training_is_started_again_once_that_is_over(
         connection.note_training(runs=False)
         wait_for_both(connection)
         assert servers[1].num_starts == 2
+
+
+def test_a_training_waits_for_one_that_is_being_started_on_its_gpu(
+    servers: list[OwnServer], make_adapter: MakeAdapter
+) -> None:
+    """Whether it comes up or dies: what vLLM measures meanwhile must be its own."""
+    servers[1].shares_training_gpu = True
+    with connect(servers) as connection:
+        connection.note_training(runs=True)  # the first round's, which servers wait for
+        connection.note_training(runs=False)
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        for dies in (0, 1):
+            servers[1].dies_starting = dies
+            servers[1].comes_up.clear()
+            lose(connection, servers[1])
+            num_waits = servers[1].num_waits
+
+            async def begin_to_wait(num_waits: int = num_waits) -> None:
+                while servers[1].num_waits == num_waits:
+                    await asyncio.sleep(0.01)
+
+            connection.run(begin_to_wait())
+            late = threading.Timer(0.2, servers[1].comes_up.set)
+            late.start()
+            connection.note_training(runs=True)
+            assert servers[1].comes_up.is_set() or dies
+            late.join()
+            connection.note_training(runs=False)
+            wait_for_both(connection)
+
+
+def test_one_that_our_own_processes_keep_from_coming_back_stays_away_and_says_so(
+    servers: list[OwnServer],
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was tried every 5 s for ever, which only --verbose told; the next swap tries again."""
+    failures = [WorkerError("the process that speaks HTTP can't be started")]
+    wait_ready = servers[1].wait_ready
+
+    def fail_once() -> float:
+        if failures:
+            raise failures.pop()
+        return wait_ready()
+
+    async def wait_for_warning() -> None:
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while "stays away: the process that speaks HTTP" not in caplog.text:
+                await asyncio.sleep(0.01)
+
+    with connect(servers) as connection:
+        connection.connect()
+        connection.swap_to(make_adapter("a"))
+        monkeypatch.setattr(servers[1], "wait_ready", fail_once)
+        lose(connection, servers[1])
+        connection.run(wait_for_warning())
+        connection.swap_to(make_adapter("b", logprob=-3.0))
+        wait_for_both(connection)
 
 
 def test_servers_that_only_answer_may_die_now_and_then(
