@@ -9,7 +9,7 @@ from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.exemplars import load_exemplars
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Exemplar, Molecule
-from selfstudy_engine.data.splits import Split
+from selfstudy_engine.data.splits import Split, unrelated
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import load_table, split_of_run, split_table
 from selfstudy_engine.engine.rounds import load_records
@@ -90,22 +90,23 @@ def _note_what_it_knows(subject: Subject, test: Sequence[Molecule]) -> Subject:
     """Note where an adapter was, or may have been, trained on molecules of the test set."""
     if subject.adapter is None:
         return subject
-    skeletons = _trained_on(subject.adapter)
-    if skeletons is None:
+    trained_on = _trained_on(subject.adapter)
+    if trained_on is None:
         note = f"What {subject.label} was trained on isn't known: the test set may hold some of it."
     else:
-        num_known = sum(molecule.skeleton in skeletons for molecule in test)
+        num_known = len(test) - len(unrelated(test, trained_on))
         if not num_known:
             return subject
         note = (
-            f"{subject.label} was trained on {num_known} of the {len(test)} test molecules: it "
-            "looks better here than it is."
+            f"{subject.label} was trained on {num_known} of the {len(test)} test molecules, or on "
+            "relatives of theirs (stereoisomers, salts or tautomers): it looks better here than it "
+            "is."
         )
     return replace(subject, note=f"{subject.note} {note}".lstrip())
 
 
-def _trained_on(adapter: Adapter) -> set[str] | None:
-    """Return the skeletons of exemplars and accepted samples behind a run's adapter.
+def _trained_on(adapter: Adapter) -> list[Molecule] | None:
+    """Return the molecules of exemplars and accepted samples behind a run's adapter.
 
     Of an adapter that lies in no run, as where it was copied, that isn't known: None.
     """
@@ -118,4 +119,4 @@ def _trained_on(adapter: Adapter) -> set[str] | None:
     known = [exemplar.molecule for exemplar in load_exemplars(run.exemplars())]
     for index in range(rounds[0]):
         known += store.accepted_molecules(index).values()
-    return {molecule.skeleton for molecule in known}
+    return known

@@ -292,6 +292,7 @@ def test_adapters_bring_their_base_model_along(
         (["--template", "smiles", "--hide", "name"], "show the SMILES alone"),
         (["--hide", "smiles"], "no molecule of the test set has a name"),
         (["--samples", "4", "--temperature", "0"], "would be all alike"),
+        (["--replicas", "2"], "leave out the one or the others"),
     ],
 )
 def test_a_wrong_call_says_why(
@@ -323,6 +324,24 @@ def test_what_an_adapter_was_trained_on_is_told(
     assert known
     [note] = orjson.loads(result.stdout)["notes"]
     assert f"was trained on {len(known)} of the 30 test molecules" in note
+
+
+def test_salts_of_what_an_adapter_was_trained_on_are_known_to_it(
+    finished: RunFolder, fake: FakeVllm, tmp_path: Path
+) -> None:
+    config = read_config(finished)
+    trained = {sample.smiles for sample in SampleStore(finished.samples).accepted(2)}
+    rows = [f"{smiles}.Cl,50" for smiles in sorted(trained)] + ["CCCCCCCCCCCC,60"]
+    table, out = tmp_path / "salts.csv", tmp_path / "answers.parquet"
+    table.write_text("smiles,value\n" + "\n".join(rows) + "\n", "utf-8")
+    command = ["--table", table, "--test-size", len(trained), "--dtype", "float32", "--out", out]
+    command += ["--model", config.model.path, "--adapter", finished.adapter(2), "--json"]
+    result = call(fake, *command)
+    assert result.exit_code == 0, result.output
+    num_known = sum(answer.smiles.endswith(".Cl") for answer in load_evaluation(out))
+    assert num_known
+    [note] = orjson.loads(result.stdout)["notes"]
+    assert f"was trained on {num_known} of the {len(trained)} test molecules" in note
 
 
 def test_a_round_needs_a_run(fake: FakeVllm, table: Path) -> None:
