@@ -9,10 +9,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from selfstudy_engine.data.config import RunConfig, Tracker, load_config, override
+from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.findings import FINDINGS, REJECT_BY_DEFAULT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _SEPARATOR = "__"
+_RUNNING = "server.url"
+_STARTED = {"server.replicas": 1, "server.ray": "off"}
+"""What starts servers, as it is where running ones are used."""
 
 
 def config_option(key: str, *flags: str) -> Callable[[Function], Function]:
@@ -71,24 +75,46 @@ def resolve(config_path: Path | None, values: dict[str, Any]) -> RunConfig:
         values: of options made by `config_option`; those that weren't given are None.
 
     Raises:
-        UsageError: an unknown key, or a value outside its limits.
+        UsageError: an unknown key, a value outside its limits, or servers both to start and to use.
     """
-    return load_config(config_path, _given(values))
+    config = load_config(config_path, _given(values))
+    _check_servers(config)
+    return config
 
 
 def apply(config: RunConfig, values: dict[str, Any]) -> RunConfig:
     """Return a run's configuration with the options given on the command line.
 
     Raises:
-        UsageError: a value outside its limits.
+        UsageError: a value outside its limits, or servers both to start and to use.
     """
-    return override(config, _given(values))
+    given = _given(values)
+    config = override(config, given)
+    if _RUNNING in given:  # runs of earlier versions may have both, and used the running ones
+        _check_servers(config)
+    return config
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {
+    """Return the options by key; servers that are named take the place of a TOML's or a run's."""
+    given = {
         key.replace(_SEPARATOR, "."): value for key, value in values.items() if value is not None
     }
+    starts = given.keys() & _STARTED.keys()
+    if _RUNNING in given and not starts:
+        given |= _STARTED
+    elif starts and _RUNNING not in given:
+        given[_RUNNING] = []
+    return given
+
+
+def _check_servers(config: RunConfig) -> None:
+    server = config.server
+    if server.url and (server.replicas, server.ray) != tuple(_STARTED.values()):
+        raise UsageError(
+            "--server (in TOML: server.url) names servers that run already, --replicas and --ray "
+            "are about servers to start: leave out the one or the others"
+        )
 
 
 class NewFile(click.Path):

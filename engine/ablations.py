@@ -31,6 +31,7 @@ from selfstudy_engine.data.task import split_of_run
 from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation, ablations_of, choose
 from selfstudy_engine.engine.ablation_workshop import Train, Workshop
 from selfstudy_engine.engine.base_model import choose_base_model
+from selfstudy_engine.engine.connection import check_running
 from selfstudy_engine.engine.examiner import Examiner, Progress
 from selfstudy_engine.engine.false_claims import stored_claims_check
 from selfstudy_engine.engine.rounds import load_records
@@ -115,7 +116,8 @@ def run_ablations(
     Raises:
         UsageError: `only` names what isn't there.
         RunFolderError: the run isn't finished, or has changed since some of them were made.
-        SelfStudyError: a training or the server failed; the same call continues.
+        SelfStudyError: a training or the server failed, which is asked for before each training;
+            the same call continues.
     """
     model, config = choose_base_model(config)
     with folder.locked():
@@ -127,7 +129,12 @@ def run_ablations(
             )
         ways = choose(ablations_of(config), only)
         trainings = [one for way in ways for one in way.trainings(config.seed, repeats)]
-        workshop = Workshop(folder, config, model, progress, train)
+
+        def train_if_answered(*arguments: Any) -> dict[str, Any]:
+            check_running(config, server_key)
+            return train(*arguments)
+
+        workshop = Workshop(folder, config, model, progress, train_if_answered)
         split = split_of_run(folder, config)
         adapters = {ablation.key: workshop.adapter(ablation) for ablation in trainings}
         shown = load_exemplars(folder.exemplars())[: config.generation.prompt_exemplars]

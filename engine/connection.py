@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Self, TypeVar
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.devices import placement_of
-from selfstudy_engine.data.errors import ServerError, SwapError
+from selfstudy_engine.data.errors import SelfStudyError, ServerError, SwapError
 from selfstudy_engine.engine.canary import Served
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.endpoint import Endpoint
@@ -143,28 +143,6 @@ class Connection:
         await self._replicas.close()
         await asyncio.gather(*(process.close() for process in self._http_processes))
 
-    def check_running(self) -> None:
-        """See whether running servers answer, as one, before anything long is done for them.
-
-        Raises:
-            ServerError: there are such servers, and none does; the first one's reason.
-            UsageError: they serve models of different names.
-        """
-
-        def look(endpoint: Endpoint) -> str | ServerError:
-            try:
-                return str(served_model(endpoint)["id"])
-            except ServerError as error:
-                return error
-
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(self._running, pool.map(look, self._running), strict=True))
-        served = {at.url: name for at, name in found.items() if isinstance(name, str)}
-        failures = [error for error in found.values() if isinstance(error, ServerError)]
-        if failures and not served:
-            raise failures[0]
-        check_one_model(served)
-
     def connect(self) -> None:
         """Wait until the servers answer, and warm them up; does nothing the second time.
 
@@ -248,6 +226,30 @@ class Connection:
                 if replica.server:
                     replica.server.check_healthy()
             raise
+
+
+def check_running(config: RunConfig, server_key: str) -> None:
+    """See whether the servers at config.server.url answer, as one, before long work for them.
+
+    Raises:
+        SelfStudyError: none does; the first one's reason.
+        UsageError: they serve models of different names.
+    """
+
+    def look(url: str) -> str | SelfStudyError:
+        try:
+            return str(served_model(Endpoint(url, server_key))["id"])
+        except SelfStudyError as error:
+            return error
+
+    urls = config.server.url
+    with ThreadPoolExecutor() as pool:
+        found = dict(zip(urls, pool.map(look, urls), strict=True))
+    served = {url: name for url, name in found.items() if isinstance(name, str)}
+    failures = [error for error in found.values() if isinstance(error, SelfStudyError)]
+    if failures and not served:
+        raise failures[0]
+    check_one_model(served)
 
 
 @contextmanager

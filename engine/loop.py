@@ -19,7 +19,7 @@ from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine.base_model import choose_base_model
-from selfstudy_engine.engine.connection import Connection
+from selfstudy_engine.engine.connection import Connection, check_running
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
 from selfstudy_engine.engine.garbage import collected_rarely
 from selfstudy_engine.engine.judges import Judges
@@ -111,7 +111,7 @@ def run_loop(
                     if load_records(folder):
                         reports.refresh()
                 if not steps.is_finished():
-                    connection.check_running()
+                    check_running(config, server_key)
                     if config.rationalize.enabled:
                         warn_if_idle(len(task.split.pool), config)
                     with trackers, connection, judges, collected_rarely():

@@ -324,7 +324,8 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
     """Return the base model's entry of /v1/models.
 
     Raises:
-        ServerError: nobody answers, the key is refused, or it isn't vLLM.
+        ServerError: nobody answers, or it isn't vLLM.
+        UsageError: the key is refused.
     """
     try:
         response = httpx.get(
@@ -334,11 +335,6 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
             trust_env=endpoint.may_use_proxy,
             verify=endpoint.verify,
         )
-        if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise ServerError(
-                f"the server at {endpoint.url} refuses the key: set {SERVER_KEY_VARIABLE} to that "
-                "with which it was started, or which `selfstudy-engine serve` printed"
-            )
         response.raise_for_status()
         models = orjson.loads(response.content)["data"]
         return next(model for model in models if not model.get("parent") and str.strip(model["id"]))
@@ -346,7 +342,14 @@ def served_model(endpoint: Endpoint) -> Mapping[str, Any]:
         *(httpx.HTTPError, httpx.InvalidURL, ValueError),
         *(KeyError, TypeError, AttributeError, StopIteration),
     ) as error:
+        answered = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+        if answered == httpx.codes.UNAUTHORIZED:
+            raise UsageError(
+                f"the server at {endpoint.url} refuses the key: set {SERVER_KEY_VARIABLE} to that "
+                "with which it was started, or which `selfstudy-engine serve` printed"
+            ) from error
         raise ServerError(
             f"no vLLM server answers at {endpoint.url} ({shown(error)}); start one with "
-            "`selfstudy-engine serve`, or leave out --server"
+            "`selfstudy-engine serve`, or leave out --server (where it is the run's: give "
+            "--replicas 1)"
         ) from error

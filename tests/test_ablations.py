@@ -17,6 +17,7 @@ from samples import make_rejected, make_sample, write_adapter
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import load_config, override
+from selfstudy_engine.data.errors import ServerError
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.store import SampleStore
@@ -329,8 +330,9 @@ def ask_for_training(folder: RunFolder) -> dict[str, Any]:
         found.update(arguments)
         raise TrainedError
 
+    config = override(read_config(folder), {"server.url": []})  # its own ended with the run
     with pytest.raises(TrainedError):
-        run_ablations(folder, read_config(folder), QuietReporter(), train=train)
+        run_ablations(folder, config, QuietReporter(), train=train)
     return found
 
 
@@ -363,6 +365,16 @@ def test_withdrawn_rows_are_in_no_ablation(copied: RunFolder) -> None:
 
     with pytest.raises(TrainedError):
         Workshop(copied, config, "", QuietReporter(), train).adapter(ablation)
+
+
+def test_an_absent_server_is_noticed_before_a_training(copied: RunFolder) -> None:
+    config = override(read_config(copied), {"server.url": "http://127.0.0.1:1"})
+
+    def train(*rest: object) -> dict[str, Any]:
+        raise TrainedError
+
+    with pytest.raises(ServerError, match="no vLLM server answers at"):
+        run_ablations(copied, config, QuietReporter(), train=train)
 
 
 def test_an_unfinished_run_is_refused(copied: RunFolder, fake: FakeVllm) -> None:

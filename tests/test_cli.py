@@ -170,6 +170,36 @@ def test_a_value_that_is_missing_is_named_and_nothing_else(tmp_path: Path) -> No
     assert said == f"Error: invalid configuration in {path}: property.tolerance: Field required"
 
 
+SERVER = "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("toml", "arguments", "server"),
+    [
+        ("", ["--server", SERVER, "--replicas", "2"], None),
+        ("", ["--server", SERVER, "--ray", "auto"], None),
+        (f"url = '{SERVER}'\nreplicas = 2", [], None),
+        ("replicas = 2\nray = 'auto'", ["--server", SERVER], ([SERVER], 1, "off")),
+        (f"url = '{SERVER}'", ["--replicas", "1"], ([], 1, "off")),
+        (f"url = '{SERVER}'", ["--ray", "auto"], ([], 1, "auto")),
+    ],
+)
+def test_servers_are_used_or_started_as_the_command_line_says(
+    tmp_path: Path, table: Path, toml: str, arguments: list[str], server: object
+) -> None:
+    """Not both: those to start were silently none."""
+    path = tmp_path / "servers.toml"
+    path.write_text(f"[server]\n{toml}\n", "utf-8")
+    command = ["loop", "--dry-run", "--table", table, "--test-size", 5, "--config", path]
+    if server is None:
+        assert "leave out the one or the others" in refuse(*command, *arguments)
+        return
+    plan = tmp_path / "plan.toml"
+    plan.write_text(call(*command, *arguments).output, "utf-8")
+    found = load_config(plan).server
+    assert (found.url, found.replicas, found.ray) == server
+
+
 def test_a_wrong_call_of_the_real_command() -> None:
     result = run_command("loop", "--batch", "7")
     assert (result.returncode, result.stdout) == (2, "")

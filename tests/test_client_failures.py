@@ -11,7 +11,7 @@ import pytest
 from asking import ask_for, collect, generate, texts
 from fake_vllm import FakeVllm
 
-from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.engine.client import GenerationClient
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.server import served_model
@@ -188,7 +188,7 @@ def test_the_served_model_is_the_base_model(fake: FakeVllm) -> None:
 
 
 def test_served_model_names_a_refused_key(fake: FakeVllm) -> None:
-    with pytest.raises(ServerError, match=f"{fake.url} refuses the key: set SELFSTUDY_SERVER_KEY"):
+    with pytest.raises(UsageError, match=f"{fake.url} refuses the key: set SELFSTUDY_SERVER_KEY"):
         served_model(Endpoint(fake.url, "wrong"))
 
 
