@@ -4,6 +4,7 @@ from rich.console import Console
 
 from selfstudy_engine.cli.console import figures_table, plain_console
 from selfstudy_engine.data.calibration import Calibration
+from selfstudy_engine.data.errors import counted
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.examination import Examination, ReasonUse
 from selfstudy_engine.engine.metric_texts import (
@@ -30,12 +31,14 @@ def show_examination(found: Examination, prop: Property) -> None:
         _show_reason_use(console, found.reason_use, prop)
     num_molecules = found.metrics.num_molecules
     console.print(
-        f"{num_molecules} test molecules; brackets are bootstrap 95% intervals. "
-        f"{found.num_unanswered} without a well-formed answer are scored as the training median, "
-        f"{found.fallback:g} {prop.unit}."
+        f"{counted(num_molecules, 'test molecule')}; brackets are bootstrap 95% intervals. Scored "
+        f"as the training median, {found.fallback:g} {prop.unit}, without a well-formed answer: "
+        f"{found.num_unanswered}."
     )
     if found.num_left_out:
-        console.print(f"{found.num_left_out} test molecules can't be asked in this manner.")
+        console.print(
+            f"{counted(found.num_left_out, 'test molecule')} can't be asked in this manner."
+        )
     for note in found.notes:
         console.print(note)
 

@@ -40,8 +40,9 @@ def adapter(run_name: str, runs: Path, round_index: int | None, out: Path) -> No
 )
 def samples(run_name: str, runs: Path, out: Path, everything: bool) -> None:
     """Write a run's samples as a Parquet folder that `datasets` loads, with a card."""
+    from selfstudy_engine.data.errors import counted
     from selfstudy_engine.data.run_folder import find_run
     from selfstudy_engine.engine.exports import export_samples
 
     count = export_samples(find_run(runs, run_name), out, accepted_only=not everything)
-    click.echo(f"{count} samples with their card: {out}")
+    click.echo(f"{counted(count, 'sample')} with a card: {out}")

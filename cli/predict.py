@@ -66,7 +66,7 @@ def predict(
     """
     from selfstudy_engine.cli.console import make_reporter
     from selfstudy_engine.cli.options import apply
-    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.errors import UsageError, counted
     from selfstudy_engine.data.prediction_files import SUFFIXES, check_columns, write_rows
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.table_files import read_columns
@@ -102,7 +102,7 @@ def predict(
     if out:
         write_rows(out, found.rows, smiles_column, COLUMNS)
         found.forget()
-        click.echo(f"{len(rows)} molecules: {out}")
+        click.echo(f"{counted(len(rows), 'molecule')}: {out}")
     else:
         _show(found.rows, smiles_column, name_column, config.property)
 

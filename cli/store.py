@@ -100,7 +100,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
     """Write samples into one file."""
     import pyarrow.compute as pc
 
-    from selfstudy_engine.data.errors import UsageError
+    from selfstudy_engine.data.errors import UsageError, counted
     from selfstudy_engine.data.files import replacing
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.store import write_parquet
@@ -125,7 +125,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
                 record = _record(row, form, config)
                 file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 count += 1
-    click.echo(f"{count} samples: {out}")
+    click.echo(f"{counted(count, 'sample')}: {out}")
 
 
 @store.command()
@@ -218,7 +218,7 @@ def label_errors(
     """
     from dataclasses import asdict
 
-    from selfstudy_engine.data.errors import printable
+    from selfstudy_engine.data.errors import counted, printable
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.label_errors import find_label_errors
 
@@ -241,10 +241,10 @@ def label_errors(
             f"  table: {prop.format(suspect.measured)} {prop.unit}  answers: "
             f"{prop.format(suspect.median)} ({prop.format(suspect.distance, '+')}), "
             f"{suspect.agreeing:.0%} of {suspect.num_answers} agree, from "
-            f"{suspect.num_rounds} rounds"
+            f"{counted(suspect.num_rounds, 'round')}"
         )
         click.echo(f"  reason: {printable(suspect.reason)}\n")
-    click.echo(f"{len(found)} molecules whose answers agree far from the table")
+    click.echo(f"{counted(len(found), 'molecule')} whose answers agree far from the table")
 
 
 @store.command()

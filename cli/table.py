@@ -97,10 +97,13 @@ def describe(config_path: Path | None, **values: Any) -> None:
 
 
 def _print_counts(read: Any) -> None:
-    click.echo(f"{len(read.molecules)} molecules")
+    from selfstudy_engine.data.errors import counted
+
+    click.echo(counted(len(read.molecules), "molecule"))
     if read.num_merged:
-        click.echo(f"{read.num_merged} further rows of the same molecules went into their medians")
+        merged = counted(read.num_merged, "further row")
+        click.echo(f"{merged} of the same molecules went into their medians")
     if read.num_cas_names:
-        click.echo(f"{read.num_cas_names} names were bare CAS numbers and were left out")
+        click.echo(f"left out as bare CAS numbers: {counted(read.num_cas_names, 'name')}")
     for reason, rows in read.dropped.items():
-        click.echo(f"{len(rows)} rows dropped, {reason}: {'; '.join(rows[:3])}")
+        click.echo(f"{counted(len(rows), 'row')} dropped, {reason}: {'; '.join(rows[:3])}")

@@ -176,6 +176,15 @@ def listed(
     return separator.join(items[:most]) + more
 
 
+def counted(number: int, what: str) -> str:
+    """Return how many of something there are.
+
+    >>> counted(1, "molecule"), counted(20, "molecule")
+    ('1 molecule', '20 molecules')
+    """
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def last_lines(log: Sequence[str]) -> str:
     """Return the end of another program's log as a message shows it, indented."""
     return "\n".join(f"  {line[:300]}" for line in log[-_LOG_LINES:])

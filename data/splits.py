@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from selfstudy_engine.data.errors import TableError, listed
+from selfstudy_engine.data.errors import TableError, counted, listed
 from selfstudy_engine.data.molecules import are_related, are_tautomers, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.schema import Molecule
@@ -88,9 +88,10 @@ def split(
         else:
             groups[molecule.skeleton].append(molecule)
     if test_size >= len(groups):
+        remedy = "lower --test-size below that" if len(groups) > 1 else "it takes two at least"
         raise TableError(
-            f"test size {test_size} leaves nothing to learn from: the table has {len(groups)} "
-            f"distinct molecules besides the exemplars; lower --test-size below that"
+            f"test size {test_size} leaves nothing to learn from: the table has "
+            f"{counted(len(groups), 'distinct molecule')} besides the exemplars; {remedy}"
         )
     ranked = sorted(groups, key=lambda skeleton: _rank(seed, skeleton))
     if by == "scaffold":

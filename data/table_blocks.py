@@ -22,6 +22,13 @@ _BLOCK_CHARACTERS = 1 << 20
 _SDF = frozenset([".sdf", ".sd", ".mol"])
 _PARQUET = frozenset([".parquet", ".pq"])
 _TABS = frozenset([".tsv", ".tab"])
+_NO_TEXT = {
+    b"PK\x03\x04": "a workbook (.xlsx, .ods) or a ZIP archive: save its sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old workbook (.xls): save its sheet as CSV",
+    b"\x1f\x8b": "compressed by gzip: unpack it with gunzip",
+    b"PAR1": "a Parquet file: let its name end in .parquet",
+}
+"""What a file is that begins so, and what to do about it."""
 TextRow = tuple[int, list[str]]
 """The line that a row begins in, and its cells."""
 
@@ -72,6 +79,11 @@ def _readable(path: Path) -> Iterator[None]:
 def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
     # Not Arrow's reader: it takes all that follows a quote which is never closed for one cell.
     csv.field_size_limit(_CELL_CHARACTERS)
+    with path.open("rb") as binary:
+        beginning = binary.read(4)
+    for magic, what in _NO_TEXT.items():
+        if beginning.startswith(magic):
+            raise ValueError(f"it is {what}")
     with path.open(encoding="utf-8-sig", newline="") as file:
         if delimiter == ",":
             delimiter = _delimiter_of(file)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.types
 
 from selfstudy_engine.data.config_sources import TableConfig
-from selfstudy_engine.data.errors import MAX_LISTED, TableError, listed, shown
+from selfstudy_engine.data.errors import MAX_LISTED, TableError, counted, listed, shown
 from selfstudy_engine.data.properties import Property, convert
 from selfstudy_engine.data.table_blocks import is_sdf, read_blocks
 
@@ -45,8 +45,9 @@ def read_rows(path: Path, table: TableConfig, prop: Property) -> Iterator[Row]:
                 bad.append(f"line {line}: {shown(value)}")
     if bad:
         raise TableError(
-            f"table {path}: column {table.value_column!r} has {num_bad} values that aren't "
-            f"finite numbers ({listed(bad, num_items=num_bad)}); correct or remove these rows"
+            f"table {path}: column {table.value_column!r} has no finite number in "
+            f"{counted(num_bad, 'row')} ({listed(bad, num_items=num_bad)}); write one there (of a "
+            "range, its middle), or leave the row out"
         )
     convert(0.0, unit, prop.unit)  # refuses a unit before the first row
     return _rows(path, table, unit, prop.unit)
@@ -112,7 +113,7 @@ def _check_columns(path: Path, schema: pa.Schema, wanted: Sequence[str]) -> None
         if column not in schema.names:
             raise TableError(
                 f"table {path} has no column {column!r} (it has: "
-                f"{listed([shown(name)[1:-1] for name in schema.names], ', ', most=20)}); name it "
+                f"{listed([shown(name) for name in schema.names], ', ', most=20)}); name it "
                 "with --smiles-column, --value-column or --name-column"
             )
         if schema.names.count(column) > 1:

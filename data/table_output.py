@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
+from selfstudy_engine.data.errors import counted
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.schema import Molecule
@@ -56,10 +57,10 @@ def describe_values(values: Sequence[float], digits: int) -> str:
     '4 values from 1 to 4, mean 2.5, SD 1.3, quartiles 1.75 / 2.5 / 3.25'
     """
     if len(values) < 2:
-        return f"{len(values)} values"
+        return ", ".join([counted(len(values), "value"), *(f"{value:g}" for value in values)])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return (
-        f"{len(values)} values from {min(values):g} to {max(values):g}, "
+        f"{counted(len(values), 'value')} from {min(values):g} to {max(values):g}, "
         f"mean {statistics.mean(values):.{digits}f}, SD {statistics.stdev(values):.{digits}f}, "
         f"quartiles {low:g} / {middle:g} / {high:g}"
     )

@@ -7,6 +7,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.errors import counted
 from selfstudy_engine.data.metrics import Interval
 from selfstudy_engine.data.prompts import render_question, value_label
 from selfstudy_engine.data.properties import Property
@@ -90,7 +91,7 @@ def adapter_card(
         f"samples of the rounds before; label: {config.train.label} value",
         f"- **Adapter's SHA-256**: {adapter.sha256}",
         "",
-        f"## On {num_test} held-out molecules",
+        f"## On {counted(num_test, 'held-out molecule')}",
         "",
         "| | value | 95% interval |",
         "|---|---|---|",

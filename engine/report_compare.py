@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import UsageError, counted
 from selfstudy_engine.data.evaluations import compute_metrics, paired_change
 from selfstudy_engine.data.metrics import Interval, Metrics
 from selfstudy_engine.data.properties import Property
@@ -124,7 +124,8 @@ def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: 
     }[outcome]
     too_few = ", too few for a verdict" if outcome == "few" else ""
     return (
-        f"{second_label} {word} {first_label} on the same {len(ids[0])} test molecules{too_few}: "
+        f"{second_label} {word} {first_label} on the same "
+        f"{counted(len(ids[0]), 'test molecule')}{too_few}: "
         f"last round's MAE {_signed(change, first)} {first.unit} (paired bootstrap)."
     )
 

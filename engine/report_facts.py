@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.embedded import model_label
-from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.errors import RunFolderError, counted
 from selfstudy_engine.data.evaluations import (
     Evaluated,
     compute_metrics,
@@ -126,7 +126,8 @@ class RunFacts:
         """Which model, labels and molecules the run's figures speak of."""
         return [
             f"{self.base_model}, run {self.name}",
-            f"{len(self.last.labelled)} labels, {self.last.test.num_molecules} test molecules",
+            f"{counted(len(self.last.labelled), 'label')}, "
+            f"{counted(self.last.test.num_molecules, 'test molecule')}",
         ]
 
     def baseline_metrics(self, facts: RoundFacts) -> dict[str, Metrics]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfstudy_engine.data.errors import counted
 from selfstudy_engine.data.evaluations import errors_of
 from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, measure_change
 from selfstudy_engine.data.properties import Property
@@ -67,10 +68,12 @@ def headline(run: RunFacts) -> Headline:
             f"Test MAE {run.rounds[0].test.mae.value:.{digits}f} → "
             f"{last.test.mae.value:.{digits}f} {unit} from round {run.rounds[0].index} to round "
             f"{last.index}: {signed(change, digits)} {unit} (paired bootstrap, "
-            f"{len(ids[0] & ids[1])} molecules)."
+            f"{counted(len(ids[0] & ids[1]), 'molecule')})."
         )
     else:
-        sentences.append(f"Test MAE {ranged(last.test.mae, digits)} {unit} on {n} molecules.")
+        sentences.append(
+            f"Test MAE {ranged(last.test.mae, digits)} {unit} on {counted(n, 'molecule')}."
+        )
     if MEDIAN in versus:
         sentences.append(_against(versus[MEDIAN], "always answering the training median", run.prop))
     others = {
@@ -100,8 +103,8 @@ def headline(run: RunFacts) -> Headline:
         )
     if n < ENOUGH_FOR_A_VERDICT:
         sentences.append(
-            f"{n} test molecules can't tell a change from noise: below {ENOUGH_FOR_A_VERDICT} "
-            "intervals are too narrow; give a larger --test-size."
+            f"{counted(n, 'test molecule')} can't tell a change from noise: below "
+            f"{ENOUGH_FOR_A_VERDICT} intervals are too narrow; give a larger --test-size."
         )
     elif n < 1000:
         half = (last.test.mae.high - last.test.mae.low) / 2

@@ -372,7 +372,7 @@ def test_the_tables_show_all_that_was_found(finished: RunFolder, fake: FakeVllm)
         "With another molecule's reason",
         "Sampling alone: with their own reason once more",
         "6 test molecules; brackets are bootstrap 95% intervals",
-        "scored as the training median",
+        "Scored as the training median",
     ):
         assert part in text, part
     assert "ask round-0002" in result.stderr

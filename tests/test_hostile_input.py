@@ -105,7 +105,7 @@ def test_a_long_cell_is_no_number_in_a_moment(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"smiles,value\nCCO,{'1' * 1_500_000}x\n{'C' * 1_500_000},5\n")
     started = time.process_time()
-    with pytest.raises(TableError, match="has 1 values") as caught:
+    with pytest.raises(TableError, match="no finite number in 1 row ") as caught:
         read_rows(path, TableConfig(), MELTING_POINT)
     assert len(str(caught.value)) < 500
     path.write_text(f"smiles,value\n{'C' * 1_500_000},5\nCCO,1\n")

@@ -61,6 +61,8 @@ def test_exemplars_are_in_neither_part() -> None:
 def test_a_test_set_as_large_as_the_table_is_refused() -> None:
     pool = make_pool(10)
     assert len(split(pool, [pool[0]], 8, 0).pool) == 1
+    with pytest.raises(TableError, match=r"1 distinct molecule besides .* takes two at least"):
+        split(make_pool(1), [], 1, 0)
     with pytest.raises(TableError, match=r"test size 9 .* 9 distinct .*--test-size"):
         split(pool, [pool[0]], 9, 0)
 

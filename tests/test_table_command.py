@@ -52,7 +52,7 @@ def test_prepare_accounts_for_every_row(raw: Path, tmp_path: Path, suffix: str) 
         ("conflicting values", "line 8"),
         ("conflicting values", "line 9"),
     ]
-    for line in ("8 molecules", "1 further rows", "2 names were bare", "spread 99"):
+    for line in ("8 molecules", "1 further row of", "2 names", "spread 99"):
         assert line in result.output
     again = run("describe", "--table", out, "--name-column", "name", "--test-size", 2)
     assert again.exit_code == 0, again.output
