@@ -31,7 +31,7 @@ _NF4_BYTES = (4 + 8 / 64 + 32 / 64 / 256) / 8
 2023, QLoRA, arXiv 2305.14314, section 3)."""
 _LOGIT_BYTES = 4 + 4 + 4
 """Of each logit in float32: itself, its log-softmax and its gradient; and twice as computed."""
-_TRAIN_BASE_BYTES = int(1.5 * GIB)
+TRAIN_BASE_BYTES = int(1.5 * GIB)
 """CUDA context, cuBLAS workspaces and the allocator's slack; assumed, not measured here."""
 _SERVER_BASE_BYTES = 2 * GIB
 """CUDA context, CUDA graphs and activations of vLLM: 0.9 GiB for a model of 135M on an H100
@@ -68,8 +68,32 @@ def training_bytes(
     activations = activation_bytes(size, num_tokens, four_bits=four_bits)
     logits = num_answer_tokens * size.vocabulary * (_LOGIT_BYTES + 2 * size.element_bytes)
     adapter = rank * size.lora_features * (_TRAINED_BYTES + 2 * size.element_bytes)
-    smaller = int(size.linear_weights * (size.element_bytes - _NF4_BYTES)) if four_bits else 0
-    return size.weight_bytes - smaller + activations + logits + adapter + _TRAIN_BASE_BYTES
+    weights = size.weight_bytes - (nf4_saving(size) if four_bits else 0)
+    return weights + activations + logits + adapter + TRAIN_BASE_BYTES
+
+
+def nf4_saving(size: ModelSize) -> int:
+    """Return how many bytes fewer the weights take in 4 bits."""
+    return int(size.linear_weights * (size.element_bytes - _NF4_BYTES))
+
+
+def training_bytes_of(size: ModelSize, config: RunConfig, longest: int, num_gpus: int = 1) -> int:
+    """Return what a run's training takes of each GPU at most.
+
+    Args:
+        size: of the base model.
+        config: of the run.
+        longest: tokens of a sequence; one that is longer than what is computed at once is alone.
+        num_gpus: that train together.
+    """
+    at_once = tokens_at_once(config, longest, num_gpus)
+    return training_bytes(
+        size,
+        config.train.rank,
+        max(at_once, longest),
+        max(at_once, config.generation.max_tokens),
+        four_bits=config.train.quantization == "nf4",
+    )
 
 
 def server_bytes(size: ModelSize, max_model_len: int, num_shards: int = 1) -> int:
@@ -141,15 +165,7 @@ def share_beside_training(
     """
 
     def needs(max_model_len: int) -> tuple[int, int]:
-        # A sequence that is longer than what is computed at once is computed alone.
-        at_once = tokens_at_once(config, max_model_len, num_train_gpus)
-        training = training_bytes(
-            size,
-            config.train.rank,
-            max(at_once, max_model_len),
-            max(at_once, config.generation.max_tokens),
-            four_bits=config.train.quantization == "nf4",
-        )
+        training = training_bytes_of(size, config, max_model_len, num_train_gpus)
         return training, server_bytes(size, max_model_len, num_shards)
 
     training, server = needs(config.server.max_model_len)

@@ -31,6 +31,7 @@ from selfstudy_engine.data.gpu_memory import (
 from selfstudy_engine.data.hardware import Gpu
 from selfstudy_engine.data.model_size import ModelSize, measure_model
 from selfstudy_engine.train.attention import attention_by_sequence
+from selfstudy_engine.train.benchmark import bytes_expected, gpu_peak
 from selfstudy_engine.train.examples import TokenSequence
 from selfstudy_engine.train.fast_lora import fast_lora
 from selfstudy_engine.train.loading import load_base
@@ -103,6 +104,40 @@ def test_the_size_of_a_real_checkpoint(tiny_model: Path) -> None:
     assert size.weight_bytes == sum(tensor.nbytes for tensor in tensors.values())
     assert measure_model(tiny_model, "bfloat16").weight_bytes == size.weight_bytes // 2
     assert size.vocabulary == 512
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_what_is_held_against_the_formula_is_what_a_training_allots_itself(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, four_bits: bool
+) -> None:
+    """Activations, logits, gradients and AdamW's moments: weights are there before it begins."""
+    config = load_config(
+        None,
+        {
+            "model.dtype": "float32",
+            "train.rank": 4,
+            "train.tokens_per_step": 4096,
+            "train.quantization": "nf4" if four_bits else "none",
+        },
+    )
+    size = measure_model(tiny_model, "float32")
+    logits = 4096 * size.vocabulary * (12 + 2 * 4)
+    adapter = 4 * size.lora_features * (4 + 8 + 2 * 4)
+    kept = activation_bytes(size, 4096, four_bits=four_bits)
+    assert bytes_expected(config, str(tiny_model)) == kept + logits + adapter
+    with gpu_peak() as peak:
+        torch.zeros(1000)
+    assert peak() == 0
+    for name, value in {
+        "is_available": True,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 5,
+        "max_memory_allocated": 12,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    with gpu_peak() as peak:
+        pass
+    assert peak() == 12 - 5
 
 
 def make_checkpoint(family: str, dtype: str, folder: Path) -> torch.nn.Module:

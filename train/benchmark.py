@@ -9,6 +9,7 @@ import contextlib
 import random
 import statistics
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from transformers import AutoTokenizer
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import SelfStudyError
+from selfstudy_engine.data.gpu_memory import (
+    TRAIN_BASE_BYTES,
+    local_folder,
+    nf4_saving,
+    training_bytes_of,
+)
 from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.model_size import measure_model
 from selfstudy_engine.data.prompts import render_prompt, render_value
 from selfstudy_engine.data.task import load_task
 from selfstudy_engine.train.examples import Example, TokenSequence, exemplar_examples, tokenize
@@ -60,7 +68,8 @@ def measure(config: RunConfig, model: str, steps: int, repeats: int) -> dict[str
 
     Returns:
         Medians over the turns; tokens are those of the sequences, without padding. The speedup is
-        the median of the turns' ratios.
+        the median of the turns' ratios. memory_of_formula is what ours allots on a GPU beside the
+        weights, of what is reserved there for it.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         model, trust_remote_code=config.model.trust_remote_code
@@ -70,11 +79,14 @@ def measure(config: RunConfig, model: str, steps: int, repeats: int) -> dict[str
     once = config.train.model_copy(update={"epochs": 1, "min_steps": 1})
     plain_model, own_model = (load_model(config, model) for _ in range(2))
     rates: list[tuple[float, float]] = []
+    taken = 0
     num_own_tokens = num_own_steps = 0
     for turn in range(-1, repeats):  # the first warms up
         chosen = sequences if turn >= 0 else sequences[:_WARM_UP]
         seconds = fit_plainly(plain_model, tokenizer, chosen, config.train.learning_rate)
-        own = fit(own_model, chosen, once, config.seed + turn + 1)
+        with gpu_peak() as peak:
+            own = fit(own_model, chosen, once, config.seed + turn + 1)
+        taken = max(taken, peak())
         if turn >= 0:
             rates.append((num_tokens / seconds, own.num_tokens / own.seconds))
             num_own_tokens, num_own_steps = own.num_tokens, own.steps
@@ -91,6 +103,7 @@ def measure(config: RunConfig, model: str, steps: int, repeats: int) -> dict[str
         "flops_per_token": flops,
         "share_of_roofline": ours * flops / gflops / 1e9,
         "plain_share_of_roofline": plain * flops / gflops / 1e9,
+        "memory_of_formula": taken / bytes_expected(config, model) if taken else None,
         "dtype": resolve_dtype(config.model.dtype),
         "num_threads": torch.get_num_threads(),
         "repeats": repeats,
@@ -100,6 +113,29 @@ def measure(config: RunConfig, model: str, steps: int, repeats: int) -> dict[str
         "plain_steps": steps,
         "steps": num_own_steps,
     }
+
+
+@contextlib.contextmanager
+def gpu_peak() -> Iterator[Callable[[], int]]:
+    """Yield what returns the most bytes that were allotted meanwhile on the GPU; 0 on a CPU."""
+    if not torch.cuda.is_available():
+        yield lambda: 0
+        return
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield lambda: torch.cuda.max_memory_allocated() - before
+
+
+def bytes_expected(config: RunConfig, model: str) -> int:
+    """Return what `gpu_memory` expects a training to allot beside the weights, the adapter's too.
+
+    Without its base, which is for what torch doesn't count.
+    """
+    size = measure_model(local_folder(model), resolve_dtype(config.model.dtype))
+    weights = size.weight_bytes + 4 * config.train.rank * size.lora_features
+    if config.train.quantization == "nf4":
+        weights -= nf4_saving(size)
+    return training_bytes_of(size, config, config.server.max_model_len) - weights - TRAIN_BASE_BYTES
 
 
 def make_sequences(config: RunConfig, tokenizer: Any, number: int) -> list[TokenSequence]:

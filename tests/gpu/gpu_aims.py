@@ -155,6 +155,12 @@ FIGURES = (
         "training, of what its products reach",
         _bench("extras", "training", "share_of_roofline"),
     ),
+    Figure(
+        "bench-7b",
+        "training's memory beside the weights, of what is reserved",
+        _bench("extras", "training", "memory_of_formula"),
+        at_most=1,
+    ),
 )
 
 

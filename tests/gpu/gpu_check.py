@@ -91,7 +91,7 @@ def steps_left(out: Path, size: str) -> list[str]:
 
     def ended(step: str) -> tuple[str, str] | None:
         ending = ending_of(out / step)
-        return ending and (ending.how, ending.size)
+        return (ending.how, ending.size) if ending else None
 
     left = [step for step in STEPS if ended(step) != ("ok", size)]
     return sorted(left, key=lambda step: ended(step) is not None)
