@@ -24,6 +24,7 @@ from gpu_aims import ENDING, HOST, TABLE, Ending, ending_of, make_table
 from gpu_steps import FULL, SHORT, SMALL, STEPS, Command, command_of
 
 from selfstudy_engine.data.hardware import describe_host
+from selfstudy_engine.data.parent_death import end_with_parent
 
 _GRACE_SECONDS = 60
 """For a command to end its servers and write what it has."""
@@ -57,6 +58,8 @@ def run_step(step: str, command: list[str], until: str | None, out: Path, limit:
                 text=True,
                 errors="replace",
                 env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                # Whoever lends the GPU for minutes may end this program, and call it again.
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no locks
             )
         )
         stack.callback(process.terminate)  # also if this program is ended

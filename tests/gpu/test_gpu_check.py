@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import orjson
+import psutil
 import pytest
 from gpu_aims import ENDING, HOST, Ending, make_table, share_of_peak
 from gpu_check import main, steps_left
@@ -203,6 +204,28 @@ def test_another_call_goes_on_with_what_is_left(
     printed = capsys.readouterr().out
     assert printed.startswith(f"no time is left for {', '.join([*others, 'loop', 'doctor'])}\n")
     assert rows(printed)["bench", "ends"] == ["ok", "ok, 300 s, short", "yes"]
+
+
+def test_a_step_ends_with_the_check_and_gives_the_gpu_back(tmp_path: Path) -> None:
+    """A call that is killed is followed by another, which starts servers there."""
+    script = tmp_path / "engine.py"
+    script.write_text("import os, time\nprint('process', os.getpid(), flush=True)\ntime.sleep(60)")
+    engine = f"{sys.executable} {script}"
+    command = [
+        sys.executable,
+        str(HERE / "gpu_check.py"),
+        str(tmp_path),
+        "--engine",
+        engine,
+        "loop",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as check:
+        assert check.stdout
+        said = next(line for line in check.stdout if line.startswith("process "))
+        step = psutil.Process(int(said.split()[1]))
+        check.kill()
+        step.wait(10)
+    assert not (tmp_path / "loop" / ENDING).exists()
 
 
 def test_a_step_that_takes_too_long_is_ended_and_the_next_one_runs(
