@@ -3,7 +3,7 @@
 Words in, one mark for each word out; a claim under a mark can't be verified. Knows no chemistry.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from selfstudy_engine.engine.claim_words import word_set
@@ -24,7 +24,9 @@ _COMPARE_PAIRS = frozenset(
      ("related", "to"), ("reduced", "to"), ("reduces", "to")]
 )  # fmt: skip
 _CHANGES = ("replac", "remov", "eliminat", "convert", "exchang", "swap", "esterif")
-_REACTIONS = word_set("contexts", "reactions")
+_REACTIONS = tuple(word_set("contexts", "reactions"))
+_STEMS = _CHANGES + _REACTIONS
+_STEM_STARTS = frozenset(stem[:4] for stem in _STEMS)
 _PRODUCTS = word_set("contexts", "products")
 _ORIGINS = word_set("contexts", "origins")
 _REACTING = word_set("contexts", "reacting")
@@ -48,7 +50,7 @@ _NEGATION_ENDS = word_set("contexts", "negation_ends")
 _GENERAL = word_set("contexts", "general")
 _TRIGGERS = (
     _BASE_ADJECTIVES | _BASE_WORDS | _COMPARE | _HYPOTHESES | _PERHAPS | _MODALS | _OTHERS | _NOT
-    | _NONE | _REACTIONS | _ORIGINS | _REACTING | {first for first, _ in _COMPARE_PAIRS}
+    | _NONE | _ORIGINS | _REACTING | {first for first, _ in _COMPARE_PAIRS}
     | {first for first, _ in _BASE_PAIRS} | {"as", "such", "free"}
 )  # fmt: skip
 
@@ -70,23 +72,29 @@ _COMPARISON_SCOPE = _Scope(COMPARISON, _CLAUSE_ENDS)
 _HYPOTHESIS_SCOPE = _Scope(HYPOTHESIS, _CLAUSE_ENDS)
 _REACTION_SCOPE = _Scope(REACTION, _RELATIVE_ENDS)
 _OTHERS_SCOPE = _Scope(BASE, frozenset())
+_CLAUSE_SCOPE = _Scope(BASE, _RELATIVE_ENDS)
 _NOT_SCOPE = _Scope(NEGATION, _CLAUSE_ENDS | {"but"})
 _NONE_SCOPE = _Scope(NEGATION, _NEGATION_ENDS)
 _EXAMPLES_SCOPE = _Scope(GENERAL, _CLAUSE_ENDS - {","})
 
 
-def mark_contexts(words: Sequence[str]) -> list[str]:
+def mark_contexts(words: Sequence[str], of_others: Iterable[int] = ()) -> list[str]:
     """Return for each word of a sentence why it isn't about the molecule; "" where it may be.
+
+    Args:
+        words: of the sentence.
+        of_others: where clauses begin that are about other compounds.
 
     >>> mark_contexts("it melts higher than an ester , with a ring".split())[3:7]
     ['', 'comparison', 'comparison', '']
     """
     if words[-1:] == ["?"]:
         return [HYPOTHESIS] * len(words)
-    scopes: dict[_Scope, list[int]] = {}
+    starts = list(of_others)
+    scopes = {_CLAUSE_SCOPE: starts} if starts else {}
     may_suppose = not _CONDITIONALS.isdisjoint(words)
     for index, word in enumerate(words):
-        if word in _TRIGGERS or (len(word) > 3 and word.startswith(_CHANGES)):
+        if word in _TRIGGERS or (word[:4] in _STEM_STARTS and word.startswith(_STEMS)):
             if word in _HYPOTHESES:
                 return [HYPOTHESIS] * len(words)
             following = words[index + 1] if index + 1 < len(words) else ""
@@ -140,7 +148,7 @@ def _compares(words: Sequence[str], index: int, word: str, following: str) -> bo
 
 def _reacts(words: Sequence[str], index: int, word: str, following: str) -> bool:
     """Tell "oxidation gives", "hydrolysed in vivo to", "made from" and "reacts with"."""
-    if word in _REACTIONS:
+    if word.startswith(_REACTIONS):
         return not _PRODUCTS.isdisjoint(words[index + 1 : index + 6])
     return (word in _ORIGINS and following == "from") or (
         word in _REACTING and following in ("with", "between")

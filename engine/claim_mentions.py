@@ -17,7 +17,13 @@ from selfstudy_engine.engine.claim_phrases import (
     read_left,
     read_right,
 )
-from selfstudy_engine.engine.claim_subjects import OtherCompound, belongs_to_other, mark_sentence
+from selfstudy_engine.engine.claim_subjects import (
+    HAS,
+    OtherCompound,
+    belongs_to_other,
+    is_apposition,
+    mark_sentence,
+)
 from selfstudy_engine.engine.claim_text import Text
 from selfstudy_engine.engine.claim_words import word_set
 
@@ -29,6 +35,7 @@ _MODAL_VERBS = word_set("phrases", "modal_verbs")
 _GONE = word_set("phrases", "gone")
 _DOTS = frozenset("·⋅∙⋯…")
 _BONDS = (["bond"], ["bonds"], ["bonding"])
+_ITS = frozenset(("its", "the"))
 _THERE = word_set("phrases", "there")
 _DIMERS = word_set("phrases", "dimers")
 
@@ -37,17 +44,19 @@ def find_mentions(text: Text, lexicon: Lexicon, is_other: OtherCompound) -> Iter
     """Yield the mentions of a text that claim something, in no fixed order."""
     terms = list(_find_terms(text.words, lexicon))
     at = 0
-    for first, end in text.sentences:
+    for number, (_, end) in enumerate(text.sentences):
         here = at
         while at < len(terms) and terms[at][0] < end:
             at += 1
         if at > here:
-            yield from _in_sentence(text.words[first:end], first, terms[here:at], is_other)
+            yield from _in_sentence(text, number, terms[here:at], is_other)
 
 
 def _in_sentence(
-    words: Sequence[str], first: int, terms: Sequence[tuple[int, Entry]], is_other: OtherCompound
+    text: Text, number: int, terms: Sequence[tuple[int, Entry]], is_other: OtherCompound
 ) -> Iterator[Mention]:
+    first, end = text.sentences[number]
+    words = text.words[first:end]
     found = [read_left(words, index - first, entry) for index, entry in terms]
     read_right(words, found)
     for before, mention in pairwise(found):  # "the ester oxygen", "a urea carbonyl"
@@ -59,7 +68,7 @@ def _in_sentence(
         if not _claims(words, mention, found[position + 1 : position + 2]):
             continue
         if not marks:
-            marks = mark_sentence(words, is_other)
+            marks = mark_sentence(text, number, is_other)
             of_several = not _DIMERS.isdisjoint(words)
         mention.context = mention.context or _context(words, marks, mention, is_other)
         if of_several and _is_more_than_one(mention):
@@ -104,7 +113,8 @@ def _claims(words: Sequence[str], mention: Mention, following: Sequence[Mention]
         return False
     if term.form in ("substituent", "ring") and term.name not in ("ring", "aromatic system"):
         counted = mention.count is not None or mention.denied
-        ends = term.form == "substituent" and mention.determined and _ends_phrase(words, mention)
+        held = term.form == "substituent" or words[max(mention.first - 1, 0)] in _HOLDS - {"is"}
+        ends = held and mention.determined and _ends_phrase(words, mention)
         return mention.headed or (mention.plural and counted) or ends
     before = words[mention.first - 1] if mention.first else ""
     return mention.determined or mention.headed or before in _HOLDS
@@ -146,20 +156,29 @@ def _context(
         return "" if marked in (NEGATION, GENERAL) else marked
     if marked:
         return marked
-    if _is_general(words, mention):
+    if _is_general(words, mention) or _is_of_another_sort(words, mention):
         return GENERAL
     far = 5 if mention.first == 0 else 1
     if words[mention.first] in ("a", "an") and not _MODAL_VERBS.isdisjoint(after[:far]):
         return HYPOTHESIS  # "an ester would melt lower", "A nitro group in para would raise it"
-    if not _GONE.isdisjoint(after[:4]) or ("not" in after and not _THERE.isdisjoint(after)):
+    if not _GONE.isdisjoint(after) or ("not" in after and not _THERE.isdisjoint(after)):
         return NEGATION
-    return BASE if belongs_to_other(words, mention.last, is_other) else ""
+    of_other = belongs_to_other(words, mention.last, is_other)
+    of_other = of_other or is_apposition(words, mention.first, mention.last, is_other)
+    return BASE if of_other else ""
 
 
 def _is_more_than_one(mention: Mention) -> bool:
     """Tell what a dimer has and a molecule needn't: "two carboxyl groups", "a 8-membered ring"."""
     sized = any("-member" in word for word in mention.modifiers)
     return (mention.count or 0) > 1 or (sized and not mention.denied)
+
+
+def _is_of_another_sort(words: Sequence[str], mention: Mention) -> bool:
+    """Tell "its esters are liquids" and "the ester melts at" from "its ester groups are polar"."""
+    if mention.headed or mention.term.form != "class" or words[mention.first] not in _ITS:
+        return False
+    return mention.plural or not HAS.isdisjoint(words[mention.last : mention.last + 1])
 
 
 def _is_general(words: Sequence[str], mention: Mention) -> bool:

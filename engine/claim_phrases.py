@@ -33,6 +33,8 @@ LOCANT = re.compile(
 _SORTS = re.compile(r".*(?:yl|ated|olic|ylic|membered|cyclic|substituted)")
 """Adjectives that tell of a structure: "phenyl ketone", "five-membered lactam"."""
 SIZED = re.compile(r"([a-z]+|[0-9]{1,2})-(carbon|carbons)")
+_BEFORE_LETTER = ("aromatic", "phenolic", "an", "the", "its")
+"""What stands before an "A" that is no article: "the A ring" of a steroid."""
 _NO_LOCANTS = ("n-h", "o-h", "s-h", "n-methyl", "n-oxide", "n-acetyl")
 _LOCANT_NOUNS = ("position", "c", "carbon", "atom", "no")
 MAX_MODIFIERS = 2
@@ -120,7 +122,7 @@ def _opens_phrase(words: Sequence[str], at: int, mention: Mention) -> bool:
         mention.count, at = 2, at - 1
     elif word == "of" and before in _DENIALS_OF:
         mention.denied, at = True, at - 1
-    elif word not in DETERMINERS:
+    elif word not in DETERMINERS or (word == "a" and before in _BEFORE_LETTER):
         return False
     mention.first, mention.determined = at, True
     if word in ("a", "an", "any"):

@@ -8,6 +8,7 @@ from selfstudy_engine.engine.claim_words import read_number, word_set
 from selfstudy_engine.engine.molecule_facts import MoleculeFacts, Range, Ring
 
 _SIZED = re.compile(r"(?P<size>[a-z]+|[0-9]{1,2})-(?:member|membered|carbon)")
+FUSED = word_set("rings", "fused")
 _Test = Callable[[Ring], bool]
 
 # For each list of words: the test that a ring surely passes, and the one that it may pass.

@@ -6,7 +6,7 @@ from typing import Literal
 from selfstudy_engine.engine.claim_contexts import GENERAL
 from selfstudy_engine.engine.claim_lexicon import ACCEPTOR, AROMATIC, DONOR, RING
 from selfstudy_engine.engine.claim_phrases import Mention
-from selfstudy_engine.engine.claim_rings import count_of_rings
+from selfstudy_engine.engine.claim_rings import FUSED, count_of_rings
 from selfstudy_engine.engine.claim_text import Text
 from selfstudy_engine.engine.claim_words import word_set
 from selfstudy_engine.engine.molecule_facts import MoleculeFacts, Range
@@ -56,7 +56,11 @@ def _count(mention: Mention, facts: MoleculeFacts, text: Text) -> Range | None:
         return count_of_rings(facts, term, word, mention.modifiers)
     if term.strict is None or term.loose is None:
         return None
-    return facts.count_range(term.strict, term.loose, mention.count or 1)
+    counted = facts.count_range(term.strict, term.loose, mention.count or 1)
+    if term.kind == "ring" and not FUSED.isdisjoint(mention.modifiers):
+        fused = sum(ring.fused for ring in facts.rings)
+        counted = Range(min(counted.sure, fused), min(counted.most, fused))
+    return counted
 
 
 def _judge_count(mention: Mention, counted: Range) -> Judgement:

@@ -12,7 +12,12 @@ from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.claim_lexicon import Kind, load_lexicon
 from selfstudy_engine.engine.claim_mentions import find_mentions
 from selfstudy_engine.engine.claim_numbers import ABBREVIATED_GROUPS, find_formulas, find_weights
-from selfstudy_engine.engine.claim_subjects import OtherCompound, find_contexts, names_unlisted
+from selfstudy_engine.engine.claim_subjects import (
+    OtherCompound,
+    find_contexts,
+    first_subject,
+    names_unlisted,
+)
 from selfstudy_engine.engine.claim_text import Text, read_text
 from selfstudy_engine.engine.claim_verdicts import Judgement, Truth, in_context, judge_mention
 from selfstudy_engine.engine.claim_words import word_set
@@ -68,6 +73,8 @@ def check_claims(
     facts = facts_of(smiles)
     text = read_text(reason)
     own_words = _words_of(name)
+    named = bool(own_words) and own_words.issubset(text.words)
+    opening = () if named else first_subject(text.words)
 
     def is_other(words: Sequence[str], index: int) -> int:
         if words[index].endswith("'s"):  # "benzene's"
@@ -76,10 +83,12 @@ def check_claims(
         if found is None:
             if words[index] in COMMON_BASES:
                 return int(words[index] not in own_words)
-            return names_unlisted(words, index, own_words)
+            return names_unlisted(words, index, own_words, opening)
         compound, length = found
         own = compound.name == name or compound.smiles == facts.canonical_smiles
-        return 0 if own or own_words.issuperset(words[index : index + length]) else length
+        if words[index + length : index + length + 1] != ["itself"]:  # "Aniline" of its salt
+            own = own or own_words.issuperset(words[index : index + length])
+        return 0 if own else length
 
     contexts = find_contexts(text, is_other)
     claims = [

@@ -163,12 +163,12 @@ def _share(
 def measure_swap(known: KnownValues, num_others: int, seed: int) -> dict[str, Any]:
     """Share of reasons with a false claim: own molecule, and random molecules of the table.
 
-    The reasons are those of the shipped exemplars, and the judged ones without a false claim.
+    The reasons are those of the shipped exemplars, and the judged ones of which each claim is true.
     """
     by_reason: dict[tuple[Molecule, str], set[str]] = {}
     for one in read_judged():
         by_reason.setdefault((one.molecule, one.reason), set()).add(one.label)
-    sound = [key for key, labels in by_reason.items() if "false" not in labels]
+    sound = [key for key, labels in by_reason.items() if labels == {"true"}]
     sound += [(exemplar.molecule, exemplar.reason) for exemplar in SHIPPED]
     molecules, rng = embedded_table().molecules, random.Random(seed)
     own = sum(_has_false(reason, molecule, known) for molecule, reason in sound)

@@ -1,7 +1,7 @@
 """Claims: is it the molecule that is spoken of, or another compound?"""
 
 import pytest
-from claim_truths import HEXANE, truths
+from claim_truths import ASPIRIN, HEXANE, truths
 
 from selfstudy_engine.data.properties import find_property
 from selfstudy_engine.data.schema import Molecule
@@ -71,6 +71,25 @@ from selfstudy_engine.engine.known_values import KnownValues
         "It is formed by condensation of an aldehyde with an amine.",
         "The tetrazole is a bioisostere of a carboxylic acid.",
         "It is related to chlorpromazine, which contains a sulfur.",
+        "It is flexible. Theophylline keeps one N-H and a ring.",
+        "It is flexible, whereas cimetidine contains an imidazole ring.",
+        "It is flexible, and methyl orange carries a sulfonate.",
+        "It lies above benzil (95 °C), which is a diketone with a ring.",
+        "It is flexible. Styrene, the product of dehydrogenation, has a vinyl group.",
+        "It is flexible. Xylose, a pentose with four hydroxyl groups, is its source.",
+        "Phenol melts at 41 °C. It has one hydroxyl group.",
+        "It differs from phenol and aniline. Those have a ring.",
+        "Ring opening would produce tartronic acid, with a carboxylic acid.",
+        "Nitration would introduce a nitro group.",
+        "Birch reduction turns it into an enol ether.",
+        "It gives amantadine, a primary amine.",
+        "In contrast to procaine, an ester, it is flexible.",
+        "Its esters are liquids.",
+        "Its dimethyl ester melts at 10 °C.",
+        "The ester has a low melting point.",
+        "The product contains an amide.",
+        "The sodium salt has a carboxylate group.",
+        "Protonated quinuclidine has an N-H donor.",
     ],
 )
 def test_what_is_not_said_of_the_molecule_is_never_false(reason: str) -> None:
@@ -96,6 +115,20 @@ def test_a_compound_that_shares_a_word_of_the_name_is_another() -> None:
     assert claim.truth == "true"
 
 
+def test_a_reason_opens_with_its_molecule_by_any_name() -> None:
+    reason = "Aspirin has an ester and an amide. Aspirin has one ring."
+    found = truths(reason, ASPIRIN, "acetylsalicylic acid")
+    assert found == {"an ester": "true", "an amide": "false", "one ring": "true"}
+    reason = "N-Methylcaprolactam has no N-H. Caprolactam has one."
+    assert truths(reason, "O=C1CCCCCN1", "caprolactam") == {"no N-H": "unverifiable"}
+
+
+def test_a_part_of_a_salts_name_is_another_compound_by_itself() -> None:
+    saccharin = "[Na+].O=C1[N-]S(=O)(=O)c2ccccc12"
+    reason = "Saccharin itself has an N-H."
+    assert truths(reason, saccharin, "saccharin sodium") == {"an N-H": "unverifiable"}
+
+
 @pytest.mark.parametrize(
     "reason",
     [
@@ -111,6 +144,13 @@ def test_a_compound_that_shares_a_word_of_the_name_is_another() -> None:
         "Each chain also has a ring.",
         "Its reduced symmetry is due to a ring.",
         "It is a liquid formed by a ring.",
+        "Hexane is flexible. However, hexane has a ring.",
+        "It is flexible, and symmetry is increased by a ring.",
+        "Structure contains a ring.",
+        "It has stronger dispersion, and the compound in question has a ring.",
+        "It is symmetric, thus has a ring.",
+        "It is a hydrocarbon. It has a ring.",
+        "Its flexible chain has a ring.",
     ],
 )
 def test_a_value_or_also_makes_no_other_compound_of_the_molecule(reason: str) -> None:

@@ -50,6 +50,11 @@ def test_groups_elements_and_counts(smiles: str, claim: str, truth: str) -> None
         ("c1ccc2ccccc2c1", "two fused rings", "true"),
         ("c1ccc2ccccc2c1", "three aromatic rings", "false"),
         ("c1ccc(-c2ccccc2)cc1", "two fused rings", "false"),
+        ("c1ccc(-c2ccccc2)cc1", "two fused benzene rings", "false"),
+        ("c1ccc2ccccc2c1", "two fused benzene rings", "true"),
+        ("c1ccc2sc3ccccc3c2c1", "a furan", "false"),
+        ("C1CCCCC1", "an aromatic A ring", None),
+        ("c1ccc2c(c1)[nH]c1ccccc12", "a central six-membered ring", "unverifiable"),
         ("C1CCCCC1", "one saturated ring", "true"),
         ("C1CCCCC1", "an aromatic ring", "false"),
         ("C1CCCCC1", "a six-membered ring", "true"),
@@ -103,6 +108,9 @@ def test_a_molecule_without_rings_is_acyclic() -> None:
         ("Clc1ccccc1", "a methyl group", "false"),
         ("COC(C)=O", "a methoxy group", "unverifiable"),
         ("Cc1ccc(C)cc1", "a phenyl group", "unverifiable"),
+        ("O=S1(=O)CCCC1", "a sulfoxide", "false"),
+        ("O=S1(=O)CCCC1", "two S=O bonds", "true"),
+        ("O", "two O-H bonds", "unverifiable"),
     ],
 )
 def test_traps_of_naming(smiles: str, claim: str, truth: str) -> None:
