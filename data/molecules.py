@@ -50,6 +50,7 @@ _COUNTER_IONS = (
 """Acids and solvents that many different substances are crystallised with."""
 
 _HEMIACETAL = Chem.MolFromSmarts("[OX2]@[CX4][OX2H1]")
+_PROTONATED_OXIDE = Chem.MolFromSmarts("[OX2H1]-[#7+;H0;!$(*~[O-])]")
 _MOST_TAUTOMERS = 200
 """Of one molecule; a large polyphenol has thousands, at milliseconds each."""
 _CAS_NUMBER = re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]")
@@ -137,11 +138,16 @@ def family(smiles: str) -> str:
     True
     >>> family("C[N+](C)(C)CC(=O)[O-]") == family("C[N+](C)(C)CC(=O)O.[Cl-]")
     True
+    >>> family("C[N+](C)(C)O.[Cl-]") == family("C[N+](C)(C)[O-]")
+    True
     >>> family("CCO") == family("CCN")
     False
     """
     with quiet_rdkit():
         mol = parent(Chem.MolFromSmiles(smiles), force=True)
+        for oxygen, _ in mol.GetSubstructMatches(_PROTONATED_OXIDE):  # which no uncharger sees to
+            mol.GetAtomWithIdx(oxygen).SetFormalCharge(-1)
+            mol.GetAtomWithIdx(oxygen).SetNumExplicitHs(0)
         for atom in mol.GetAtoms():
             atom.SetIsotope(0)
             atom.SetAtomMapNum(0)
