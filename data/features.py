@@ -15,6 +15,9 @@ from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
 NUM_BITS = 2048
 _LARGEST = 1e9
+_OF_POLYNOMIAL = ("Ipc", "AvgIpc")
+_MOST_ATOMS_OF_POLYNOMIAL = 200
+"""Beyond them the characteristic polynomial costs seconds and has lost all its digits."""
 _REMEMBERED = 20_000
 """Molecules whose features are kept: rounds share most of theirs."""
 Floats32 = npt.NDArray[np.float32]
@@ -64,15 +67,23 @@ def _bits(smiles: str) -> Floats32:
 @lru_cache(maxsize=_REMEMBERED)
 def _counts_and_descriptors(smiles: str) -> Floats32:
     mol = _mol(smiles)
-    with quiet_rdkit():
-        described = Descriptors.CalcMolDescriptors(  # type: ignore[no-untyped-call]
-            mol, missingVal=0.0
-        )
     counts = _generator().GetCountFingerprintAsNumPy(mol)
-    values = np.concatenate([counts, np.array(list(described.values()), dtype=np.float64)])
+    values = np.concatenate([counts, np.array(_descriptors(mol), dtype=np.float64)])
     # Some descriptors are infinite or beyond what trees take (float32).
     finite = np.nan_to_num(values, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST)
     return np.asarray(np.clip(finite, -_LARGEST, _LARGEST), dtype=np.float32)
+
+
+def _descriptors(mol: Any) -> list[float]:
+    """Return RDKit's descriptors, 0 where one can't be computed."""
+    values, is_large = [], mol.GetNumHeavyAtoms() > _MOST_ATOMS_OF_POLYNOMIAL
+    with quiet_rdkit():
+        for name, describe in Descriptors.descList:
+            try:
+                values.append(0.0 if is_large and name in _OF_POLYNOMIAL else describe(mol))
+            except Exception:  # noqa: BLE001 - as in CalcMolDescriptors, which leaves none out
+                values.append(0.0)
+    return values
 
 
 @lru_cache(maxsize=1)
