@@ -206,12 +206,16 @@ def rounds_with_baselines(rounds: Sequence[int]) -> set[int]:
 
 
 def _asked(store: SampleStore, round_index: int) -> Iterator[tuple[Molecule, bool, bool]]:
-    """Yield each sample's molecule, whether the sample was accepted, and whether it was hinted."""
-    columns = ["molecule_id", "name", "smiles", "measured", "accepted", "hinted"]
+    """Yield each sample's molecule, whether the sample was accepted, and whether it was hinted.
+
+    Those about rows that were withdrawn have a value that is a label no more.
+    """
+    columns = ["molecule_id", "name", "smiles", "measured", "accepted", "hinted", "findings"]
     for batch in store.batches(round_index, columns):
         for row in batch.to_pylist():
             accepted, hinted = row.pop("accepted"), row.pop("hinted")
-            yield Molecule(value=row.pop("measured"), **row), accepted, hinted
+            if "withdrawn" not in row.pop("findings"):
+                yield Molecule(value=row.pop("measured"), **row), accepted, hinted
 
 
 def _some_accepted(store: SampleStore, round_index: int, seed: int) -> list[Sample]:

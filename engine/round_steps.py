@@ -301,9 +301,11 @@ class RoundSteps:
 
     def record(self, round_index: int) -> None:
         """Derive and save a round's record, unless it is there and nothing was asked since."""
-        timing = self._timings[round_index]
-        if self.is_recorded(round_index) and not (timing.num_generated or timing.evaluate):
+        spent = self._timings.pop(round_index, Timing())
+        if self.is_recorded(round_index) and not (spent.num_generated or spent.evaluate):
             return
+        before = self._records.get(round_index)
+        timing = before.timing.renewed(spent) if before else spent
         adapter = read_adapter(self._folder.adapter(round_index))
         record = self._derive(round_index, timing, Trained.of(adapter))
         self._save(record)

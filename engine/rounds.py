@@ -28,7 +28,7 @@ from selfstudy_engine.engine.tolerance import stored_tolerance
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a round went, in seconds; of a continued round, the last call's."""
+    """Where the time of a round went, in seconds; of what was done again, the last time."""
 
     train: float = 0.0
     """Waiting for the adapter: what generating hid (--overlap) isn't in it."""
@@ -46,6 +46,11 @@ class Timing:
         """Add up two parts of one round."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Timing(*(mine + theirs for mine, theirs in pairs))
+
+    def renewed(self, since: "Timing") -> "Timing":
+        """Take what was done again since, and keep the rest."""
+        pairs = zip(astuple(self), astuple(since), strict=True)
+        return Timing(*(later or before for before, later in pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,9 @@ def test_an_evaluation_that_is_lost_is_made_again(
     assert content_of(copied) == content_of(finished)
     again = load_evaluation(copied.evaluation(1))
     assert again == load_evaluation(finished.evaluation(1))
+    before, after = (load_records(folder)[1].timing for folder in (finished, copied))
+    assert (after.train, after.generate) == (before.train, before.generate)
+    assert (after.num_generated, after.evaluate != before.evaluate) == (BATCH, True)
     assert records == load_records(copied)
     shutil.rmtree(copied.adapter(0))
     copied.evaluation(0).unlink()  # nobody can

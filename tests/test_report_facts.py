@@ -109,12 +109,17 @@ def test_a_report_is_of_the_runs_own_split_and_tells_that_the_table_changed(
     folder = make_run(tmp_path / "runs", table, "changed", rounds=1)
     before, text = split_of_run(folder, read_config(folder)), table.read_text("utf-8")
     [withdrawn, *_] = [molecule for molecule in before.test if f"\n{molecule.smiles}," in text]
-    table.write_text(re.sub(f"\n{re.escape(withdrawn.smiles)},.*", "", text), "utf-8")
+    labels = gather_facts(folder).last.labelled
+    [label, *_] = [molecule for molecule in labels if f"\n{molecule.smiles}," in text]
+    for gone in (withdrawn, label):
+        text = re.sub(f"\n{re.escape(gone.smiles)},.*", "", text)
+    table.write_text(text, "utf-8")
     follow_table(folder)
     table.unlink()  # it isn't needed
-    after = gather_facts(folder).split
-    assert after.pool == before.pool
-    assert after.test == [molecule for molecule in before.test if molecule != withdrawn]
+    now = gather_facts(folder)
+    assert now.split.pool == [molecule for molecule in before.pool if molecule != label]
+    assert now.split.test == [molecule for molecule in before.test if molecule != withdrawn]
+    assert now.last.labelled == [molecule for molecule in labels if molecule != label]
     write_report(folder, folder.report)
     assert "The table has changed" in folder.report.read_text("utf-8")
 
