@@ -23,10 +23,10 @@ ENV PATH=/opt/selfstudy-engine/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PYTHONUNBUFFER
 # The runs, and what is downloaded or compiled once (models, kernels).
 VOLUME ["/work/runs", "/home/selfstudy/.cache"]
 EXPOSE 8000
-# Says whether `serve` answers; a container that runs another command needs --no-healthcheck. Loading
-# a model takes minutes.
-HEALTHCHECK --start-period=10m --interval=30s --timeout=5s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+# Says whether `serve` answers, over HTTP or (--ssl-certfile, made for another address) HTTPS; no proxy
+# is asked. A container that runs another command needs --no-healthcheck. Loading a model takes minutes.
+HEALTHCHECK --start-period=10m --interval=30s --timeout=10s --retries=3 \
+    CMD ["bash", "-c", "for way in http https; do python -c 'import ssl, sys, urllib.request as r; r.build_opener(r.ProxyHandler({}), r.HTTPSHandler(context=ssl._create_unverified_context())).open(sys.argv[1], timeout=4)' $way://127.0.0.1:8000/health && exit; done; exit 1"]
 ENTRYPOINT ["tini", "--", "selfstudy-engine"]
 CMD ["--help"]
 # What the gigabytes of packages depend on, and nothing else: editing the project keeps their layer.

@@ -1,6 +1,7 @@
 """`serve --public`: what vLLM is started with, and what is refused before it is."""
 
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -207,6 +208,30 @@ def test_this_machine_trusts_the_servers_own_certificate_and_no_other(tmp_path: 
             with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
                 httpx.get(url, verify=wrong, trust_env=False)
         server.shutdown()
+
+
+def test_the_images_health_check_asks_either_way_and_no_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = (Path(__file__).parent.parent / "Dockerfile").read_text("utf-8")
+    [check] = re.findall(r"^HEALTHCHECK .*\\\n    CMD (.*)$", image, re.MULTILINE)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+    def passes(port: int) -> bool:
+        command = orjson.loads(check.replace(":8000", f":{port}"))
+        return not subprocess.run(command, check=False, capture_output=True).returncode
+
+    assert not passes(free_port())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_certificate(tmp_path))
+    for is_https in (False, True):
+        with ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as server:
+            if is_https:
+                server.socket = context.wrap_socket(server.socket, server_side=True)
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            assert passes(server.server_port)
+            server.shutdown()
 
 
 def test_the_arguments_for_https_are_vllms(tmp_path: Path) -> None:
