@@ -10,6 +10,7 @@ from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     SERVER_OPTIONS,
     TABLE_OPTIONS,
+    NewFile,
     config_options,
     run_options,
     server_option,
@@ -66,7 +67,7 @@ _OF_A_TABLE = ("table__", "model__", "property", "seed")
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="Parquet file for the answers; must not exist.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -130,7 +131,6 @@ def evaluate(
             subject, *others = held_out.subjects
             found = board.examine(subject, asking, others)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         save_evaluation(out, found.answers)
     if as_json:
         click.echo(to_json(found), nl=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from selfstudy_engine.cli.options import RUNS_OPTION
+from selfstudy_engine.cli.options import RUNS_OPTION, NewFile
 
 if TYPE_CHECKING:
     from selfstudy_engine.engine.report_charts import Figure
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="HTML file to write. [default: report.html in the run's folder, else in this one]",
 )
 @click.option(

@@ -14,6 +14,7 @@ from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
     TABLE_OPTIONS,
     TEACHER_OPTIONS,
+    NewFile,
     config_file_option,
     config_options,
     resolve,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     required=True,
     help="JSONL file of exemplars to write, for loop --exemplars; the answers behind it are kept "
     "beside it.",

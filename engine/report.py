@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.false_claims import claims_check
 from selfstudy_engine.engine.metric_texts import ranged
@@ -15,7 +16,7 @@ from selfstudy_engine.engine.report_groups import error_by_similarity, error_by_
 from selfstudy_engine.engine.report_headline import headline
 from selfstudy_engine.engine.report_learning import learning_by_labels, learning_by_round
 from selfstudy_engine.engine.report_original import original_error, original_parity
-from selfstudy_engine.engine.report_page import render_page, write_page
+from selfstudy_engine.engine.report_page import render_page
 from selfstudy_engine.engine.report_parity import parity
 from selfstudy_engine.engine.report_progress import acceptance, molecules, reasons, time_spent
 
@@ -52,7 +53,7 @@ def write_report(folder: RunFolder, out: Path, check: CheckReason | None = None)
         behind=_behind(run),
         toml=run.config.to_toml(),
     )
-    write_page(out, page)
+    write_atomic(out, page)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from selfstudy_engine.data.errors import UsageError, counted
 from selfstudy_engine.data.evaluations import compute_metrics, paired_change
+from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.metrics import Interval, Metrics
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.run_folder import RunFolder, read_config
@@ -26,7 +27,7 @@ from selfstudy_engine.engine.report_charts import (
     text,
 )
 from selfstudy_engine.engine.report_facts import RunFacts, gather_facts
-from selfstudy_engine.engine.report_page import render_page, write_page
+from selfstudy_engine.engine.report_page import render_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         columns=columns_of(prop),
         differences=runs[0].config.differences(runs[-1].config),
     )
-    write_page(out, page)
+    write_atomic(out, page)
     return figures
 
 

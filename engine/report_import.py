@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfstudy_engine.data.errors import TableError, shown, shown_text
+from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.engine.report_charts import TEST, TRAIN, Figure
 from selfstudy_engine.engine.report_original import error_by_round
-from selfstudy_engine.engine.report_page import render_page, write_page
+from selfstudy_engine.engine.report_page import render_page
 
 _COLUMNS = ("run", "round", "split", "mae")
 _ROUND = re.compile(r"\s*[0-9]{1,9}\s*")
@@ -116,7 +117,7 @@ def write_imported(path: Path, out: Path) -> list[Figure]:
         runs=runs,
         unit=prop.unit,
     )
-    write_page(out, page)
+    write_atomic(out, page)
     return figures
 
 

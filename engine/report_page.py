@@ -19,7 +19,6 @@ import orjson
 from markupsafe import Markup
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.engine.metric_texts import minus
 from selfstudy_engine.engine.report_charts import Figure
 
@@ -69,12 +68,6 @@ def check_replaceable(path: Path) -> None:
     """
     if path.exists() and _IN_ALL not in path.read_bytes():
         raise UsageError(f"{path} exists and is no report; name another file with --out")
-
-
-def write_page(path: Path, page: bytes) -> None:
-    """Write a page in place of an earlier one, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page)
 
 
 def _interval_whole(cell: str) -> Markup:

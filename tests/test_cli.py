@@ -280,6 +280,25 @@ def test_flags_go_before_the_file(tmp_path: Path, table: Path) -> None:
     assert "rank = 8" in result.output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["teach", "--teacher-url", "http://127.0.0.1:9/v1", "--teacher-model", "any"],
+        ["evaluate", "--run", "r"],
+        ["report", "r"],
+        ["predict", "--run", "r", "--smiles", "C"],
+        ["claims", "answers.jsonl"],
+        ["store", "export", "--run", "r"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_file_in_a_folder_that_isnt_there_is_refused(tmp_path: Path, command: list[str]) -> None:
+    """Before work is done; some commands made the folder, and a mistyped one was found late."""
+    out = tmp_path / "nowhere" / "out.parquet"
+    assert f"folder {out.parent} doesn't exist" in refuse(*command, "--out", out)
+    assert not out.parent.exists()
+
+
 def test_store_ls(runs: Path) -> None:
     result = call("store", "ls", "--run", "mine", "--runs", runs)
     assert result.exit_code == 0, result.exception

@@ -87,7 +87,7 @@ def test_any_two_are_compared_pair_by_pair(finished: RunFolder, fake: FakeVllm) 
 def test_an_adapters_folder_is_asked_and_its_answers_written(
     finished: RunFolder, fake: FakeVllm, tmp_path: Path
 ) -> None:
-    out = tmp_path / "new" / "answers.parquet"
+    out = tmp_path / "answers.parquet"
     found = of_run(finished, fake, "--adapter", finished.adapter(2), "--out", out)
     kept = [a for a in load_evaluation(finished.evaluation(2)) if a.split == "test"]
     written = load_evaluation(out)

@@ -44,6 +44,7 @@ class Command:
 
     def __init__(self, fake: FakeTeacher, table: Path, folder: Path) -> None:
         self.out = folder / "made" / "exemplars.jsonl"
+        self.out.parent.mkdir()
         self.answers = self.out.with_suffix(".answers.jsonl")
         self.environment = os.environ | {"OPENAI_API_KEY": KEY}
         self.environment.pop("SELFSTUDY_SERVER_KEY", None)
@@ -171,7 +172,7 @@ def test_a_wrong_call_asks_nothing(
     assert message in " ".join(err.split())
     assert "secret" not in err
     assert fake.questions == []
-    assert not command.out.parent.exists()
+    assert not list(command.out.parent.iterdir())
 
 
 def test_a_missing_key_is_named_before_anything_is_asked(
@@ -181,7 +182,7 @@ def test_a_missing_key_is_named_before_anything_is_asked(
     code, _, err = command.run()
     assert (code, fake.questions) == (2, [])
     assert "set OPENAI_API_KEY" in err
-    assert not command.out.parent.exists()
+    assert not list(command.out.parent.iterdir())
 
 
 def test_a_server_of_ours_gets_its_own_key(command: Command, fake: FakeTeacher) -> None:
@@ -205,7 +206,6 @@ def test_what_was_changed_by_hand_stays(command: Command, fake: FakeTeacher) -> 
 
 
 def test_a_file_of_somebody_elses_is_left_alone(command: Command, fake: FakeTeacher) -> None:
-    command.out.parent.mkdir()
     command.out.write_text("precious", "utf-8")
     code, _, err = command.run()
     assert code == 2
