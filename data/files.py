@@ -153,8 +153,11 @@ def lock(file: IO[Any]) -> None:
 class Files(Protocol):
     """How a run's files become durable; what is written is whole when it can be seen."""
 
-    def create(self, path: Path, content: bytes) -> None:
-        """Write a file that isn't there yet; doing it again is as good as once."""
+    def put(self, path: Path, content: bytes, before: bytes | None) -> None:
+        """Write a file that holds `before` still, or (None) isn't there yet.
+
+        Doing it again is as good as once.
+        """
 
     def replace(self, path: Path, content: bytes) -> None:
         """Write a file in the place of what it held before, if anything."""
@@ -169,9 +172,9 @@ class Files(Protocol):
 class OnDisk:
     """Files of this machine's disk: a published folder is durable already."""
 
-    def create(self, path: Path, content: bytes) -> None:
-        """See `Files`."""
-        if path.exists() and path.read_bytes() != content:
+    def put(self, path: Path, content: bytes, before: bytes | None) -> None:
+        """See `Files`; who holds the run is the only one that writes."""
+        if before is None and path.exists() and path.read_bytes() != content:
             raise FileExistsError(errno.EEXIST, "exists already", str(path))
         write_atomic(path, content)
 

@@ -3,7 +3,6 @@
 Keys, region and endpoint come from AWS's usual environment variables. Knows nothing of runs.
 """
 
-import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -135,8 +134,13 @@ class Objects:
         with self._explained("write", key):
             obstore.put(self._store, key, content)
 
-    def create(self, key: str, content: bytes) -> None:
-        """Write an object that isn't there yet; doing it again is as good as once.
+    def create(self, key: str, content: bytes, etag: str | None = None) -> str:
+        """Write an object if what is there has an ETag still, or (None) if nothing is.
+
+        Unlike `swap`, doing it again is as good as once.
+
+        Returns:
+            The new ETag.
 
         Raises:
             ConflictError: another content is there.
@@ -144,16 +148,16 @@ class Objects:
         """
         from obstore.exceptions import GenericError
 
-        last = time.monotonic() + self._retry_seconds
-        for number in itertools.count(1):
+        last, number = time.monotonic() + self._retry_seconds, 0
+        while True:
+            number += 1
             try:
-                self.swap(key, content, None)
-                return
+                return self.swap(key, content, etag)
             except ConflictError:
                 found = self.find(key)  # maybe ours, and only the answer was lost
                 if found and found.content == content:
-                    return
-                if found or number == _BROKEN_CONNECTIONS:
+                    return found.etag
+                if (found.etag if found else None) != etag or number == _BROKEN_CONNECTIONS:
                     raise
                 # An earlier try of ours is being written still (AWS: ConditionalRequestConflict).
                 time.sleep(_FIRST_PAUSE_SECONDS * 2**number)
@@ -182,10 +186,14 @@ class Objects:
                 mode: Any = "create" if etag is None else {"e_tag": etag}
                 return obstore.put(self._store, key, content, mode=mode)["e_tag"] or ""
             except (AlreadyExistsError, PreconditionError) as error:
-                raise ConflictError(
-                    f"{self.url(key)} was written by somebody else meanwhile: another loop works "
-                    "on this run; end one of them, then run the same command again"
-                ) from error
+                raise self.conflict(key) from error
+
+    def conflict(self, key: str) -> ConflictError:
+        """Return the error that says whose content isn't what we knew."""
+        return ConflictError(
+            f"{self.url(key)} was written by somebody else meanwhile: another loop works "
+            "on this run; end one of them, then run the same command again"
+        )
 
     def move(self, key: str, other: str) -> None:
         """Give an object another name."""

@@ -19,7 +19,7 @@ from selfstudy_engine.data.files import make_folder, publish_folder, write_atomi
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder
-from selfstudy_engine.data.shards import SET_ASIDE, check_shard, keep_beside
+from selfstudy_engine.data.shards import SET_ASIDE, check_shard, has_grown, keep_beside
 from selfstudy_engine.data.store import SampleStore
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _fetch(folder: RunFolder, objects: Objects, meta: "ObjectMeta", *, holds: bo
         outcome = "the copy here is whole" if kept else f"set aside as {path.name}{SET_ASIDE}"
         logger.warning("%s can't be read (%s); %s", objects.url(key), problem, outcome)
         return
-    if before is not None:
+    if before is not None and not has_grown(before, content):
         keep_beside(path)
     write_atomic(path, content)
 

@@ -12,16 +12,16 @@ import pyarrow.parquet
 from selfstudy_engine.data.errors import DamagedShardError, StoreError, shown_text
 from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.parquet import check_seal, seal, to_parquet
-from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA, Sample, to_table
+from selfstudy_engine.data.schema import ADDED_COLUMNS, SAMPLE_SCHEMA
 
 SET_ASIDE = ".damaged"
 _SUPERSEDED = ".superseded"
 logger = logging.getLogger(__name__)
 
 
-def to_shard(samples: Sequence[Sample]) -> bytes:
-    """Return the file's bytes, sealed."""
-    return seal(to_parquet(to_table(samples), compression="zstd", write_page_checksum=True))
+def to_shard(table: pa.Table) -> bytes:
+    """Return the bytes of a file of samples, sealed."""
+    return seal(to_parquet(table, compression="zstd", write_page_checksum=True))
 
 
 def read_shard(path: Path, columns: list[str]) -> pa.Table | None:
@@ -60,6 +60,15 @@ def check_shard(content: bytes) -> None:
         DamagedShardError: with what is wrong.
     """
     _parse_shard(content, SAMPLE_SCHEMA.names)
+
+
+def has_grown(before: bytes, after: bytes) -> bool:
+    """Tell whether a shard holds what it held before, and then maybe more."""
+    try:
+        old, new = (_parse_shard(content, SAMPLE_SCHEMA.names) for content in (before, after))
+    except DamagedShardError:
+        return False
+    return bool(new.slice(0, old.num_rows).equals(old))
 
 
 def _parse_shard(content: bytes, columns: list[str]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The store: immutable Parquet shards of samples, one folder a round.
+"""The store: Parquet shards of samples, one folder a round; a round's last grows until it is full.
 
 A sample is durable at most `FLUSH_SECONDS` and one write after `SampleWriter.add`, and in the store
 once: its key, not its text, decides. Readers stream, so memory doesn't grow with the store.
@@ -18,7 +18,8 @@ import pyarrow.parquet
 
 from selfstudy_engine.data.errors import StoreError
 from selfstudy_engine.data.files import ON_DISK, Files, make_folder
-from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Molecule, Sample
+from selfstudy_engine.data.growing_shard import FULL_BYTES, GrowingShard
+from selfstudy_engine.data.schema import SAMPLE_SCHEMA, Molecule, Sample, to_table
 from selfstudy_engine.data.shards import (
     SET_ASIDE,
     keep_beside,
@@ -33,7 +34,6 @@ FLUSH_SECONDS = 1.0
 
 _ROW_GROUP_BYTES = 32 << 20
 _ROUND = re.compile(r"round-([0-9]{4,})")
-_SHARD = re.compile(r"part-([0-9]{6})\.parquet.*")
 logger = logging.getLogger(__name__)
 
 
@@ -171,7 +171,7 @@ class SampleStore:
             OSError: the folder can't be written; the shard is as it was.
         """
         keep_beside(path)
-        self.files.replace(path, to_shard(samples))
+        self.files.replace(path, to_shard(to_table(samples)))
 
     def molecule_indices(self, round_index: int) -> set[tuple[str, int]]:
         """Return the (molecule id, sample index) pairs that a round has already."""
@@ -192,22 +192,24 @@ class SampleWriter:
     """Writes one round's samples; a thread makes them durable every `FLUSH_SECONDS`.
 
     Leaving the `with` block flushes what is left.
+
+    Args:
+        store: to write into.
+        round_index: of the samples.
+        full_bytes: of a shard; see `FULL_BYTES`.
     """
 
-    def __init__(self, store: SampleStore, round_index: int) -> None:
-        self._files = store.files
-        self._folder = store.round_folder(round_index)
+    def __init__(self, store: SampleStore, round_index: int, full_bytes: int = FULL_BYTES) -> None:
+        folder = store.round_folder(round_index)
         self._round = round_index
-        make_folder(self._folder)
+        make_folder(folder)
         self._known = store.molecule_indices(round_index)
-        if self._files.restore_shards(self._folder):
+        if store.files.restore_shards(folder):
             self._known = store.molecule_indices(round_index)
-        names = (_SHARD.fullmatch(path.name) for path in self._folder.iterdir())
-        numbers = [int(match[1]) for match in names if match]
-        self._next_shard = max(numbers, default=-1) + 1
+        self._shard = GrowingShard(folder, store.files, full_bytes)
         self._pending: list[Sample] = []
         self._in_flight: list[Sample] = []
-        """Those of the next shard; a write that failed may have been done, so it is done again."""
+        """Those of the next write; one that failed may have been done, so it is done again."""
         self._lock = threading.Lock()
         self._flush_lock = threading.Lock()
         self._closed = threading.Event()
@@ -267,19 +269,17 @@ class SampleWriter:
         samples = self._in_flight
         if not samples:
             return
-        path = self._folder / f"part-{self._next_shard:06d}.parquet"
         try:
-            self._files.create(path, to_shard(samples))
+            self._shard.append(samples)
         except StoreError:  # which says what to do
             raise
         except Exception as error:
             cause = getattr(error, "strerror", None) or error
             raise StoreError(
-                f"can't write {len(samples)} samples to {path}: {cause}; free disk space or "
-                "make the folder writable, then run the same command again"
+                f"can't write {len(samples)} samples to {self._shard.path}: {cause}; free disk "
+                "space or make the folder writable, then run the same command again"
             ) from error
         self._in_flight = []
-        self._next_shard += 1
         self.num_durable_accepted += sum(sample.accepted for sample in samples)
 
     def _flush_regularly(self) -> None:

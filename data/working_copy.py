@@ -25,12 +25,25 @@ class WorkingCopy:
         self._folder = folder
         self._objects = objects
         self._lease = lease
+        self._last_put = ("", b"", "")
+        """Key, content and ETag."""
 
-    def create(self, path: Path, content: bytes) -> None:
+    def put(self, path: Path, content: bytes, before: bytes | None) -> None:
         """See `Files`; what somebody else wrote under that name is never written over."""
         self._lease.check()
-        self._objects.create(self._key(path), content)
-        ON_DISK.create(path, content)
+        key = self._key(path)
+        etag = None if before is None else self._etag(key, before, content)
+        self._last_put = (key, content, self._objects.create(key, content, etag))
+        ON_DISK.put(path, content, before)
+
+    def _etag(self, key: str, *contents: bytes) -> str:
+        """Return the ETag of an object that has one of these contents."""
+        if self._last_put[:2] == (key, contents[0]):
+            return self._last_put[2]
+        found = self._objects.find(key)
+        if found is None or found.content not in contents:
+            raise self._objects.conflict(key)
+        return found.etag
 
     def replace(self, path: Path, content: bytes) -> None:
         """See `Files`."""
@@ -57,7 +70,7 @@ class WorkingCopy:
             path = aside.with_name(aside.name.partition(SET_ASIDE)[0])
             found = None if path.exists() else self._objects.find(self._key(path))
             if found and not problem_of(found.content):
-                ON_DISK.create(path, found.content)
+                ON_DISK.put(path, found.content, None)
                 restored = True
         return restored
 

@@ -1,7 +1,7 @@
 """How long it takes to judge a whole store anew, on one core, and how much memory.
 
 The store is made up, of answers about the embedded table's molecules; it is written through the
-store's own writer, in shards of 2,000 samples: a second at the 2,000/s that the client must reach.
+store's own writer, 2,000 samples at a time: a second at the 2,000/s that the client must reach.
 """
 
 import os
@@ -27,7 +27,7 @@ from selfstudy_engine.engine.one_core import children_on, module_command, peak_r
 from selfstudy_engine.engine.rescore import rescore
 from selfstudy_engine.engine.verify import Rules, verify
 
-_SAMPLES_PER_SHARD = 2_000
+_SAMPLES_PER_FLUSH = 2_000
 _SAMPLES_PER_ROUND = 100_000
 _TOLERANCE = 20.0
 """Another one than the samples were made with, so that verdicts change."""
@@ -66,7 +66,7 @@ def _fill(store: SampleStore, num_samples: int) -> None:
         with store.writer(round_index) as writer:
             end = min(num_samples, made + _SAMPLES_PER_ROUND)
             while made < end:
-                size = min(_SAMPLES_PER_SHARD, end - made)
+                size = min(_SAMPLES_PER_FLUSH, end - made)
                 writer.add(make_samples(molecules, prop, round_index, made, size))
                 writer.flush()
                 made += size

@@ -2,7 +2,7 @@
 
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
-from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.store import SampleStore, SampleWriter
 
 
 def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
@@ -19,7 +19,7 @@ def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, 
 
 def fill(store: SampleStore, *shards: list[Sample], round_index: int = 0) -> None:
     """Write each list as a shard of its own."""
-    with store.writer(round_index) as writer:
+    with SampleWriter(store, round_index, full_bytes=1) as writer:
         for samples in shards:
             assert writer.add(samples) == len(samples)
             writer.flush()

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 from samples import make_sample, write_adapter
+from stored_samples import fill
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import WEIGHTS, read_adapter
@@ -26,14 +27,13 @@ def run(tmp_path: Path) -> RunFolder:
     """A run of two rounds; round 0 has two shards, and one sample of the base model."""
     config = load_config(None, {"name": "test"})
     folder = open_run(tmp_path / "runs", config, "fingerprint", "selfstudy-engine loop --run test")
+    store = SampleStore(folder.samples)
     for index in range(2):
         adapter = read_adapter(write_adapter(folder.adapter(index)))
         shards = [MOLECULES[:2], MOLECULES[2:]] if index == 0 else [MOLECULES]
-        for shard in shards:
-            with SampleStore(folder.samples).writer(index) as writer:
-                writer.add(made_by(adapter.name, adapter.sha256, key, index) for key in shard)
-    with SampleStore(folder.samples).writer(1) as writer:
-        writer.add([made_by(NO_ADAPTER, "", "D", 1)])
+        made = [[made_by(adapter.name, adapter.sha256, key, index) for key in s] for s in shards]
+        fill(store, *made, round_index=index)
+    fill(store, [made_by(NO_ADAPTER, "", "D", 1)], round_index=1)
     return folder
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from samples import make_evaluated, make_sample
+from stored_samples import fill
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.config_sources import TableConfig
@@ -95,10 +96,7 @@ def test_another_table_than_the_runs_is_refused_before_anything_is_changed(
 @pytest.fixture
 def store(tmp_path: Path) -> SampleStore:
     made = SampleStore(tmp_path / "samples")
-    with made.writer(0) as writer:
-        writer.add([make_sample("A"), make_sample("B")])
-        writer.flush()
-        writer.add([make_sample("C")])
+    fill(made, [make_sample("A"), make_sample("B")], [make_sample("C")])
     return made
 
 

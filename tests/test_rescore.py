@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from samples import make_rejected, make_sample
+from stored_samples import fill
 
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.embedded import embedded_table
@@ -22,16 +23,13 @@ def store(tmp_path: Path) -> SampleStore:
     """Samples that are off by 4.1 °C (A), 40 °C (B), without a value (C), and cut off (D)."""
     made = SampleStore(tmp_path)
     far = "out of tolerance"
-    with made.writer(0) as writer:
-        writer.add([make_sample("A")])
-        writer.flush()
-        text = " Small and polar beside water.\nMelting point (°C): -74.1"
-        writer.add([make_sample("B", completion=text, accepted=False, rejections=(far,))])
-        writer.add([make_rejected("C", completion=" Small and polar beside water.")])
-    with made.writer(1) as writer:
-        cut = {"finish_reason": "length", "accepted": False, "rejections": ("truncated",)}
-        text = " Small and polar.\nMelting point (°C): -110\nName"
-        writer.add([make_sample("D", round=1, completion=text, **cut)])
+    text = " Small and polar beside water.\nMelting point (°C): -74.1"
+    off = make_sample("B", completion=text, accepted=False, rejections=(far,))
+    silent = make_rejected("C", completion=" Small and polar beside water.")
+    fill(made, [make_sample("A")], [off, silent])
+    cut = {"finish_reason": "length", "accepted": False, "rejections": ("truncated",)}
+    text = " Small and polar.\nMelting point (°C): -110\nName"
+    fill(made, [make_sample("D", round=1, completion=text, **cut)], round_index=1)
     return made
 
 
@@ -103,7 +101,7 @@ def test_the_benchmarks_samples_are_verdicts_of_all_kinds() -> None:
 
 def test_the_benchmark_reads_everything_that_was_made() -> None:
     figures = measure_rescore(4_500)
-    assert (figures["num_samples"], figures["num_shards"]) == (4_500, 3)
+    assert (figures["num_samples"], figures["num_shards"]) == (4_500, 2)
     assert 0 < figures["num_changed"] < 4_500
     assert figures["seconds_per_million"] > 0
     assert figures["peak_rss_mb"] > 50

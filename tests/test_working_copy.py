@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeAdapter
-from s3_server import BUCKET, S3Server, answer
+from s3_server import BUCKET, S3Server, answer, hang_up_after
 from samples import make_sample
+from stored_samples import fill
 
 from selfstudy_engine.data.adapters import MANIFEST, WEIGHTS, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -18,7 +19,8 @@ from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.pull import pull
 from selfstudy_engine.data.remote_address import RemoteAddress
 from selfstudy_engine.data.run_folder import RunFolder, open_run, read_config
-from selfstudy_engine.data.store import SampleStore
+from selfstudy_engine.data.schema import Sample
+from selfstudy_engine.data.store import SampleStore, SampleWriter
 from selfstudy_engine.data.working_copy import held_run
 
 REMOTE = f"s3://{BUCKET}/runs"
@@ -41,10 +43,9 @@ def stored(folder: RunFolder) -> list[str]:
     return [sample.molecule_id for sample in SampleStore(folder.samples).samples()]
 
 
-def write(folder: RunFolder, *samples: object) -> None:
-    with SampleStore(folder.samples, folder.files).writer(0) as writer:
-        writer.add(samples)  # type: ignore[arg-type]
-    assert writer.num_durable_accepted == len(samples)
+def write(folder: RunFolder, *samples: Sample) -> None:
+    """Write a shard that grows no more."""
+    fill(SampleStore(folder.samples, folder.files), [*samples])
 
 
 def flip_a_bit(objects: Objects, key: str) -> None:
@@ -165,6 +166,53 @@ def test_two_writers_never_share_a_shard(objects: Objects, tmp_path: Path) -> No
                 write(one, make_sample("B", completion="another"))
     with machine(tmp_path / "three") as three:
         assert stored(three) == ["A", "B"]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["who lost the run", "who took it"])
+def test_two_writers_never_add_to_one_shard(first: int, objects: Objects, tmp_path: Path) -> None:
+    """The other one then can't: he hasn't seen what is there."""
+    with machine(tmp_path / "one") as one:
+        writers = [SampleWriter(SampleStore(one.samples, one.files), 0)]
+        writers[0].add([make_sample("A")])
+        writers[0].flush()
+        objects.delete("lease.json")
+        with machine(tmp_path / "two") as two:
+            writers.append(SampleWriter(SampleStore(two.samples, two.files), 0))
+            for name, writer in zip(("one", "two"), writers, strict=True):
+                writer.add([make_sample("B", completion=name)])
+            writers[first].flush()
+            written = objects.read(SHARD)
+            with pytest.raises(ConflictError, match=r"part-000000.parquet was written by somebody"):
+                writers[1 - first].flush()
+    assert objects.read(SHARD) == written
+
+
+def test_a_shard_grows_there_first_by_one_request(
+    s3: S3Server, objects: Objects, tmp_path: Path
+) -> None:
+    names = list("ABCDEF")
+    with machine(tmp_path / "one") as one:
+        writer = SampleWriter(SampleStore(one.samples, one.files), 0)
+        for number, name in enumerate(names[:4]):
+            if number == 2:  # done, and not said so
+                s3.fail(hang_up_after, path=SHARD)
+            writer.add([make_sample(name)])
+            writer.flush()
+            assert objects.read(SHARD) == (one.path / SHARD).read_bytes()
+        requests = [method for method, path in s3.requests if path.endswith(SHARD)]
+        assert requests.count("PUT") == 5
+        assert stored(one) == names[:4]
+        older = (one.path / SHARD).read_bytes()
+    with machine(tmp_path / "two") as two:
+        before = objects.read(SHARD)
+        writer = SampleWriter(SampleStore(two.samples, two.files), 0)
+        for name in names[4:]:
+            writer.add([make_sample(name)])
+            writer.flush()
+        assert (older, stored(two)) == (before, names)
+    pull(RunFolder(tmp_path / "one" / "test"), REMOTE)
+    assert stored(one) == names
+    assert [path.name for path in one.samples.rglob("*.*")] == [Path(SHARD).name]
 
 
 def test_a_damaged_shard_is_set_aside_there_and_named(
