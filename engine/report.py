@@ -88,8 +88,8 @@ def _slider(run: RunFacts, figure: Figure) -> list[dict[str, object]]:
         {
             "round": facts.index,
             "text": f"round {facts.index}: test MAE "
-            f"{ranged(facts.test.mae, run.prop.error_decimals)} {run.unit}, answered "
-            f"{facts.test.answered.value:.0%}",
+            f"{ranged(facts.test_mae, run.prop.error_decimals)} {run.unit}, answered "
+            f"{facts.answered:.0%}",
         }
         for facts in run.rounds
         if facts.index in drawn

@@ -59,7 +59,7 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
     runs = [gather_facts(folder) for folder in folders]
     labels, prop = _labels(runs), runs[0].prop
     sides = [
-        Side(run, label, cells_of(_measured(run, prop), prop), _signed(run.last.change.mae, run))
+        Side(run, label, cells_of(_measured(run, prop), prop), _signed(run.change.mae, run))
         for run, label in zip(runs, labels, strict=True)
     ]
     figures = [_by_round(sides), _by_labels(sides)]
@@ -137,7 +137,7 @@ def _signed(change: Interval, run: RunFacts) -> str:
 
 def _rows(sides: Sequence[Side]) -> list[Row]:
     return [
-        interval_row(facts.index, side.label, facts.test.mae, labels=len(facts.labelled))
+        interval_row(facts.index, side.label, facts.test_mae, labels=facts.num_labelled)
         for side in sides
         for facts in side.run.rounds
     ]
@@ -168,14 +168,14 @@ def _figure(sides: Sequence[Side], key: str, title: str, x: Any) -> Figure:
         _rows(sides),
         alt_text=f"{title} of each run: "
         + "; ".join(
-            f"{side.label} from {side.run.rounds[0].test.mae.value:{form}} to "
-            f"{side.run.last.test.mae.value:{form}}"
+            f"{side.label} from {side.run.rounds[0].test_mae.value:{form}} to "
+            f"{side.run.last.test_mae.value:{form}}"
             for side in sides
         ),
         caption="Bars are bootstrap 95% intervals of each run by itself; the paired difference is "
         "in the text.",
         subtitle=[
-            f"{side.label}: {side.run.base_model}, {len(side.run.last.labelled)} labels"
+            f"{side.label}: {side.run.base_model}, {side.run.last.num_labelled} labels"
             for side in sides
         ],
         columns=columns | {"low": "from", "high": "to"},

@@ -49,7 +49,7 @@ def error_by_value(run: RunFacts) -> Figure:
 def error_by_similarity(run: RunFacts) -> Figure:
     """Return the test error by how similar the nearest trained-on molecule is."""
     tested = [answer.smiles for answer in run.last.tested]
-    trained = [molecule.smiles for molecule in run.last.trained]
+    trained = [molecule.smiles for molecule in run.trained]
     nearest = similarities(tested, trained).max(axis=1)
     bands = np.searchsorted(_SIMILARITIES, nearest, side="right") - 1
     edges = pairwise(_SIMILARITIES)

@@ -47,9 +47,9 @@ class Headline:
 def headline(run: RunFacts) -> Headline:
     """Return what a run shows: the change since round 0, and the place among the baselines."""
     last, unit, digits = run.last, run.unit, run.prop.error_decimals
-    change = last.change.mae
+    change = run.change.mae
     outcome = outcome_of(change) if len(run.rounds) > 1 else None
-    n = last.test.num_molecules
+    n = len(last.tested)
     versus = _versus(run)
     no_better = MEDIAN in versus and outcome_of(-versus[MEDIAN]) != "better"
     verdict = {
@@ -65,33 +65,31 @@ def headline(run: RunFacts) -> Headline:
     if outcome:
         ids = [{a.molecule_id for a in facts.tested} for facts in (run.rounds[0], last)]
         sentences.append(
-            f"Test MAE {run.rounds[0].test.mae.value:.{digits}f} → "
-            f"{last.test.mae.value:.{digits}f} {unit} from round {run.rounds[0].index} to round "
+            f"Test MAE {run.rounds[0].test_mae.value:.{digits}f} → "
+            f"{last.test_mae.value:.{digits}f} {unit} from round {run.rounds[0].index} to round "
             f"{last.index}: {signed(change, digits)} {unit} (paired bootstrap, "
             f"{counted(len(ids[0] & ids[1]), 'molecule')})."
         )
     else:
         sentences.append(
-            f"Test MAE {ranged(last.test.mae, digits)} {unit} on {counted(n, 'molecule')}."
+            f"Test MAE {ranged(last.test_mae, digits)} {unit} on {counted(n, 'molecule')}."
         )
     if MEDIAN in versus:
         sentences.append(_against(versus[MEDIAN], "always answering the training median", run.prop))
-    others = {
-        name: metrics for name, metrics in run.baseline_metrics(last).items() if name != MEDIAN
-    }
+    others = {name: mae for name, mae in run.baseline_maes(last).items() if name != MEDIAN}
     if others:
-        best = min(others, key=lambda name: others[name].mae.value)
+        best = min(others, key=lambda name: others[name].value)
         sentences.append(
             _against(
                 versus[best],
-                f"the best baseline with the same {len(last.labelled)} labels ({best})",
+                f"the best baseline with the same {last.num_labelled} labels ({best})",
                 run.prop,
             )
         )
-    if last.test.answered.value < 1:
+    if last.answered < 1:
         median = minus(run.prop.format(run.split.median))
         sentences.append(
-            f"{last.test.answered.value:.1%} of the questions got a well-formed value; the others "
+            f"{last.answered:.1%} of the questions got a well-formed value; the others "
             f"are scored as the training median ({median} {unit}), never dropped."
         )
     kept_out = [str(facts.index) for facts in run.rounds if not facts.record.passed]
@@ -107,7 +105,7 @@ def headline(run: RunFacts) -> Headline:
             f"{ENOUGH_FOR_A_VERDICT} intervals are too narrow; give a larger --test-size."
         )
     elif n < 1000:
-        half = (last.test.mae.high - last.test.mae.low) / 2
+        half = (last.test_mae.high - last.test_mae.low) / 2
         sentences.append(
             f"With {n} test molecules an MAE is known to about ±{half:.{digits}f} {unit}; a larger "
             "--test-size narrows that."
@@ -151,9 +149,11 @@ def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
     if len(run.rounds) > 1:
         first = run.rounds[0]
         name = f"{run.base_model}, round {first.index}"
-        back = signed(-last.change.mae, digits)
-        rows.append(Row(name, cells_of(first.test, prop), back, True))
-    rows.append(Row(f"{run.base_model}, round {last.index}", cells_of(last.test, prop), "", True))
+        back = signed(-run.change.mae, digits)
+        rows.append(Row(name, cells_of(run.metrics(first), prop), back, True))
+    rows.append(
+        Row(f"{run.base_model}, round {last.index}", cells_of(run.metrics(last), prop), "", True)
+    )
     for name, metrics in run.baseline_metrics(last).items():
         rows.append(Row(name, cells_of(metrics, prop), signed(versus[name], digits), False))
     return rows

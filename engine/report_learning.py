@@ -26,16 +26,16 @@ def learning_by_round(run: RunFacts) -> Figure:
     """Return the error on test and trained-on molecules over the rounds: the original's plot."""
     rows = []
     for facts in run.rounds:
-        rows.append(interval_row(facts.index, TEST, facts.test.mae))
-        if facts.train:
-            rows.append(interval_row(facts.index, TRAIN, facts.train.mae))
-        for name, metrics in run.baseline_metrics(facts).items():
-            rows.append(interval_row(facts.index, name, metrics.mae) | {"low": None, "high": None})
+        rows.append(interval_row(facts.index, TEST, facts.test_mae))
+        if facts.train_mae:
+            rows.append(interval_row(facts.index, TRAIN, facts.train_mae))
+        for name, mae in run.baseline_maes(facts).items():
+            rows.append(interval_row(facts.index, name, mae) | {"low": None, "high": None})
     title, form = f"MAE, {run.unit}", form_of_errors(run.prop)
     colour = coloured("series", series_of(rows))
     tooltip = [text("series", "series"), number("round", "round", "d")]
     tooltip += interval_tooltip(title, form)
-    first, last = run.rounds[0].test.mae, run.last.test.mae
+    first, last = run.rounds[0].test_mae, run.last.test_mae
     return figure(
         "learning",
         "Error by round",
@@ -69,10 +69,10 @@ def learning_by_labels(run: RunFacts) -> Figure:
     """Return the test error against the number of labels used, beside the baselines'."""
     rows = []
     for facts in run.rounds:
-        labels = len(facts.labelled)
-        rows.append(interval_row(facts.index, MODEL, facts.test.mae, labels=labels))
-        for name, metrics in run.baseline_metrics(facts).items():
-            rows.append(interval_row(facts.index, name, metrics.mae, labels=labels))
+        labels = facts.num_labelled
+        rows.append(interval_row(facts.index, MODEL, facts.test_mae, labels=labels))
+        for name, mae in run.baseline_maes(facts).items():
+            rows.append(interval_row(facts.index, name, mae, labels=labels))
     title = f"test MAE, {run.unit}"
     tooltip = [text("series", "method"), number("labels", "labels", "d")]
     tooltip += interval_tooltip(title, form_of_errors(run.prop))

@@ -30,10 +30,10 @@ _PANEL = 200
 def original_error(run: RunFacts) -> Figure:
     """Return the original article's first plot: error by round on test and trained-on molecules."""
     rows = [
-        {"round": facts.index, "series": series, "value": metrics.mae.value}
+        {"round": facts.index, "series": series, "value": mae.value}
         for facts in run.rounds
-        for series, metrics in ((TEST, facts.test), (TRAIN, facts.train))
-        if metrics
+        for series, mae in ((TEST, facts.test_mae), (TRAIN, facts.train_mae))
+        if mae
     ]
     return error_by_round(
         rows, "original-error", "Error by round, as in the original", run.prop, run.subtitle

@@ -45,7 +45,7 @@ def test_every_figure_names_model_and_labels_and_says_what_it_shows(facts: RunFa
 def test_figures_show_what_the_facts_say(facts: RunFacts) -> None:
     figures = {figure.key: figure for figure in figures_of(facts, check)}
     learning = [row for row in figures["learning"].rows if row["series"] == "test"]
-    assert [row["value"] for row in learning] == [f.test.mae.value for f in facts.rounds]
+    assert [row["value"] for row in learning] == [f.test_mae.value for f in facts.rounds]
     assert all(row["low"] <= row["value"] <= row["high"] for row in learning)
     assert len([row for row in figures["parity"].rows if row["round"] == 3]) == len(
         facts.last.answers
@@ -64,7 +64,7 @@ def test_the_error_on_trained_molecules_stands_beside_a_constants(facts: RunFact
     caption = learning_by_round(facts).caption
     assert f"the best constant gets {best:.1f} °C on those of round 3;" in caption
     answers = [answer for answer in facts.last.answers if answer.split == "test"]
-    untrained = replace(facts, rounds=[replace(facts.last, answers=answers, train=None)])
+    untrained = replace(facts, rounds=[replace(facts.last, answers=answers, train_mae=None)])
     assert "constant" not in learning_by_round(untrained).caption
 
 
