@@ -176,9 +176,11 @@ def _is_more_than_one(mention: Mention) -> bool:
 
 def _is_of_another_sort(words: Sequence[str], mention: Mention) -> bool:
     """Tell "its esters are liquids" and "the ester melts at" from "its ester groups are polar"."""
-    if mention.headed or mention.term.form != "class" or words[mention.first] not in _ITS:
+    is_class = mention.term.form == "class" or words[mention.last - 1] in ("ether", "ester")
+    if mention.headed or not is_class or words[mention.first] not in _ITS:
         return False
-    return mention.plural or not HAS.isdisjoint(words[mention.last : mention.last + 1])
+    told = HAS | {","} if words[mention.first] == "its" else HAS
+    return mention.plural or not told.isdisjoint(words[mention.last : mention.last + 1])
 
 
 def _is_general(words: Sequence[str], mention: Mention) -> bool:

@@ -31,6 +31,7 @@ _IN_NO_NAME = (
     STOPS | DETERMINERS | HEADS | RING_HEADS | word_set("phrases", "wholes")
     | word_set("phrases", "no_names")
 )  # fmt: skip
+_ENDS_SUBJECT = HAS | STOPS | DETERMINERS
 _MOST_NAME_WORDS = 3
 _FAR = 40
 """Words after a name within which "melts" is taken for its verb."""
@@ -60,13 +61,13 @@ def names_unlisted(
         return 2 if named else 0
     if words[index] in _PRODUCTS and words[index] not in own_words:
         return 1
-    if index and words[index - 1] in DETERMINERS:
-        return 0
+    if index and words[index - 1] in DETERMINERS and words[index - 1] != "its":
+        return 0  # but "its photoproduct has"
     for end in range(index + 1, min(index + _MOST_NAME_WORDS + 1, len(words))):
         part, word = words[end - 1], words[end]
         if not part[0].isalnum() or part in _IN_NO_NAME or read_number(part) is not None:
             break
-        melts = word in _SUBJECT_VERBS and not _MELTS.isdisjoint(words[end : end + _FAR])
+        melts = word in _SUBJECT_VERBS and _melts(words[end : end + _FAR])
         surely = word in _ALSO or melts or "°" in words[end + 1 : skip_gloss(words, end)]
         if surely or _is_told_of(words, end):
             name = words[index:end]
@@ -75,10 +76,16 @@ def names_unlisted(
     return 0
 
 
+def _melts(words: Sequence[str]) -> bool:
+    """Tell "has a ring and melts" from "has a ring, so it melts"."""
+    melting = (index for index, word in enumerate(words) if word in _MELTS)
+    return any(index == 0 or words[index - 1] != "it" for index in melting)
+
+
 def first_subject(words: Sequence[str]) -> Sequence[str]:
     """Return what a text opens with: most begin with the molecule, by one of its names."""
     for end, word in enumerate(words[: _MOST_NAME_WORDS + 1]):
-        if word in HAS or word in STOPS or not word[0].isalnum():
+        if word in _ENDS_SUBJECT or not word[0].isalnum():
             return words[:end]
     return ()
 
@@ -96,7 +103,7 @@ def _is_told_of(words: Sequence[str], at: int) -> bool:
         if words[at : at + 1] == ["is"]:
             return True
     verb, following = [*words[at : at + 2], "", ""][:2]
-    return verb in HAS or (verb == "is" and following in ("a", "an"))
+    return verb in HAS or (verb == "is" and following in ("a", "an", "the"))
 
 
 def find_contexts(text: Text, is_other: OtherCompound) -> Callable[[int], str]:

@@ -87,6 +87,10 @@ from selfstudy_engine.engine.known_values import KnownValues
         "Its esters are liquids.",
         "Its dimethyl ester melts at 10 °C.",
         "The ester has a low melting point.",
+        "The O-methyl ether has a low melting point.",
+        "Its disulfide, formed by air, is a solid.",
+        "Its photoproduct quadricyclane has two cyclopropane rings.",
+        "It trimerises to melamine with a triazine ring.",
         "The product contains an amide.",
         "The sodium salt has a carboxylate group.",
         "Protonated quinuclidine has an N-H donor.",
@@ -119,6 +123,8 @@ def test_a_reason_opens_with_its_molecule_by_any_name() -> None:
     reason = "Aspirin has an ester and an amide. Aspirin has one ring."
     found = truths(reason, ASPIRIN, "acetylsalicylic acid")
     assert found == {"an ester": "true", "an amide": "false", "one ring": "true"}
+    reason = "Aspirin has an amide, so it melts at 135 °C."
+    assert truths(reason, ASPIRIN, "acetylsalicylic acid") == {"an amide": "false"}
     reason = "N-Methylcaprolactam has no N-H. Caprolactam has one."
     assert truths(reason, "O=C1CCCCCN1", "caprolactam") == {"no N-H": "unverifiable"}
 

@@ -111,6 +111,7 @@ def test_a_molecule_without_rings_is_acyclic() -> None:
         ("O=S1(=O)CCCC1", "a sulfoxide", "false"),
         ("O=S1(=O)CCCC1", "two S=O bonds", "true"),
         ("O", "two O-H bonds", "unverifiable"),
+        ("ClC(Cl)c1ccccc1", "a dichloromethyl group", "true"),
     ],
 )
 def test_traps_of_naming(smiles: str, claim: str, truth: str) -> None:
