@@ -72,7 +72,7 @@ def page_of(text: str) -> tuple[Outline, Any]:
     figures = [Figure(key, text, text, text, {"title": text}, {"a": text}) for key in FIGURES]
     prop = find_property("melting_point").model_copy(update={"name": text, "unit": text})
     config = SimpleNamespace(rounds=3, property=prop)
-    last = SimpleNamespace(labelled=[], index=3, test=SimpleNamespace(num_molecules=2))
+    last = SimpleNamespace(num_labelled=0, index=3, tested=[])
     page = render_page(
         "report_run.html.jinja",
         title=text,
