@@ -138,7 +138,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
 
     check_answers(config)
     placement, num_servers = placement_of(config), config.server.replicas
-    if config.model.path:  # the embedded one would be converted
+    if config.model.path is not None:  # the embedded one would be converted
         _, config = choose_base_model(config)
     folder = RunFolder(runs / config.name)
     if folder.identity.exists():

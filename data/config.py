@@ -6,12 +6,13 @@ docstring) the text that the command line shows. The resolved configuration is w
 folder as run.toml, and the training process reads that file.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selfstudy_engine.data.config_keys import explain, flatten, nest, read_toml
 from selfstudy_engine.data.config_machines import DevicesConfig, ServerConfig
@@ -28,6 +29,7 @@ from selfstudy_engine.data.errors import UsageError, shown
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.data.remote_address import RemoteAddress
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 """Names of accelerate's trackers."""
 
@@ -35,7 +37,7 @@ Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 class RunConfig(Section):
     """Everything that decides what a run does."""
 
-    name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = "default"
     """Name of the run; its folder is RUNS/NAME."""
     rounds: int = Field(default=3, ge=1)
     """Rounds of generate, evaluate, train and swap."""
@@ -68,6 +70,16 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     devices: DevicesConfig = DevicesConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folders(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "a run is named with letters, digits, '.', '_' and '-', the first of them a letter "
+                "or digit"
+            )
+        return name
 
     @model_validator(mode="after")
     def _remote_is_an_address(self) -> Self:

@@ -75,6 +75,8 @@ def explain(error: ValidationError, known: Iterable[str], path: Path | None) -> 
             lines.append(f"{shown_text(key)}: unknown key{_suggestion(key, known)}")
         else:
             message = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "model_type":
+                message = f"it is a table of settings, which are written below [{key}]"
             value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
             lines.append(f"{shown_text(key)}: {message}{value}")
     if len(problems) > _MOST_EXPLAINED:
@@ -89,5 +91,6 @@ def _suggestion(key: str, known: Iterable[str]) -> str:
     import difflib
 
     near = [name for name in known if name.endswith(f".{key}")]  # as an option is called
-    near = near or difflib.get_close_matches(key, known, n=1)
+    sections = {name.partition(".")[0] for name in known}
+    near = near or difflib.get_close_matches(key, [*known, *sections], n=1)
     return f", did you mean {' or '.join(near)}?" if near else ""

@@ -137,7 +137,8 @@ def test_version() -> None:
         (["--value-column", "mp"], "no column 'mp'"),
         (["--exemplars", "nowhere.jsonl"], "can't read exemplars nowhere.jsonl"),
         (["--config", "nowhere.toml"], "does not exist"),
-        (["--run", "../up"], "name"),
+        (["--run", "../up"], "name: a run is named with letters, digits, '.', '_' and '-', the"),
+        (["--model", ""], "has no config.json"),
         (["--seed", "-1"], "seed"),
     ],
 )
@@ -152,7 +153,8 @@ def test_a_wrong_call_is_refused(table: Path, arguments: list[str], message: str
         ("batch = 3", "batch: unknown key, did you mean generation.batch?"),
         ("[generation]\nbatc = 3", "did you mean generation.batch"),
         ("[generation", "isn't valid TOML"),
-        ("generation = 3", "generation"),
+        ("generation = 3", "generation: it is a table of settings, which are written below [gene"),
+        ("[generaton]\nbatch = 3", "generaton: unknown key, did you mean generation?"),
     ],
 )
 def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
