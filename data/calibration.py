@@ -61,7 +61,9 @@ class Calibration:
     """Of spread and absolute error; None where one of them is always the same."""
 
 
-def calibrate(measured: Floats, values: Sequence[Sequence[float]], num_answers: int) -> Calibration:
+def calibrate(
+    measured: Floats, values: Sequence[Sequence[float] | Floats], num_answers: int
+) -> Calibration:
     """Return what the spread of answers says about their errors.
 
     Args:

@@ -81,7 +81,7 @@ def to_molecule(smiles: str, name: str = "", value: float = float("nan")) -> Mol
         canonical = Chem.MolToSmiles(mol)
         if len(canonical) > MAX_SMILES_LENGTH:  # it is parsed again later
             return None
-        key: str = Chem.MolToInchiKey(mol)  # type: ignore[no-untyped-call]
+        key: str = Chem.MolToInchiKey(mol)
         return Molecule(key, name, canonical, value) if key else None
 
 

@@ -150,7 +150,7 @@ def scaffold(smiles: str) -> str:
     'c1ccccc1'
     """
     with quiet_rdkit():
-        return str(MurckoScaffold.MurckoScaffoldSmiles(smiles))  # type: ignore[no-untyped-call]
+        return str(MurckoScaffold.MurckoScaffoldSmiles(smiles))
 
 
 def check_leaks(

@@ -54,6 +54,7 @@ class StartTraining(Protocol):
         limits: TimeLimits,
         on_step: OnStep,
         launch: Launch,
+        /,
     ) -> AbstractContextManager[Training]:
         """See `TrainingProcess`."""
 

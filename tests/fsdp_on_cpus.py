@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType
 from selfstudy_engine.train import trainer
 from selfstudy_engine.train.__main__ import main
 from selfstudy_engine.train.lines import write_line
+from selfstudy_engine.train.loading import load_base
 from selfstudy_engine.train.processes import processes
 
 _init = PartialState.__init__
@@ -23,16 +24,13 @@ def _with_gpus(state: PartialState, *args: Any, **kwargs: Any) -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
-_load_base = trainer.load_base
-
-
 def _load_and_tell(*args: Any, **kwargs: Any) -> Any:
-    base = _load_base(*args, **kwargs)
+    base = load_base(*args, **kwargs)
     values = sum(int(torch.count_nonzero(weight)) for weight in base.parameters())
     write_line({"event": "loaded", "main": processes().is_main_process, "any": values > 0})
     return base
 
 
-trainer.load_base = _load_and_tell
-PartialState.__init__ = _with_gpus  # type: ignore[method-assign]
+trainer.load_base = _load_and_tell  # type: ignore[attr-defined]
+PartialState.__init__ = _with_gpus
 sys.exit(main(sys.argv[1:]))

@@ -125,7 +125,7 @@ def _host_of(process: psutil.Process) -> str:
     """Return the address of the node whose daemon is among a process's ancestors."""
     words = [word for parent in process.parents() for word in parent.cmdline()]
     [host] = {word.partition("=")[2] for word in words if word.startswith("--node_ip_address=")}
-    return host
+    return str(host)
 
 
 @contextmanager

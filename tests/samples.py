@@ -15,7 +15,7 @@ from selfstudy_engine.data.schema import Molecule, Sample
 
 SHIPPED = shipped_exemplars(find_property("melting_point"))
 """Ten exemplars of melting points."""
-LORA = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "bias": "none"}
+LORA: dict[str, Any] = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "bias": "none"}
 
 
 def make_sample(molecule_id: str = "KEY-A-N", **changes: Any) -> Sample:

@@ -63,7 +63,8 @@ def test_texts_of_other_lengths_are_near_up_to_the_limit(num_words: int, is_near
 @pytest.mark.parametrize("limit", [0.8, 0.9])
 def test_it_agrees_with_a_comparison_of_all_pairs(limit: float) -> None:
     generator = random.Random(0)
-    seen, texts = AcceptedTexts(limit), []
+    seen = AcceptedTexts(limit)
+    texts: list[str] = []
     missed = near = 0
     for number in range(1_000):
         words = generator.choices(WORDS, k=generator.randint(20, 60))

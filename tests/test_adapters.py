@@ -169,7 +169,12 @@ def test_a_peft_configuration_without_a_rank_is_refused(
 
 
 def test_empty_patterns_are_plain_lora(tmp_path: Path) -> None:
-    empty = {"modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "use_dora": False}
+    empty: dict[str, Any] = {
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "use_dora": False,
+    }
     assert read_adapter(write_adapter(tmp_path / "a", empty)).rank == LORA["r"]
 
 
@@ -194,7 +199,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     model = write_base(tmp_path / "base")
-    fitting = {"base_model": model, "base_fingerprint": base_fingerprint(model)}
+    fitting: dict[str, Any] = {"base_model": model, "base_fingerprint": base_fingerprint(model)}
     check_base(read_adapter(write_adapter(tmp_path / "fits", **fitting)), model)
     other = read_adapter(write_adapter(tmp_path / "other"))
     with pytest.raises(AdapterError, match=f"trained on owner/model .*not on {model}.*--model"):

@@ -62,7 +62,7 @@ def call(run: RunFolder, *arguments: str) -> Result:
 def test_a_sound_run_has_no_problems(run: RunFolder) -> None:
     found = audit(run)
     assert (found.num_shards, found.num_samples, found.num_adapters) == (4, 7, 2)
-    assert found.problems == found.set_aside == []
+    assert (found.problems, found.set_aside) == ([], [])
     result = call(run)
     assert result.exit_code == 0
     assert result.output == "7 samples in 4 shards, 2 adapters whole; 0 problems, 0 left\n"

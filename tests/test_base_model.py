@@ -207,7 +207,7 @@ def test_vllm_is_asked_about_other_models(tmp_path: Path) -> None:
         write_model(tmp_path / "bert", **TINY, **bert),
         write_model(tmp_path / "mixture", **QWEN3_MOE),
     ]
-    command = [sys.executable, "-c", ASK_VLLM, *folders]
+    command: list[str | Path] = [sys.executable, "-c", ASK_VLLM, *folders]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     refused, taken = map(orjson.loads, result.stdout.splitlines()[-2:])
     assert refused == {"refused": "vLLM has no class of its own for BertLMHeadModel"}

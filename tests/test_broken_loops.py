@@ -1,6 +1,7 @@
 """Loops that something stops: no wrong sample is kept, and the same call goes on."""
 
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
+from selfstudy_engine.engine.training import Training
 
 BATCH = 8
 
@@ -145,7 +147,7 @@ def test_servers_that_cant_be_asked_are_named_before_anything_is_trained(
     missing = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
     begun: list[object] = []
 
-    def train(*call: Any) -> Any:
+    def train(*call: object) -> AbstractContextManager[Training]:
         begun.append(call)
         raise TrainingError("begun")
 

@@ -126,7 +126,8 @@ def test_a_test_row_may_be_withdrawn_and_come_back(
     change_table: Callable[[dict[str, str | None]], None],
 ) -> None:
     row = next(place for place in load_places(copied.split) if place.part == "test")
-    for change, rounds in (({row.smiles: None}, 2), ({}, 2), ({}, 3)):
+    withdrawn: dict[str, str | None] = {row.smiles: None}
+    for change, rounds in ((withdrawn, 2), ({}, 2), ({}, 3)):
         change_table(change)
         records, _ = loop(small_config(rounds=rounds), copied.path.parent, fake)
     assert [record.round for record in records] == [0, 1, 2, 3]

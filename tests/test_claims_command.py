@@ -1,5 +1,6 @@
 """`selfstudy-engine claims`: a file of reasons in, verdicts and figures out."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
@@ -18,7 +19,7 @@ ROWS: list[dict[str, object]] = [
 ]
 
 
-def write(tmp_path: Path, rows: list[dict[str, object]]) -> Path:
+def write(tmp_path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path = tmp_path / "reasons.jsonl"
     path.write_bytes(b"\n".join(orjson.dumps(row) for row in rows) + b"\n")
     return path

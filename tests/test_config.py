@@ -177,7 +177,7 @@ def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
 
 
 def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:
-    free = {"rounds": 9, "server.block_size": 16, "generation.concurrency": 7}
+    free: dict[str, float] = {"rounds": 9, "server.block_size": 16, "generation.concurrency": 7}
     free |= {"teacher.price_in": 1.0, "teacher.price_out": 2.0, "teacher.max_cost": 3.0}
     free |= {"teacher.concurrency": 2, "teacher.timeout_seconds": 5.0}
     mine = load_config(None, {"train.rank": 8, "seed": 1} | free)
@@ -265,4 +265,4 @@ def test_arguments_that_only_look_alike_are_passed_on() -> None:
 
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        RunConfig().rounds = 4  # type: ignore[misc]
+        RunConfig().rounds = 4

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -94,11 +95,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_reached(site: Path) -> None:
-    def pages(entry: object) -> list[str]:
+    def pages(entry: Any) -> list[str]:
         if isinstance(entry, str):
             return [entry]
         parts = entry.values() if isinstance(entry, dict) else entry
-        return [page for part in parts for page in pages(part)]  # type: ignore[union-attr]
+        return [page for part in parts for page in pages(part)]
 
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
     assert sorted(pages(navigation)) == PAGES
@@ -164,6 +165,7 @@ def test_a_pages_commands_run_in_its_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As they stand there, but small, against fake servers, and training in this process."""
+    assert run_loop.__kwdefaults__
     monkeypatch.setitem(run_loop.__kwdefaults__, "start_training", train_here)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)

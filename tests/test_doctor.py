@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import orjson
@@ -253,7 +254,7 @@ def test_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_needs_pythons_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "device", lambda: "cuda")
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert (doctor._compiler().status, doctor._compiler().remedy) == (
         "FAIL",
         "apt-get install python3-dev",

@@ -11,7 +11,8 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 from conftest import small_molecules
-from fake_vllm import FakeVllm, Request
+from fake_http import Request
+from fake_vllm import FakeVllm
 from made_answers import cut_off
 
 from selfstudy_engine.cli.main import cli
@@ -185,8 +186,8 @@ def test_swapped_reasons_tell_what_the_value_follows(
     fake.script = break_off
     num_before = len(asked(fake))
     use = of_run(finished, fake, "--adapter", folder, "--swap-reasons")["reason_use"]
-    swapped = [r.body["prompt"] for r in asked(fake)[num_before:]][-6:]
-    assert {sum(map(ord, prompt)) % 2 for prompt in swapped} == {0, 1}, "some are broken"
+    prompts = [request.body["prompt"] for request in asked(fake)[num_before:]][-6:]
+    assert {sum(map(ord, prompt)) % 2 for prompt in prompts} == {0, 1}, "some are broken"
     assert use["moved"]["value"] == 0.0
     assert use["mean_move"]["value"] == 0.0
 
@@ -314,7 +315,16 @@ def test_what_an_adapter_was_trained_on_is_told(
     [note] = of_run(finished, fake, "--adapter", copied)["notes"]
     assert note.startswith(f"What adapter {copied} was trained on isn't known")
 
-    command = ["--table", config.table.path, "--test-size", 30, "--seed", 5, "--dtype", "float32"]
+    command: list[object] = [
+        "--table",
+        config.table.path,
+        "--test-size",
+        30,
+        "--seed",
+        5,
+        "--dtype",
+        "float32",
+    ]
     command += ["--model", config.model.path, "--adapter", finished.adapter(2), "--json"]
     out = tmp_path / "answers.parquet"
     result = call(fake, *command, "--out", out)

@@ -36,7 +36,7 @@ def tiny_config(model: Path, mode: str) -> RunConfig:
     )
 
 
-def train(config: RunConfig, model: str, folder: Path) -> list[Adapter]:
+def train(config: RunConfig, model: str, folder: Path) -> tuple[Adapter, Adapter]:
     """Two adapters, of two seeds."""
     from selfstudy_engine.train.trainer import TrainingJob, train_adapter
 
@@ -53,7 +53,8 @@ def train(config: RunConfig, model: str, folder: Path) -> list[Adapter]:
             )
         )
         found.append(read_adapter(folder / f"adapter-{seed}"))
-    return found
+    first, second = found
+    return first, second
 
 
 def swap_there_and_back(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import MakeConfig, loop
-from fake_vllm import Body, FakeVllm
+from fake_http import Body
+from fake_vllm import FakeVllm
 from stored_samples import stored
 
 from selfstudy_engine.data.errors import SelfStudyError, ServerError, SwapError

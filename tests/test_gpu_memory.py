@@ -3,13 +3,13 @@
 import math
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import huggingface_hub
 import orjson
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.torch import load_file
 from test_fast_training import loss_of_row, make_model, with_lora
 
@@ -145,6 +145,7 @@ def make_checkpoint(family: str, dtype: str, folder: Path) -> torch.nn.Module:
     shape |= {"num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 1024}
     model = make_model(family, getattr(torch, dtype), num_hidden_layers=3, **shape)
     model.save_pretrained(folder)
+    assert isinstance(model, torch.nn.Module)
     return model
 
 
@@ -159,7 +160,7 @@ def test_the_formula_bounds_what_autograd_keeps(family: str, dtype: str, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_four_bits_are_counted(dtype: str, tmp_path: Path) -> None:
+def test_four_bits_are_counted(dtype: Literal["float32", "bfloat16"], tmp_path: Path) -> None:
     """The weights with their scales, and what PEFT's own layers keep (Qwen3: the most of all)."""
     make_checkpoint("qwen3", dtype, tmp_path)
     size = measure_model(tmp_path, dtype)

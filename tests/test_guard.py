@@ -75,7 +75,7 @@ def test_a_websocket_without_the_key_is_closed(monkeypatch: pytest.MonkeyPatch) 
 def test_a_server_without_a_key_isnt_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(KeyError, match=KEY_VARIABLE):
-        RequireKey(lambda *_: None)  # type: ignore[arg-type,return-value]
+        RequireKey(lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_answers_tell_weights_apart_whichever_of_a_servers_processes_swapped(

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TypeVar
@@ -222,42 +223,48 @@ def test_a_key_reaches_it_unseen(fake: FakeVllm, monkeypatch: pytest.MonkeyPatch
     run(fake.endpoint, work)
 
 
+@dataclass
+class Worker:
+    """A worker, and the other end of its socket."""
+
+    process: "subprocess.Popen[bytes]"
+    messages: socket.socket
+
+    def tell(self, *messages: tuple[object, ...]) -> None:
+        pickled = pickle.dumps(messages)
+        self.messages.sendall(len(pickled).to_bytes(8, "little") + pickled)
+
+    def complaint(self) -> bytes:
+        assert self.process.stderr
+        return self.process.stderr.read()
+
+
 @pytest.fixture
-def worker() -> "subprocess.Popen[bytes]":
-    """A worker with the other end of its socket, `worker.messages`."""
+def worker() -> Iterator[Worker]:
     ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", http_worker.__name__]
     with theirs:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", http_worker.__name__], stdin=theirs, stderr=subprocess.PIPE
-        )
-    worker.messages = ours  # type: ignore[attr-defined]
-    return worker
+        process = subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE)
+    with process, ours:
+        yield Worker(process, ours)
 
 
-def tell(worker: "subprocess.Popen[bytes]", *messages: tuple[object, ...]) -> None:
-    pickled = pickle.dumps(messages)
-    worker.messages.sendall(len(pickled).to_bytes(8, "little") + pickled)  # type: ignore[attr-defined]
-
-
-def test_it_ends_with_whoever_started_it(worker: "subprocess.Popen[bytes]") -> None:
+def test_it_ends_with_whoever_started_it(worker: Worker) -> None:
     """However that ended: its end of the socket is closed by the kernel."""
-    with socket.create_server(("127.0.0.1", 0)) as silent, worker:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}", "")
-        tell(worker, ("open", 0, endpoint, 4, 60.0), ("send", 1, 0, "GET", "/", None, None))
+        worker.tell(("open", 0, endpoint, 4, 60.0), ("send", 1, 0, "GET", "/", None, None))
         connection, _ = silent.accept()
-        worker.messages.close()  # type: ignore[attr-defined]
-        assert worker.wait(10) == 0
-        assert worker.stderr
-        assert worker.stderr.read() == b""
+        worker.messages.close()
+        assert worker.process.wait(10) == 0
+        assert worker.complaint() == b""
         connection.close()
 
 
-def test_a_bug_in_it_is_its_end_and_no_silence(worker: "subprocess.Popen[bytes]") -> None:
-    with worker, worker.messages:  # type: ignore[attr-defined]
-        tell(worker, ("open", 0, "no endpoint", 4, 60.0), ("send", 1, 0, "GET", "/", None, None))
-        assert worker.wait(10) == 1
-        assert worker.stderr
-        assert b"AttributeError" in worker.stderr.read()
+def test_a_bug_in_it_is_its_end_and_no_silence(worker: Worker) -> None:
+    worker.tell(("open", 0, "no endpoint", 4, 60.0), ("send", 1, 0, "GET", "/", None, None))
+    assert worker.process.wait(10) == 1
+    assert b"AttributeError" in worker.complaint()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Molecules whose answers agree far from the table."""
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -42,7 +43,7 @@ def store(tmp_path: Path) -> SampleStore:
 
 
 def test_many_agreeing_answers_far_from_the_table_are_found(store: SampleStore) -> None:
-    rules = {"tolerance": 30.0, "min_agreeing": 0.8, "min_distance": 60.0}
+    rules: dict[str, Any] = {"tolerance": 30.0, "min_agreeing": 0.8, "min_distance": 60.0}
     found = find_label_errors(store, min_answers=4, **rules)
     assert [suspect.molecule_id for suspect in found] == ["FAR", "BELOW"]
     expected = ("FAR", "ethanol", "CCO", 10.0, 200.0, 0.8, 5, 2, "because 200.0")
@@ -56,7 +57,12 @@ def test_many_agreeing_answers_far_from_the_table_are_found(store: SampleStore) 
 
 
 def test_a_withdrawn_row_is_no_longer_in_question(store: SampleStore) -> None:
-    rules = {"tolerance": 30.0, "min_answers": 4, "min_agreeing": 0.8, "min_distance": 60.0}
+    rules: dict[str, Any] = {
+        "tolerance": 30.0,
+        "min_answers": 4,
+        "min_agreeing": 0.8,
+        "min_distance": 60.0,
+    }
     judge_again(store, {"FAR": None}, RunConfig())
     assert [suspect.molecule_id for suspect in find_label_errors(store, **rules)] == ["BELOW"]
 

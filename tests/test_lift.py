@@ -144,7 +144,11 @@ def test_the_interval_of_acceptance_knows_that_answers_to_one_molecule_are_alike
 def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
     _, [record] = play(RunFolder(tmp_path), load_config(None, {}), best_constant, num_rounds=1)
     line = orjson.loads(orjson.dumps(record))
-    added = {"num_spare": 0, "independent_completions": None, "independent_parsed": None}
+    added: dict[str, Any] = {
+        "num_spare": 0,
+        "independent_completions": None,
+        "independent_parsed": None,
+    }
     for name in added:
         del line[name]
     assert RoundRecord.from_json(orjson.dumps(line)) == replace(record, **added)

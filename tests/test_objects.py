@@ -169,7 +169,9 @@ def test_a_process_of_this_machine_that_was_killed_holds_nothing(objects: Object
 def test_of_many_at_once_one_gets_it(objects: Objects) -> None:
     held_by_another(objects, seconds=0.0)
     time.sleep(1.1)
-    start, won, refused = threading.Barrier(4), [], []
+    start = threading.Barrier(4)
+    won: list[int] = []
+    refused: list[str] = []
 
     def compete() -> None:
         start.wait()

@@ -8,6 +8,7 @@ from samples import SHIPPED
 from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import (
     STOP,
+    Hidden,
     Template,
     parse_completion,
     read_number,
@@ -261,7 +262,11 @@ def test_parsing_takes_linear_time() -> None:
 def test_a_line_can_be_hidden_of_the_molecule_alone(template: Template) -> None:
     exemplars = SHIPPED[1:2]
     whole = render_prompt(VANILLIN, MELTING_POINT, exemplars, template)
-    for hidden, line in (("name", "Name: vanillin"), ("smiles", "SMILES: COc1cc(C=O)ccc1O")):
+    lines: dict[Hidden, str] = {
+        "name": "Name: vanillin",
+        "smiles": "SMILES: COc1cc(C=O)ccc1O",
+    }
+    for hidden, line in lines.items():
         mark = "##" if template == "original" else ""
         prompt = render_prompt(VANILLIN, MELTING_POINT, exemplars, template, hidden)
         expected = whole.replace(f"{mark}{line}\n", "")

@@ -23,10 +23,10 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.errors import SwapError, UsageError
 from selfstudy_engine.data.hardware import device
 from selfstudy_engine.engine import public_guard
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing, check_key, runtime_name
 from selfstudy_engine.engine.server import (
-    Endpoint,
     VllmServer,
     check_port,
     free_port,

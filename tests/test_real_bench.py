@@ -21,7 +21,7 @@ def run_step(step: str, out: Path, not_measured: int = 0) -> dict[str, Any]:
         out: folder of the check's results.
         not_measured: figures of the table that a CPU doesn't give.
     """
-    command = [sys.executable, GPU_CHECK, out, step, "--small"]
+    command: list[str | Path] = [sys.executable, GPU_CHECK, out, step, "--small"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     table = (out / "table.md").read_text("utf-8")
@@ -57,7 +57,7 @@ def test_vllm_offline_takes_the_steps_of_a_server(tiny_model: Path) -> None:
         "given = ['--model', sys.argv[1]]; asked = [*given, '--max_num_batched_tokens', '1k']; "
         "print(*(as_a_server(one)['max_num_batched_tokens'] for one in (given, asked)))"
     )
-    command = [sys.executable, "-c", code, tiny_model]
+    command: list[str | Path] = [sys.executable, "-c", code, tiny_model]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "2048 1000"
 

@@ -17,11 +17,12 @@ from selfstudy_engine.engine.connection import open_connection
 
 TWO_ENGINES = ["--data-parallel-size", "2"]
 TWO_SHARDS = ["--tensor-parallel-size", "2"]
+Adapters = tuple[Adapter, Adapter]
 IMPORTS_VLLM = pytest.mark.filterwarnings("ignore")  # those of its imports
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
+def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapters:
     config = tiny_config(tiny_model, "merged")
     return train(config, str(tiny_model), tmp_path_factory.mktemp("adapters"))
 
@@ -32,7 +33,7 @@ def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 @pytest.mark.parametrize("mode", ["merged", "runtime"])
 @pytest.mark.parametrize("arguments", [TWO_ENGINES, TWO_SHARDS], ids=["engines", "shards"])
 def test_a_swap_reaches_every_rank(
-    arguments: list[str], mode: str, tiny_model: Path, adapters: list[Adapter], tmp_path: Path
+    arguments: list[str], mode: str, tiny_model: Path, adapters: Adapters, tmp_path: Path
 ) -> None:
     config = override(tiny_config(tiny_model, mode), {"server.extra_args": arguments})
     num_engines = 2 if arguments == TWO_ENGINES else 1

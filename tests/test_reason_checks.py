@@ -117,7 +117,8 @@ def test_a_negative_value_may_be_stated_in_words(text: str) -> None:
 def test_arithmetic_is_read(reason: str, result: float, is_true: bool) -> None:
     found = read_arithmetic(reason, MELTING_POINT)
     assert found is not None
-    assert (found.result, found.is_true) == (pytest.approx(result), is_true)
+    assert found.result == pytest.approx(result)
+    assert found.is_true is is_true
     assert found.reaches(result) is is_true
     assert not found.reaches(result + 20)
 

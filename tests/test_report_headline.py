@@ -71,8 +71,8 @@ def test_few_molecules_get_no_verdict_and_one_no_interval(tmp_path: Path) -> Non
     page = (tmp_path / "compare.html").read_text("utf-8")
     assert "other can&#39;t be told from few on the same 6 test molecules, too few" in page
     assert ranged(bootstrap(np.array([5.0])), 1) == "5.0"
-    change = measure_change(np.array([7.0]), np.array([5.0]), 30.0).mae
-    assert signed(change, 1) == "−2.0"
+    of_one = measure_change(np.array([7.0]), np.array([5.0]), 30.0).mae
+    assert signed(of_one, 1) == "−2.0"
 
 
 def test_numbers_have_a_real_minus_and_their_interval() -> None:

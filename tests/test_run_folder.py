@@ -15,6 +15,7 @@ import pytest
 from selfstudy_engine.data import run_folder as run_folder_module
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import InUseError, RunFolderError
+from selfstudy_engine.data.hardware import describe_host
 from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.run_folder import RunFolder, find_run, open_run, read_config
 
@@ -39,12 +40,11 @@ def test_of_two_first_starts_at_once_one_makes_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it: what its files say is of one call."""
-    describe = run_folder_module.describe_host
 
     def meanwhile() -> dict[str, Any]:
         with pytest.raises(InUseError, match="is in use by process"):
             open_run(tmp_path, config_of(seed=1))
-        return describe()
+        return describe_host()
 
     monkeypatch.setattr(run_folder_module, "describe_host", meanwhile)
     folder = open_run(tmp_path, config_of(seed=2))

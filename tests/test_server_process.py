@@ -19,10 +19,10 @@ from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import Gpu, device
 from selfstudy_engine.engine.asgi import SEED_VARIABLE
+from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
 from selfstudy_engine.engine.server import (
-    Endpoint,
     VllmServer,
     check_port,
     check_version,

@@ -36,7 +36,7 @@ def test_schema_and_samples_agree() -> None:
         assert column.type == kinds[get_args(hint)[0] if optional else hint], column.name
         assert column.nullable is optional, column.name
     for name in ("measured", "predicted", "error", "num_output_tokens", "created_at"):
-        assert b"unit" in SAMPLE_SCHEMA.field(name).metadata
+        assert b"unit" in (SAMPLE_SCHEMA.field(name).metadata or {})
 
 
 def test_rows_read_back_as_they_were(store: SampleStore) -> None:

@@ -18,7 +18,7 @@ from selfstudy_engine.engine.teacher_budget import Budget, most_prompt_tokens
 from selfstudy_engine.engine.teacher_cache import AnswerCache, TeacherAnswer
 from selfstudy_engine.engine.teacher_client import Teacher, TeacherClient
 
-PRICES = {"price_in": 1000.0, "price_out": 2000.0, "max_tokens": 50}
+PRICES: dict[str, Any] = {"price_in": 1000.0, "price_out": 2000.0, "max_tokens": 50}
 
 
 @pytest.fixture

@@ -40,12 +40,13 @@ def test_tensorboard_shows_every_round(
     records, _ = loop(small_config(track=["tensorboard"]), tmp_path, fake)
     folder = RunFolder(tmp_path / "test")
     curves = read(folder.path / "tracking" / "test")
-    expected = [(record.round, pytest.approx(record.test_mae.value)) for record in records]
+    expected: list[tuple[int, Any]] = [
+        (record.round, pytest.approx(record.test_mae.value)) for record in records
+    ]
     assert curves["test/mae"] == expected
     asked = [record for record in records if record.acceptance is not None]
-    assert curves["samples/acceptance"] == [
-        (record.round, pytest.approx(record.acceptable)) for record in asked
-    ]
+    expected = [(record.round, pytest.approx(record.acceptable)) for record in asked]
+    assert curves["samples/acceptance"] == expected
     assert {path.name for path in tmp_path.iterdir()} == {"test"}, "nothing beside the run"
     options = [path.read_text() for path in folder.path.rglob("hparams.yml")]
     assert "generation.batch" in options[0]

@@ -27,8 +27,8 @@ def test_a_killed_process_leaves_no_adapter(
     adapters = tmp_path / "adapters"
     adapters.mkdir()
     output = adapters / "round-0000"
-    command = [sys.executable, "-m", "selfstudy_engine.train", "--config", tmp_path / "run.toml"]
-    command += ["--model", tiny_model, "--output", output]
+    command: list[str | Path] = [sys.executable, "-m", "selfstudy_engine.train"]
+    command += ["--config", tmp_path / "run.toml", "--model", tiny_model, "--output", output]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         wait_for(lambda: any(adapters.iterdir()) or process.poll() is not None, 0.0005)
         process.send_signal(signal.SIGKILL)

@@ -7,7 +7,7 @@ import pytest
 from conftest import MakeAdapter, MakeConfig
 from fake_vllm import FakeVllm
 
-from selfstudy_engine.engine.canary import MAX_PROBE_TOKENS
+from selfstudy_engine.data.adapters import MAX_PROBE_TOKENS
 from selfstudy_engine.engine.connection import Connection
 
 TESTS = Path(__file__).parent

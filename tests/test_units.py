@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def soluble(tmp_path_factory: pytest.TempPathFactory, small_config: MakeConfig) 
 
 
 @pytest.fixture
-def fake_soluble(fake: FakeVllm) -> Iterator[FakeVllm]:
+def fake_soluble(fake: FakeVllm) -> FakeVllm:
     fake.script = answer
     return fake
 

@@ -253,9 +253,8 @@ def _left_behind(runs: Path, groups: set[int]) -> list[int]:
 def _is_of(process: psutil.Process, runs: Path, groups: set[int]) -> bool:
     with suppress(psutil.Error, ProcessLookupError):
         # vLLM's engine writes over its environment.
-        return (
-            os.getpgid(process.pid) in groups or process.environ().get(_MARK) == str(runs)
-        ) and process.status() != psutil.STATUS_ZOMBIE
+        ours = os.getpgid(process.pid) in groups or process.environ().get(_MARK) == str(runs)
+        return ours and bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 

@@ -111,7 +111,7 @@ def test_any_manifest_is_sound_or_refused(whole: Adapter, data: st.DataObject) -
         is_sound(read_adapter(folder))
 
 
-RANKS = st.one_of(
+RANKS: st.SearchStrategy[Any] = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
     st.sampled_from(
         [0, -1, -16, 1, 512, 513, 10**9, "16", "nan", 16.5, None, True, [16], {}, 1e308, "1" * 400]
@@ -130,7 +130,9 @@ def test_any_rank_and_scaling_is_sound_or_refused(
     whole: Adapter, rank: Any, alpha: Any, stabilised: bool, rest: dict[str, Any]
 ) -> None:
     folder = fresh(whole)
-    config = LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": stabilised} | rest
+    config: dict[str, Any] = (
+        LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": stabilised} | rest
+    )
     (folder / PEFT_CONFIG).write_bytes(orjson.dumps(config))
     rewrite(folder, manifest_of(whole))
     with may_refuse(AdapterError):

@@ -64,8 +64,8 @@ class Outline(HTMLParser):
 
 def page_of(text: str) -> tuple[Outline, Any]:
     """Return the outline of a page that says a text wherever a run can, and its charts' data."""
-    claims = [SimpleNamespace(start=0, end=3, truth="false", found=text)]
-    pieces = mark_claims(f"{text} and all", claims)  # type: ignore[arg-type]
+    claims: list[Any] = [SimpleNamespace(start=0, end=3, truth="false", found=text)]
+    pieces = mark_claims(f"{text} and all", claims)
     shown = text or "none"
     example = Example("best", shown, shown, draw(text), 1.0, 2.0, None, pieces, shown)
     suspect = Suspect(shown, shown, draw(text), 1.0, 2.0, 3.0, 4.0)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from selfstudy_engine.data.embedded import embedded_table
-from selfstudy_engine.data.molecules import MAX_SMILES_LENGTH, is_small_organic, to_molecule
+from selfstudy_engine.data.molecules import is_small_organic, to_molecule
 from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.smiles import MAX_SMILES_LENGTH
 
 REAL = [m.smiles for m in embedded_table(find_property("melting_point")).molecules[::40]]
 TOKENS = (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -276,9 +277,10 @@ strange = st.sampled_from(
 
 @fuzz(3, column=strange, place=st.sampled_from(["value", "smiles", "name"]))
 def test_a_parquet_table_of_other_things_is_refused_or_read(
-    folder: Path, column: pa.Array, place: str
+    folder: Path, column: pa.Array[Any], place: str
 ) -> None:
-    columns = {"name": ["a", "b"], "smiles": ["CCO", "CC"], "value": [1.0, 2.0]} | {place: column}
+    columns: dict[str, Any] = {"name": ["a", "b"], "smiles": ["CCO", "CC"], "value": [1.0, 2.0]}
+    columns[place] = column
     path = folder / "b.parquet"
     path.write_bytes(parquet(pa.table(columns)))
     if place == "value":

@@ -75,7 +75,7 @@ def _rounds(folder: Path) -> list[dict[str, Any]]:
 
 def num_completions(folder: Path) -> float:
     """Return what a loop has asked for in all its finished rounds."""
-    return sum(record["num_completions"] for record in _rounds(folder))
+    return float(sum(record["num_completions"] for record in _rounds(folder)))
 
 
 def completions_per_hour(folder: Path) -> float | None:
@@ -87,7 +87,7 @@ def completions_per_hour(folder: Path) -> float | None:
 
 def swap_seconds(folder: Path) -> float:
     """Return the median of a loop's swaps, canary included."""
-    return statistics.median(record["timing"]["swap"] for record in _rounds(folder))
+    return float(statistics.median(record["timing"]["swap"] for record in _rounds(folder)))
 
 
 def canary(what: str) -> Callable[[Path], float | None]:

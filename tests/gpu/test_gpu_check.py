@@ -69,7 +69,13 @@ def test_the_small_form_runs_and_ends_in_one_table(
     ]
     engine = tmp_path / "engine.py"
     engine.write_text(ENGINE)
-    command = [sys.executable, HERE / "gpu_check.py", tmp_path / "out", *steps, "--small"]
+    command: list[str | Path] = [
+        sys.executable,
+        HERE / "gpu_check.py",
+        tmp_path / "out",
+        *steps,
+        "--small",
+    ]
     result = subprocess.run(
         [*command, "--engine", shlex.join([sys.executable, str(engine)])],
         cwd=tmp_path,

@@ -129,7 +129,9 @@ def config_of(urls: list[str], per_replica: int) -> RunConfig:
 
 def slow_down(factor: float) -> None:
     """Have the loop do in slow motion, too, what it does by the clock: each costs it the same."""
-    ServerClient.__init__.__kwdefaults__["look_seconds"] *= factor
+    defaults = ServerClient.__init__.__kwdefaults__
+    assert defaults
+    defaults["look_seconds"] *= factor
     store.FLUSH_SECONDS *= factor
     judging.CHUNK_SECONDS *= factor
 
