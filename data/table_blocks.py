@@ -133,11 +133,11 @@ def _blocks_of(rows: Iterator[TextRow]) -> Iterator[list[TextRow]]:
 
 
 def _text_rows(reader: Any) -> Iterator[TextRow]:
-    """Yield each row with the line that it begins in; empty lines are left out."""
+    """Yield each row with the line that it begins in; empty ones (",," in a sheet) are left out."""
     line = 1
     try:
         for cells in reader:
-            if cells:
+            if any(cells):
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:

@@ -189,6 +189,13 @@ def test_semicolons_and_commas_of_other_cells_stay(tmp_path: Path) -> None:
         read_rows(path, TableConfig(), MELTING_POINT)
 
 
+def test_empty_rows_as_a_sheet_leaves_them_are_no_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "name,smiles,value\n,,\nethanol,CCO,-114\n,,\n\n,,\n")
+    assert [(row.line, row.name) for row in read_rows(path, NAMED, MELTING_POINT)] == [
+        (3, "ethanol")
+    ]
+
+
 def test_tabs_split_a_file_without_the_ending_of_one(tmp_path: Path) -> None:
     path = write(tmp_path, "name\tsmiles\tvalue\n2,3-dimethylbutane; dry\tCC(C)C(C)C\t-128.8\n")
     [row] = read_rows(path, NAMED, MELTING_POINT)
