@@ -161,7 +161,7 @@ def test_a_row_of_megabytes_is_read(tmp_path: Path) -> None:
     [pa.array([True]), pa.array([b"1_0"]), pa.array([1], pa.timestamp("ns")), pa.array([[1.0]])],
     ids=str,
 )
-def test_what_isnt_a_number_by_type_is_refused(tmp_path: Path, column: pa.Array[Any]) -> None:
+def test_what_isnt_a_number_by_type_is_refused(tmp_path: Path, column: "pa.Array[Any]") -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"smiles": ["CCO"], "value": column}), path)
     with pytest.raises(TableError, match=r"column 'value' holds .*give text or numbers"):

@@ -277,7 +277,7 @@ strange = st.sampled_from(
 
 @fuzz(3, column=strange, place=st.sampled_from(["value", "smiles", "name"]))
 def test_a_parquet_table_of_other_things_is_refused_or_read(
-    folder: Path, column: pa.Array[Any], place: str
+    folder: Path, column: "pa.Array[Any]", place: str
 ) -> None:
     columns: dict[str, Any] = {"name": ["a", "b"], "smiles": ["CCO", "CC"], "value": [1.0, 2.0]}
     columns[place] = column
