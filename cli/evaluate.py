@@ -51,9 +51,8 @@ _OF_A_TABLE = ("table__", "model__", "property", "seed")
     "--samples",
     "num_answers",
     type=click.IntRange(1, 128),
-    default=1,
-    show_default=True,
-    help="Answers behind each median, whose spread is checked as an uncertainty; 1 is greedy.",
+    help="Answers behind each median, whose spread is checked as an uncertainty; 1 is greedy "
+    "[default: as the run's loop; 1].",
 )
 @click.option(
     "--hide",
@@ -89,7 +88,7 @@ def evaluate(
     run_name: str | None,
     which: str,
     against: tuple[str, ...],
-    num_answers: int,
+    num_answers: int | None,
     hide: Hidden | None,
     swap_reasons: bool,
     out: Path | None,
@@ -117,7 +116,8 @@ def evaluate(
         raise UsageError(f"--out {out} must be a new file that ends in .parquet")
     with scratch_folder() as scratch:
         held_out, log = _held_out(run_name, runs, config_path, values, [which, *against], scratch)
-        asking = Asking(num_answers, hide, swap_reasons)
+        plain = Asking(held_out.config.test_answers)
+        asking = Asking(num_answers or plain.num_answers, hide, swap_reasons)
         check_asking(asking, held_out.config.generation)
         model, config = choose_base_model(held_out.config)
         key = os.environ.get(SERVER_KEY_VARIABLE, "")
@@ -127,7 +127,7 @@ def evaluate(
                 config, model, held_out.shown, log=log, server_key=key, progress=reporter
             ) as examiner,
         ):
-            board = Board(examiner, held_out.split, config.property, config.seed)
+            board = Board(examiner, held_out.split, config.property, config.seed, plain)
             subject, *others = held_out.subjects
             found = board.examine(subject, asking, others)
     if out:

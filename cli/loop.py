@@ -70,7 +70,7 @@ _MAX_SHOWN = 5
     ("rationalize.prompt_exemplars", "--rationalize-exemplars"),
 )
 @TRAIN_OPTIONS
-@config_options("train.start_from", "train_evaluation_size", "report")
+@config_options("train.start_from", "test_answers", "train_evaluation_size", "report")
 @TRAIN_DEVICE_OPTIONS
 @reject_option
 @track_option
@@ -154,6 +154,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     completions = config.rounds * num_asked * generation.samples_per_molecule
     evaluations = (config.rounds + 1) * len(task.split.test)
     evaluations += config.rounds * config.train_evaluation_size
+    evaluations *= config.test_answers
     tokens = (completions + evaluations) * generation.max_tokens
     passes = num_asked * config.rounds / len(task.split.pool)
     click.echo(f"# run folder: {folder.path.resolve()}")

@@ -57,6 +57,9 @@ class RunConfig(Section):
     """When report.html is written: after each round and at the end, at the end alone, or never."""
     track: list[Tracker] = Field(default=[])
     """Where rounds are also shown: tensorboard, wandb, mlflow or trackio, through accelerate."""
+    test_answers: int = Field(default=1, ge=1, le=128)
+    """Answers behind each value of an evaluation: 1 is the greedy one; of several the median
+    counts, as `predict` gives it, which costs as many times more and is less a matter of luck."""
     train_evaluation_size: int = Field(default=50, ge=0)
     """Trained-on molecules that are evaluated too. Their error is below the test set's already
     because each had an answer near its value; the report says what a constant gets on them."""

@@ -17,7 +17,7 @@ class GenerationConfig(Section):
     samples_per_molecule: int = Field(default=2, ge=1, le=128)
     """Completions per molecule (n of one request)."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Sampling temperature; test-set answers are always greedy."""
+    """Sampling temperature; test-set answers are greedy, unless there are several of each."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling: the probability mass that is sampled from."""
     max_tokens: int = Field(default=64, ge=8)

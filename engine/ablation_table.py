@@ -46,11 +46,12 @@ def cells_of_row(row: Ablated, prop: Property) -> list[str]:
 
 def describe_study(study: AblationStudy) -> str:
     """Return what a reader of the table must know, in sentences."""
+    how = "greedily" if study.test_answers == 1 else f"{study.test_answers} times (median)"
     return (
         f"Run {study.run}, round {study.round}, base model {Path(study.base_model).name}: each "
         f"adapter is trained on the run's {study.num_samples} accepted samples, unless its line "
         f"says otherwise, and on the exemplars, and answers the same {study.num_test} test "
-        "molecules greedily. False claims: share of the answers with a value whose reason states "
+        f"molecules {how}. False claims: share of the answers with a value whose reason states "
         "something false of the molecule. Brackets are bootstrap "
         "95% intervals, differences are paired by molecule, and several comparisons are made: an "
         "interval that barely misses 0 proves little. Each line is one training: intervals tell of "

@@ -92,7 +92,7 @@ class Workshop:
         in_run = self._folder.path / "evaluations" / f"{adapter.name}.parquet"
         here = self.place / "evaluations" / f"{adapter.name}.parquet"
         for path in (in_run, here):
-            kept = kept_answers(path, test, adapter)
+            kept = kept_answers(path, test, adapter, self._config.test_answers)
             if kept is not None:
                 return kept
         found = examiner.ask(adapter, test)

@@ -83,6 +83,8 @@ class AblationStudy:
     """The run's last; its adapter was trained on all samples."""
     num_samples: int
     num_test: int
+    test_answers: int
+    """Behind each value; 1 is greedy."""
     unit: str
     tolerance: float
     fallback: float
@@ -194,6 +196,7 @@ def run_ablations(
         round=workshop.round,
         num_samples=workshop.num_samples,
         num_test=len(split.test),
+        test_answers=config.test_answers,
         unit=config.property.unit,
         tolerance=tolerance,
         fallback=split.median,

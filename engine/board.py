@@ -14,7 +14,7 @@ from selfstudy_engine.data.metrics import Floats, bootstrap, measure
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.splits import Split
-from selfstudy_engine.engine.evaluate import PLAIN, Manner
+from selfstudy_engine.engine.evaluate import GREEDY, Manner
 from selfstudy_engine.engine.examination import Asking, Comparison, Examination, ReasonUse
 from selfstudy_engine.engine.examiner import Examiner, kept_answers
 from selfstudy_engine.engine.subjects import Subject
@@ -28,13 +28,17 @@ class Board:
         split: the test set, and the pool behind the fallback.
         prop: what is predicted.
         seed: of who gets whose reason.
+        plain: how the run's loop asks.
     """
 
-    def __init__(self, examiner: Examiner, split: Split, prop: Property, seed: int) -> None:
+    def __init__(
+        self, examiner: Examiner, split: Split, prop: Property, seed: int, plain: Asking
+    ) -> None:
         self._examiner = examiner
         self._split = split
         self._prop = prop
         self._seed = seed
+        self._plainly = plain
         self._plain: dict[str, list[Evaluated]] = {}
 
     def examine(
@@ -53,9 +57,9 @@ class Board:
             self._compare(f"{other.label}, {asking}", self._answers(other, asking)[0], answers)
             for other in against
         ]
-        if not asking.is_plain:
+        if asking != self._plainly:
             plain = self._plain_answers(subject)
-            compared.append(self._compare(f"{subject.label}, {Asking()}", plain, answers))
+            compared.append(self._compare(f"{subject.label}, {self._plainly}", plain, answers))
         guesses = [replace(answer, predicted=None) for answer in answers]
         compared.append(self._compare("always the training median", guesses, answers))
         calibration = None
@@ -83,7 +87,9 @@ class Board:
         if subject.label not in self._plain:
             found = None
             if subject.kept and subject.adapter:
-                found = kept_answers(subject.kept, self._split.test, subject.adapter)
+                found = kept_answers(
+                    subject.kept, self._split.test, subject.adapter, self._plainly.num_answers
+                )
             if found is None:
                 found = self._examiner.ask(subject.adapter, self._split.test)
             self._plain[subject.label] = found
@@ -92,7 +98,7 @@ class Board:
     def _answers(
         self, subject: Subject, asking: Asking
     ) -> tuple[list[Evaluated], ReasonUse | None]:
-        if asking.is_plain:
+        if asking == self._plainly:
             return self._plain_answers(subject), None
         molecules = self._split.test
         if asking.hidden == "smiles":
@@ -114,7 +120,8 @@ class Board:
         reasons = [answer.reason for answer in own]
         swapped = answers_to([reasons[giver] for giver in givers])
         again = None
-        if manner != PLAIN:  # else the plain answers are what the own reasons lead to
+        if manner != GREEDY or self._plainly != Asking():
+            # Greedily, the plain answers are what the own reasons lead to.
             own = answers_to(reasons)
             again = answers_to(reasons) if manner.num_answers > 1 else None
         return swapped, self._reason_use(swapped, own, [own[giver] for giver in givers], again)

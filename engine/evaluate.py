@@ -1,7 +1,7 @@
 """Questions about molecules that only measure an adapter, and what their answers say.
 
-Unless it is told otherwise, an evaluation is greedy and asks as the adapter was trained to be
-asked. The other manners find out what the answers rest on.
+A loop asks as the adapter was trained to be asked. The other manners find out what the answers
+rest on.
 """
 
 import statistics
@@ -36,8 +36,12 @@ class Manner:
     generated. None leaves the reason to the adapter."""
 
 
-PLAIN = Manner()
-"""How the loop evaluates."""
+GREEDY = Manner()
+
+
+def plain_manner(config: RunConfig) -> Manner:
+    """Return how a run's loop evaluates."""
+    return Manner(config.test_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def evaluation_requests(
     molecules: Sequence[tuple[str, Molecule]],
     config: RunConfig,
     shown: Sequence[Exemplar],
-    manner: Manner = PLAIN,
+    manner: Manner,
 ) -> Iterator[GenerationRequest[EvaluationQuestion]]:
     """Yield a request for each (split, molecule).
 

@@ -27,11 +27,6 @@ class Asking:
     hidden: Hidden | None = None
     swap_reasons: bool = False
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is how a loop evaluates."""
-        return self == Asking()
-
     def __str__(self) -> str:
         parts = ["greedy" if self.num_answers == 1 else f"median of {self.num_answers} answers"]
         if self.hidden:

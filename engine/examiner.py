@@ -12,7 +12,7 @@ from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated, load_evaluation
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.engine.connection import Connection, open_connection
-from selfstudy_engine.engine.evaluate import PLAIN, Manner, evaluation_requests, to_median
+from selfstudy_engine.engine.evaluate import Manner, evaluation_requests, plain_manner, to_median
 
 
 class Progress(Protocol):
@@ -63,14 +63,17 @@ class Examiner:
         self._cleanup.close()
 
     def ask(
-        self, adapter: Adapter | None, molecules: Sequence[Molecule], manner: Manner = PLAIN
+        self,
+        adapter: Adapter | None,
+        molecules: Sequence[Molecule],
+        manner: Manner | None = None,
     ) -> list[Evaluated]:
         """Have an adapter answer a test set.
 
         Args:
             adapter: None is the base model.
             molecules: the test set.
-            manner: how to ask.
+            manner: how to ask; None is how the run's loop does.
 
         Returns:
             An answer for each molecule, in their order.
@@ -82,6 +85,7 @@ class Examiner:
         connection = self._serve(adapter)
         name = adapter.name if adapter else "the base model"
         self._progress.phase(f"ask {name}", len(molecules))
+        manner = manner or plain_manner(self._config)
         return connection.run(self._answers(connection, molecules, manner))
 
     def _serve(self, adapter: Adapter | None) -> Connection:
@@ -110,7 +114,7 @@ class Examiner:
 
 
 def kept_answers(
-    path: Path, molecules: Sequence[Molecule], adapter: Adapter
+    path: Path, molecules: Sequence[Molecule], adapter: Adapter, num_answers: int
 ) -> list[Evaluated] | None:
     """Return the answers of a file, if they are this adapter's to this very test set.
 
@@ -118,6 +122,7 @@ def kept_answers(
         path: of an evaluation; it need not exist.
         molecules: the test set, with its values now.
         adapter: that must have answered, where the file says which one did.
+        num_answers: that must be behind each.
     """
     if not path.is_file():
         return None
@@ -125,4 +130,5 @@ def kept_answers(
     asked = {(molecule.molecule_id, molecule.value) for molecule in molecules}
     same_test = {(answer.molecule_id, answer.measured) for answer in answers} == asked
     same_adapter = {answer.adapter_sha256 for answer in answers} <= {"", adapter.sha256}
-    return answers if same_test and same_adapter else None
+    same_manner = {answer.num_answers for answer in answers} == {num_answers}
+    return answers if same_test and same_adapter and same_manner else None

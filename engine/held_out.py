@@ -17,6 +17,8 @@ from selfstudy_engine.engine.subjects import Subject, find_subject
 
 _ASKED_BY = {"template", "prompt_exemplars", "max_tokens"}
 """Settings of generating that greedy answers depend on."""
+_SAMPLED_BY = {"temperature", "top_p"}
+"""Those that several answers depend on, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class HeldOut:
             UsageError: a name means nothing.
         """
         subjects = [find_subject(name, folder) for name in names]
+        settings = _ASKED_BY | (_SAMPLED_BY if config.test_answers > 1 else set())
         as_before, as_now = (
-            one.generation.model_dump(include=_ASKED_BY) for one in (read_config(folder), config)
+            one.generation.model_dump(include=settings) for one in (read_config(folder), config)
         )
         if as_now != as_before:  # what is kept answered other questions
             subjects = [replace(subject, kept=None) for subject in subjects]

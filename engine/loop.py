@@ -18,6 +18,7 @@ from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.data.working_copy import held_run
+from selfstudy_engine.engine import evaluate
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import Connection, check_running
 from selfstudy_engine.engine.corrections import finish_settling, settle_task
@@ -213,6 +214,7 @@ def check_answers(config: RunConfig) -> None:
             may be longer than prompt and answer together.
     """
     sampling_params(config)
+    evaluate.sampling_params(config.generation, config.test_answers)
     longest, room = config.generation.max_tokens, config.server.max_model_len
     if longest >= room:
         raise UsageError(

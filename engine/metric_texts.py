@@ -6,6 +6,11 @@ from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, Metric
 from selfstudy_engine.data.properties import Property
 
 Outcome = Literal["better", "worse", "same", "few"]
+ONE_TRAINING = (
+    "Intervals are of other test molecules, not of other trainings: another seed's adapter may "
+    "differ by more."
+)
+"""What every comparison of two single trainings must say."""
 
 
 def outcome_of(change: Interval) -> Outcome:

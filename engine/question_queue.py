@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.evaluations import Evaluated
-from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.data.schema import Completion, Exemplar, Molecule
 from selfstudy_engine.data.store import SampleWriter
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts
 from selfstudy_engine.engine.connection import Connection
-from selfstudy_engine.engine.evaluate import EvaluationQuestion, to_evaluated
+from selfstudy_engine.engine.evaluate import EvaluationQuestion, to_median
 from selfstudy_engine.engine.generation import GenerationRequest
 from selfstudy_engine.engine.judges import Judges
 from selfstudy_engine.engine.judging import Judging
@@ -66,10 +66,10 @@ class QuestionQueue:
             async for generated in self._connection.client.generate(served.model, requests):
                 question, completions = generated.item, generated.completions
                 if isinstance(question, EvaluationQuestion):
-                    answer = to_evaluated(question, completions[0], self._config)
+                    answer = to_median(question, completions, self._config)
                     answer = replace(answer, adapter_sha256=served.adapter_sha256)
                     self._answers[question.index] = answer
-                    self.num_evaluation_tokens += completions[0].num_output_tokens
+                    self.num_evaluation_tokens += _num_tokens(completions)
                     if len(self._answers) == num_evaluated:
                         on_evaluated([self._answers[index] for index in range(num_evaluated)])
                     self._advance()
@@ -119,7 +119,11 @@ class QuestionQueue:
                 served=self._connection.served,
             )
             self.num_samples += sampling.writer.add(list(samples))
-            self.num_sample_tokens += sum(each.num_output_tokens for each in answered.completions)
+            self.num_sample_tokens += _num_tokens(answered.completions)
             advance()
 
         return Judging(sampling.judges, sampling.rules, settle)
+
+
+def _num_tokens(completions: Sequence[Completion]) -> int:
+    return sum(completion.num_output_tokens for completion in completions)

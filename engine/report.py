@@ -105,6 +105,10 @@ def _behind(run: RunFacts) -> Sequence[tuple[str, str]]:
         ("table", config.table.path or f"embedded {run.prop.name}s (package chemicals)"),
         ("molecules", f"{len(pool)} pool, {len(test)} test, {len(run.exemplars)} exemplars"),
         ("task, SHA-256", identity.get("task", "")),
+        (
+            "answers behind each test value",
+            str(config.test_answers) if config.test_answers > 1 else "1, greedy",
+        ),
         ("seed", str(config.seed)),
         (
             "adapter of the last round",

@@ -11,7 +11,13 @@ from selfstudy_engine.data.files import write_atomic
 from selfstudy_engine.data.metrics import Interval, Metrics
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.run_folder import RunFolder, read_config
-from selfstudy_engine.engine.metric_texts import cells_of, columns_of, outcome_of, signed
+from selfstudy_engine.engine.metric_texts import (
+    ONE_TRAINING,
+    cells_of,
+    columns_of,
+    outcome_of,
+    signed,
+)
 from selfstudy_engine.engine.report_charts import (
     Figure,
     Row,
@@ -127,7 +133,7 @@ def _verdict(first: RunFacts, second: RunFacts, first_label: str, second_label: 
     return (
         f"{second_label} {word} {first_label} on the same "
         f"{counted(len(ids[0]), 'test molecule')}{too_few}: "
-        f"last round's MAE {_signed(change, first)} {first.unit} (paired bootstrap)."
+        f"last round's MAE {_signed(change, first)} {first.unit} (paired bootstrap). {ONE_TRAINING}"
     )
 
 

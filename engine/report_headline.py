@@ -10,6 +10,7 @@ from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, measur
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.baselines import MEDIAN
 from selfstudy_engine.engine.metric_texts import (
+    ONE_TRAINING,
     Outcome,
     cells_of,
     columns_of,
@@ -109,6 +110,11 @@ def headline(run: RunFacts) -> Headline:
         sentences.append(
             f"With {n} test molecules an MAE is known to about ±{half:.{digits}f} {unit}; a larger "
             "--test-size narrows that."
+        )
+    if outcome and outcome != "few":
+        sentences.append(
+            f"{ONE_TRAINING} `selfstudy-engine ablate --run {run.name} --only loop --repeats 4` "
+            "trains the last one from three more seeds."
         )
     return Headline(
         outcome,

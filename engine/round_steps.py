@@ -22,7 +22,11 @@ from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
 from selfstudy_engine.engine.accepted_texts import AcceptedTexts, Fingerprint
 from selfstudy_engine.engine.connection import Connection
-from selfstudy_engine.engine.evaluate import EvaluationQuestion, evaluation_requests
+from selfstudy_engine.engine.evaluate import (
+    EvaluationQuestion,
+    evaluation_requests,
+    plain_manner,
+)
 from selfstudy_engine.engine.false_claims import claims_check, finds_false
 from selfstudy_engine.engine.gate import Gate
 from selfstudy_engine.engine.generation import GenerationRequest
@@ -243,7 +247,9 @@ class RoundSteps:
         of_round = samples_of if pending else adapter
         self._reporter.phase(f"round {of_round}: {work}", num_asked)
         requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]]
-        requests = evaluation_requests(molecules, self._config, self._shown)
+        requests = evaluation_requests(
+            molecules, self._config, self._shown, plain_manner(self._config)
+        )
         started = time.monotonic()
         with self._store.writer(samples_of) if pending or hinted else nullcontext() as writer:
             sampling = None

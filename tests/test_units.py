@@ -161,7 +161,7 @@ def test_a_table_of_ablations() -> None:
     metrics = measure(measured, predicted, 0.0, 0.7)
     change = measure_change(predicted - measured, measured - predicted, 0.7)
     rows = [Ablated("", "", "", {}, metrics, against, None) for against in (None, change)]
-    study = AblationStudy("test", "tiny", 1, 3, 6, "log mol/L", 0.7, -1.23, rows, [])
+    study = AblationStudy("test", "tiny", 1, 3, 6, 1, "log mol/L", 0.7, -1.23, rows, [])
     shown = to_markdown(study, find_property("aqueous_solubility"))
     assert len(re.findall(rf"\| {RANGED} \|", shown)) == 2
     assert len(re.findall(rf"\| {SIGNED} \|", shown)) == 1
