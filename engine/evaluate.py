@@ -37,6 +37,7 @@ class Manner:
 
 
 GREEDY = Manner()
+"""One answer: the likeliest text."""
 
 
 def plain_manner(config: RunConfig) -> Manner:
