@@ -1,6 +1,7 @@
 """What is compared about how a run trained: each ablation changes one thing."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from selfstudy_engine.data.config import RunConfig
@@ -43,13 +44,12 @@ class Ablation:
         """Name of its adapter's folder."""
         return self.way if self.seed is None else f"{self.way}-seed-{self.seed}"
 
-    def trainings(self, seed: int, number: int) -> "list[Ablation]":
-        """Return the same way `number` times: from its run's seed and from those that follow it."""
-        seeds = [(seed + index) % 2**32 for index in range(1, number)]
-        return [
-            self,
-            *(replace(self, seed=other, title=f"{self.title} (seed {other})") for other in seeds),
-        ]
+    def trainings(self, seed: int) -> "Iterator[Ablation]":
+        """Yield the same way without end: from its run's seed and from those that follow it."""
+        yield self
+        for number in itertools.count(1):
+            other = (seed + number) % 2**32
+            yield replace(self, seed=other, title=f"{self.title} (seed {other})")
 
 
 AS_THE_LOOP = Ablation("loop", "as the loop did")

@@ -67,6 +67,18 @@ class Workshop:
             )
         return adapter
 
+    def made(
+        self, ablation: Ablation, test: list[Molecule]
+    ) -> tuple[Adapter, list[Evaluated]] | None:
+        """Return an ablation's adapter and answers, if they are there and of the run as it is."""
+        adapter, output = self._own_adapter(ablation), self.place / "adapters" / ablation.key
+        if adapter is None and output.exists():
+            adapter = read_adapter(output)
+            if not self._knows_what_is_accepted_now(adapter, ablation):
+                return None
+        answers = self._kept_answers(adapter, test) if adapter else None
+        return (adapter, answers) if adapter and answers else None
+
     def _knows_what_is_accepted_now(self, adapter: Adapter, ablation: Ablation) -> bool:
         store, before = self._samples_of(ablation), self._before(ablation)
         known = adapter.training.get("samples_sha256")
@@ -89,16 +101,25 @@ class Workshop:
         self, examiner: Examiner, adapter: Adapter, test: list[Molecule]
     ) -> list[Evaluated]:
         """Return an adapter's answers to the test set: the run's own, kept ones, or new ones."""
+        kept = self._kept_answers(adapter, test)
+        if kept is not None:
+            return kept
+        found = examiner.ask(adapter, test)
+        path = self._evaluation(adapter)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_evaluation(path, found)
+        return found
+
+    def _kept_answers(self, adapter: Adapter, test: list[Molecule]) -> list[Evaluated] | None:
         in_run = self._folder.path / "evaluations" / f"{adapter.name}.parquet"
-        here = self.place / "evaluations" / f"{adapter.name}.parquet"
-        for path in (in_run, here):
+        for path in (in_run, self._evaluation(adapter)):
             kept = kept_answers(path, test, adapter, self._config.test_answers)
             if kept is not None:
                 return kept
-        found = examiner.ask(adapter, test)
-        here.parent.mkdir(parents=True, exist_ok=True)
-        save_evaluation(here, found)
-        return found
+        return None
+
+    def _evaluation(self, adapter: Adapter) -> Path:
+        return self.place / "evaluations" / f"{adapter.name}.parquet"
 
     def _samples_of(self, ablation: Ablation) -> SampleStore:
         """Return the run's samples, under the verdicts that an ablation asks for."""

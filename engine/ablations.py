@@ -4,6 +4,7 @@ Each ablation changes one thing about how the run's last adapter was trained, on
 samples; all answer the same test set. What exists in the run folder is not made again.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,7 +92,7 @@ class AblationStudy:
     """The training median: what unanswered questions are scored as."""
     rows: list[Ablated]
     repeated: list[Repeated]
-    """Empty where each was trained once."""
+    """Those that were trained more than once; empty without any."""
 
 
 def run_ablations(
@@ -105,6 +106,8 @@ def run_ablations(
     train: Train = run_training,
 ) -> AblationStudy:
     """Train and evaluate the ablations of a finished run, or what is missing of them.
+
+    The study holds what calls before this one made, too.
 
     Args:
         folder: of the run.
@@ -129,8 +132,12 @@ def run_ablations(
                 f"run {folder.path} has {max(len(records) - 1, 0)} of its {config.rounds} rounds; "
                 "finish it with `selfstudy-engine loop` first"
             )
-        ways = choose(ablations_of(config), only)
-        trainings = [one for way in ways for one in way.trainings(config.seed, repeats)]
+        known = ablations_of(config)
+        asked = [
+            one
+            for way in choose(known, only)
+            for one in itertools.islice(way.trainings(config.seed), repeats)
+        ]
 
         def train_if_answered(*arguments: Any) -> dict[str, Any]:
             check_running(config, server_key)
@@ -138,16 +145,24 @@ def run_ablations(
 
         workshop = Workshop(folder, config, model, progress, train_if_answered)
         split = split_of_run(folder, config)
-        adapters = {ablation.key: workshop.adapter(ablation) for ablation in trainings}
+        adapters = {ablation.key: workshop.adapter(ablation) for ablation in asked}
         shown = load_exemplars(folder.exemplars())[: config.generation.prompt_exemplars]
         log = workshop.place / "logs" / "server.log"
         with Examiner(
             config, model, shown, log=log, server_key=server_key, progress=progress
         ) as examiner:
-            answers = {
-                key: workshop.answers(examiner, adapter, split.test)
+            made = {
+                key: (adapter, workshop.answers(examiner, adapter, split.test))
                 for key, adapter in adapters.items()
             }
+
+        def is_made(ablation: Ablation) -> bool:
+            found = made.get(ablation.key) or workshop.made(ablation, split.test)
+            if found:
+                made[ablation.key] = found
+            return found is not None
+
+        ways = [list(itertools.takewhile(is_made, way.trainings(config.seed))) for way in known]
     has_false_claim = stored_claims_check(folder, config.property)
 
     def false_claims_share(answers: list[Evaluated]) -> float | None:
@@ -156,13 +171,14 @@ def run_ablations(
         return sum(marks) / len(marks) if marks else None
 
     molecules = {molecule.molecule_id: molecule for molecule in split.test}
-    guesses = [replace(answer, predicted=None) for answer in answers[AS_THE_LOOP.way]]
+    _, of_loop = made[AS_THE_LOOP.way]
+    guesses = [replace(answer, predicted=None) for answer in of_loop]
     tolerance = config.property.tolerance
 
     def row(key: str, title: str, adapter: Adapter | None, found: list[Evaluated]) -> Ablated:
         metrics = compute_metrics(found, "test", split.median, tolerance)
         assert metrics is not None  # a test set has at least one molecule
-        change = paired_change(answers[AS_THE_LOOP.way], found, split.median, tolerance)
+        change = paired_change(of_loop, found, split.median, tolerance)
         return Ablated(
             key=key,
             title=title,
@@ -184,12 +200,13 @@ def run_ablations(
             change=None if key == AS_THE_LOOP.way else change_of_means(loop, errors),
         )
 
-    def answers_of(way: Ablation) -> list[list[Evaluated]]:
-        return [answers[one.key] for one in way.trainings(config.seed, repeats)]
+    def answers_of(way: list[Ablation]) -> list[list[Evaluated]]:
+        return [made[one.key][1] for one in way]
 
     def absolute_errors(found: list[list[Evaluated]]) -> Floats:
         return np.abs([errors_of(one, "test", split.median) for one in found])
 
+    several = [way for way in ways if len(way) > 1]
     return AblationStudy(
         run=config.name,
         base_model=model,
@@ -201,13 +218,13 @@ def run_ablations(
         tolerance=tolerance,
         fallback=split.median,
         rows=[
-            *(row(a.key, a.title, adapters[a.key], answers[a.key]) for a in trainings),
+            *(row(one.key, one.title, *made[one.key]) for way in ways for one in way),
             row(MEDIAN, NO_MODEL, None, guesses),
         ],
         repeated=[
-            *(repeated(way.way, way.title, answers_of(way)) for way in ways),
+            *(repeated(way[0].way, way[0].title, answers_of(way)) for way in several),
             repeated(MEDIAN, NO_MODEL, [guesses]),
         ]
-        if repeats > 1
+        if several
         else [],
     )

@@ -284,10 +284,12 @@ def test_each_is_trained_from_several_seeds(
 
     study = run(2)
     rows = {row.key: row for row in study.rows}
-    ways = ["loop", "loop-seed-1", "tolerance-alone", "tolerance-alone-seed-1", "training-median"]
-    assert list(rows) == ways
+    both = {key: [key, f"{key}-seed-1"] for key in ("loop", "tolerance-alone")}
+    there = ["loop", "exemplars-only", *NEW, "training-median"]
+    assert list(rows) == [one for key in there for one in both.get(key, [key])]
+    ways = ["loop", "loop-seed-1"]
     assert rows["loop"].metrics == studied.rows["loop"].metrics, "the run's own seed: nothing anew"
-    first, second = (read_adapter(Path(rows[key].adapter)) for key in ways[:2])
+    first, second = (read_adapter(Path(rows[key].adapter)) for key in ways)
     assert first.sha256 != second.sha256
     assert first.training["num_samples"] == second.training["num_samples"]
     assert [path.name for path in (folder.ablations(2) / "samples").iterdir()] == [
@@ -295,7 +297,7 @@ def test_each_is_trained_from_several_seeds(
     ], "its answers are judged once, not for each seed"
     loop, unchecked, guess = study.repeated
     assert (loop.num_trainings, unchecked.num_trainings, guess.num_trainings) == (2, 2, 0)
-    maes = [rows[key].metrics.mae.value for key in ways[:2]]
+    maes = [rows[key].metrics.mae.value for key in ways]
     assert loop.mae.value == pytest.approx(sum(maes) / 2)
     assert loop.spread == pytest.approx(abs(maes[0] - maes[1]) / 2**0.5)
     assert (loop.change, guess.spread) == (None, None)
@@ -310,6 +312,27 @@ def test_each_is_trained_from_several_seeds(
     text = (folder.ablations(2) / "ablations.md").read_text("utf-8")
     assert text.count("| as the loop did") == 3
     assert "Means of trainings from several seeds" in text
+
+
+def test_a_table_holds_all_that_was_made_before(
+    studied: Studied, fake: FakeVllm, tmp_path: Path
+) -> None:
+    """With --only it held that one alone, in the place of a table of all."""
+    folder = RunFolder(Path(shutil.copytree(studied.folder.path, tmp_path / "test")))
+    result = ablate(folder, fake, "--only", "direct-answer")
+    assert result.exit_code == 0, result.output
+    table = folder.ablations(2) / "ablations.json"
+    assert table.read_bytes() == to_json(studied.study).replace(
+        str(studied.folder.path).encode(), str(folder.path).encode()
+    )
+
+    answers = folder.ablations(2) / "evaluations"
+    (answers / "label-checked.parquet").unlink()
+    shutil.copy(answers / "label-predicted.parquet", answers / "shuffled-reasons.parquet")
+    result = ablate(folder, fake, "--only", "direct-answer", "--json")
+    lacking = {row["key"] for row in orjson.loads(result.stdout)["rows"]} ^ {*studied.rows}
+    assert lacking == {"label-checked", "shuffled-reasons"}, "what another adapter answered, too"
+    assert fake.requests == []
 
 
 def test_only_takes_what_there_is(studied: Studied, fake: FakeVllm) -> None:
