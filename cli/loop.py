@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -29,6 +29,9 @@ from selfstudy_engine.cli.options import (
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
 from selfstudy_engine.data.remote_address import RemoteAddress
+
+if TYPE_CHECKING:
+    from selfstudy_engine.data.run_folder import RunFolder
 
 _ON_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 _MAX_SHOWN = 5
@@ -130,7 +133,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.hardware import resolve_dtype
-    from selfstudy_engine.data.run_folder import RunFolder, check_configuration
+    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
@@ -141,8 +144,7 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     if config.model.path is not None:  # the embedded one would be converted
         _, config = choose_base_model(config)
     folder = RunFolder(runs / config.name)
-    if folder.identity.exists():
-        check_configuration(folder, config)
+    _check_start(config, folder)
     teacher = config.teacher
     kept = folder.exemplars()
     exemplars = load_exemplars(kept) if kept.exists() else None
@@ -191,6 +193,21 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     )
     click.echo(f"# teacher: {_teacher_calls(teacher.num_exemplars) if will_ask else 'none'}")
     click.echo(config.to_toml())
+
+
+def _check_start(config: RunConfig, folder: "RunFolder") -> None:
+    """Refuse a folder and trackers that the loop would refuse."""
+    from selfstudy_engine.data.files import check_writable
+    from selfstudy_engine.data.run_folder import check_configuration, check_unused
+    from selfstudy_engine.engine.trackers import check_installed
+
+    check_writable(folder.path)
+    if folder.identity.exists():
+        check_configuration(folder, config)
+    elif not config.remote:  # of which this folder is a copy, perhaps half made
+        check_unused(folder)
+    for tracker in config.track:
+        check_installed(tracker)
 
 
 def _teacher_calls(num_exemplars: int) -> str:

@@ -36,6 +36,19 @@ def make_folder(path: Path) -> None:
         fsync_path(folder.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Look whether a folder can be written or, where it isn't there, made; makes nothing.
+
+    Raises:
+        OSError: it can't; what its place doesn't allow.
+    """
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 def is_temporary(path: Path) -> bool:
     """Tell whether a file is one that `write_atomic` had not finished."""
     return path.name.startswith(".") and path.name.endswith(".tmp")

@@ -60,12 +60,11 @@ class Trackers:
                 del self._trackers[name]
 
     def _start(self, name: str) -> Any:
+        check_installed(name)
         # Only for those who track: torch comes with it.
         from accelerate import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        if name not in {str(known) for known in get_available_trackers()}:
-            raise UsageError(f"tracker {name} isn't installed; pip install {name}, or leave it out")
         PartialState(cpu=True)  # what trackers ask for the number of this process, without a GPU
         tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
         where = {}
@@ -80,6 +79,20 @@ class Trackers:
                 f"tracker {name} can't begin: {error}; leave out --track {name}"
             ) from error
         return tracker
+
+
+def check_installed(tracker: str) -> None:
+    """Look for a tracker's package.
+
+    Raises:
+        UsageError: it isn't there.
+    """
+    from accelerate.tracking import get_available_trackers
+
+    if tracker not in {str(known) for known in get_available_trackers()}:
+        raise UsageError(
+            f"tracker {tracker} isn't installed; pip install {tracker}, or leave it out"
+        )
 
 
 def figures_of(record: RoundRecord) -> dict[str, float]:

@@ -246,6 +246,20 @@ def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> N
         assert "made with another configuration (table.test_size: 200 -> 5)" in said
 
 
+def test_a_dry_run_looks_whether_the_loop_can_begin(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = ("loop", "--dry-run", "--table", table, "--test-size", 5, "--runs")
+    assert refuse(*plan, table / "runs") == f"Error: {table}/runs/default: Not a directory"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("")
+    assert "isn't empty and isn't a run" in refuse(*plan, tmp_path, "--run", "other")
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    assert "tracker wandb isn't installed" in refuse(*plan, tmp_path, "--track", "wandb")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may do anything
+    assert f"Error: {tmp_path}: Permission denied; make it" in refuse(*plan, tmp_path / "runs")
+
+
 def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> None:
     """Its exemplars aren't known yet, and others (those that are shipped) are no stand-in."""
     own = tmp_path / "logp.toml"
@@ -263,12 +277,14 @@ def test_a_dry_run_with_a_teacher_asks_nobody(tmp_path: Path, table: Path) -> No
 
 def test_a_dry_run_of_a_run_that_was_taught_asks_no_more(tmp_path: Path, table: Path) -> None:
     exemplar = {"name": "ethanol", "smiles": "OCC", "value": 20, "reason": "Small."}
-    (tmp_path / "taught").mkdir()
-    (tmp_path / "taught" / "exemplars.jsonl").write_bytes(orjson.dumps(exemplar))
-    result = call(
-        *("loop", "--dry-run", "--runs", tmp_path, "--run", "taught", "--batch", 8),
-        *("--table", table, "--test-size", 5, "--teacher-url", "http://127.0.0.1:9/v1"),
+    path = tmp_path / "taught.toml"
+    path.write_text(
+        f"name = 'taught'\n[table]\npath = '{table}'\ntest_size = 5\n"
+        "[teacher]\nurl = 'http://127.0.0.1:9/v1'\n"
     )
+    run = open_run(tmp_path, load_config(path), "", "loop")
+    run.exemplars().write_bytes(orjson.dumps(exemplar))
+    result = call("loop", "--dry-run", "--runs", tmp_path, "--config", path)
     assert "20 molecules = 14 pool + 5 test + 0 set aside (stereo" in result.output
     assert "less what becomes exemplars" not in result.output
     assert "# teacher: none\n" in result.output
