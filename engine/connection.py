@@ -21,6 +21,7 @@ from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.http_process import HttpProcess, num_processes
 from selfstudy_engine.engine.http_session import HttpSession
 from selfstudy_engine.engine.places import open_places
+from selfstudy_engine.engine.ray_session import find_ray
 from selfstudy_engine.engine.replica import Replica, Server
 from selfstudy_engine.engine.replicas import Replicas, check_one_model
 from selfstudy_engine.engine.server import served_model
@@ -229,11 +230,11 @@ class Connection:
 
 
 def check_running(config: RunConfig, server_key: str) -> None:
-    """See whether the servers at config.server.url answer, as one, before long work for them.
+    """See whether running servers answer, as one, or Ray is there, before long work for them.
 
     Raises:
-        SelfStudyError: none does; the first one's reason.
-        UsageError: they serve models of different names.
+        SelfStudyError: none at config.server.url does; the first one's reason.
+        UsageError: they serve models of different names, or there is no Ray to start them.
     """
 
     def look(url: str) -> str | SelfStudyError:
@@ -243,6 +244,8 @@ def check_running(config: RunConfig, server_key: str) -> None:
             return error
 
     urls = config.server.url
+    if not urls and config.server.ray != "off":
+        find_ray(config.server.ray)
     with ThreadPoolExecutor() as pool:
         found = dict(zip(urls, pool.map(look, urls), strict=True))
     served = {url: name for url, name in found.items() if isinstance(name, str)}

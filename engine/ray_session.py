@@ -31,18 +31,9 @@ def ray_session(address: str) -> Iterator[None]:
     Raises:
         UsageError: Ray isn't installed, or nothing of it answers there.
     """
-    turn_telemetry_off()
-    found = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-    if found != "auto":
-        _check_reachable(found)
-        # Ray, which reads it as it is imported, would try something that isn't Ray for 11 minutes.
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError(
-            "--ray needs Ray, which isn't installed: pip install 'selfstudy-engine[ray]'"
-        ) from error
+    found = find_ray(address)
+    import ray
+
     if ray.is_initialized():
         yield
         return
@@ -61,6 +52,27 @@ def ray_session(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def find_ray(address: str) -> str:
+    """Return where a cluster is to be reached, or "auto", after what can be seen at once.
+
+    Raises:
+        UsageError: Ray isn't installed, or nothing listens there.
+    """
+    turn_telemetry_off()
+    found = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if found != "auto":
+        _check_reachable(found)
+        # Ray, which reads it as it is imported, would try something that isn't Ray for 11 minutes.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "--ray needs Ray, which isn't installed: pip install 'selfstudy-engine[ray]'"
+        ) from error
+    return found
 
 
 def reason_of(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The ablations of a finished run: the tiny model really trained, the fake server asked."""
 
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from samples import make_rejected, make_sample, write_adapter
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import load_config, override
-from selfstudy_engine.data.errors import ServerError
+from selfstudy_engine.data.errors import SelfStudyError
 from selfstudy_engine.data.evaluations import load_evaluation, paired_difference
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.store import SampleStore
@@ -392,13 +393,26 @@ def test_withdrawn_rows_are_in_no_ablation(copied: RunFolder) -> None:
         Workshop(copied, config, "", QuietReporter(), train).adapter(ablation)
 
 
-def test_an_absent_server_is_noticed_before_a_training(copied: RunFolder) -> None:
-    config = override(read_config(copied), {"server.url": "http://127.0.0.1:1"})
+@pytest.mark.parametrize(
+    ("servers", "said"),
+    [
+        ({"server.url": "http://127.0.0.1:1"}, "no vLLM server answers at"),
+        ({"server.url": [], "server.ray": "auto"}, "Ray, which isn't installed: pip install"),
+        ({"server.url": [], "server.ray": "127.0.0.1:1"}, "can't connect to a Ray cluster at"),
+    ],
+    ids=["server", "ray", "cluster"],
+)
+def test_an_absent_server_is_noticed_before_a_training(
+    copied: RunFolder, servers: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it fails
+    config = override(read_config(copied), servers)
 
     def train(*rest: object) -> dict[str, Any]:
         raise TrainedError
 
-    with pytest.raises(ServerError, match="no vLLM server answers at"):
+    with pytest.raises(SelfStudyError, match=said):
         run_ablations(copied, config, QuietReporter(), train=train)
 
 
