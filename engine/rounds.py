@@ -77,7 +77,8 @@ class RoundRecord:
     acceptance: float | None
     chance: float
     """What the best constant guess gets on the molecules that were asked about, each as often as
-    it was; where none was, on the pool."""
+    it was (withdrawn ones count as missed, as they do for the model); where none was, on the
+    pool."""
     rejections: dict[str, int]
     answered: float
     test_mae: Interval
@@ -208,7 +209,8 @@ def derive_record(
                 num_hinted_accepted += row["accepted"]
                 continue
             num_completions += 1
-            asked.append(row["measured"])
+            if "withdrawn" not in row["rejections"]:
+                asked.append(row["measured"])
             is_spare = not row["accepted"] and BESIDE_EARLIER_TEXTS.issuperset(row["rejections"])
             num_spare += is_spare
             counts = of_molecule.setdefault(row["molecule_id"], [0, 0, 0, 0])
@@ -232,6 +234,9 @@ def derive_record(
     num_parsed = num_completions - rejections["no value"]
     sample_tolerance = stored_tolerance(store, round_index)
     values = asked or [molecule.value for molecule in task.split.pool]
+    chance = chance_acceptance(values, tolerance if sample_tolerance is None else sample_tolerance)
+    if asked:  # of a withdrawn row nothing is accepted, whoever answers
+        chance *= len(asked) / num_completions
     return RoundRecord(
         round=round_index,
         adapter=trained.name,
@@ -244,9 +249,7 @@ def derive_record(
         num_distinct_accepted=len(accepted),
         parsed=num_parsed / num_completions if num_completions else None,
         acceptance=num_accepted / num_completions if num_completions else None,
-        chance=chance_acceptance(
-            values, tolerance if sample_tolerance is None else sample_tolerance
-        ),
+        chance=chance,
         rejections=dict(sorted(rejections.items())),
         answered=test.answered.value,
         test_mae=test.mae,

@@ -21,6 +21,7 @@ from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.splits import Split
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task
+from selfstudy_engine.engine.corrections import judge_again
 from selfstudy_engine.engine.report_progress import wilson
 from selfstudy_engine.engine.rounds import (
     RoundRecord,
@@ -85,15 +86,18 @@ def play(
             writer.add(answers(chosen, tallies, index, guess, most))
         for key, tally in tally_round(store, index).ordinary.items():
             tallies[key] = tallies.get(key, Tally()) + tally
-        record = derive_record(
-            *(folder, config, task),
-            trained=Trained("", "", 0, 0.0),
-            round_index=index,
-            timing=Timing(),
-            answering=index,
-        )
-        records.append(record)
+        records.append(derive(folder, config, task, index))
     return task, records
+
+
+def derive(folder: RunFolder, config: RunConfig, task: Task, index: int) -> RoundRecord:
+    return derive_record(
+        *(folder, config, task),
+        trained=Trained("", "", 0, 0.0),
+        round_index=index,
+        timing=Timing(),
+        answering=index,
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,22 @@ def test_a_guesser_has_a_lift_of_1_in_every_round(
     assert [record.lift for record in records] == pytest.approx([1.0] * NUM_ROUNDS)
     of_pool = chance_acceptance([molecule.value for molecule in task.split.pool], TOLERANCE)
     assert max(abs(record.num_accepted / 256 / of_pool - 1) for record in records) > 0.1
+
+
+def test_a_guesser_gets_no_more_of_withdrawn_rows_than_a_model(tmp_path: Path) -> None:
+    """They are never accepted, and were part of chance: each lowered the lift."""
+    folder, config = RunFolder(tmp_path), load_config(None, {"generation.batch": 256})
+    task, [before] = play(folder, config, best_constant, num_rounds=1)
+    store = SampleStore(folder.samples)
+    asked = {sample.molecule_id: sample.measured for sample in store.samples()}
+    of_all_values = sorted(asked, key=asked.__getitem__)[::2]
+    judge_again(store, dict.fromkeys(of_all_values), config)
+    record = derive(folder, config, task, 0)
+    assert record.num_completions == before.num_completions
+    assert before.num_accepted / 2 == pytest.approx(record.num_accepted, abs=2)
+    assert record.lift == pytest.approx(1, rel=0.1)
+    judge_again(store, {molecule.molecule_id: None for molecule in task.split.pool}, config)
+    assert derive(folder, config, task, 0).lift == 0
 
 
 def test_a_guesser_that_doesnt_say_the_same_has_less(tmp_path: Path) -> None:
