@@ -5,11 +5,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from selfstudy_engine.data.config_section import Section
+from selfstudy_engine.data.config_section import Section, matching
 from selfstudy_engine.data.errors import shown
 from selfstudy_engine.data.vllm_arguments import refuse_arguments
 
-_DEVICES = r"^(auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?)$"
+_Devices = Annotated[
+    str,
+    matching(
+        r"auto|cpu|cuda(:[0-9]+(,[0-9]+)*)?",
+        "devices are cpu, cuda:0 or, for several, cuda:0,1; or auto",
+    ),
+]
+_Cluster = Annotated[
+    str,
+    matching(
+        r"off|auto|[^\s:/]+:[0-9]+",
+        "a cluster is HOST:PORT of its head, such as 10.0.0.1:6379; or auto, or off",
+    ),
+]
 
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/?#:\[\]]+)(:[0-9]{1,5})?(/[^\s?#]*)?")
 
@@ -31,7 +44,7 @@ class ServerConfig(Section):
     prompts."""
     replicas: int = Field(default=1, ge=1, le=1024)
     """Servers that are started and share the prompts, each on GPUs or a node of its own."""
-    ray: str = Field(default="off", pattern=r"^(off|auto|[^\s:/]+:[0-9]+)$")
+    ray: _Cluster = "off"
     """Have Ray place servers and training on the nodes of a cluster: HOST:PORT of its head, or auto
     for the one that this machine belongs to."""
     adapter_mode: Literal["merged", "runtime"] = "merged"
@@ -81,10 +94,10 @@ class ServerConfig(Section):
 class DevicesConfig(Section):
     """Where server and training compute; may change between two calls of the same run."""
 
-    server: str = Field(default="auto", pattern=_DEVICES)
+    server: _Devices = "auto"
     """Devices of the servers: cpu, cuda:0 or cuda:0,1; auto is the first GPU for each, or the
     CPU."""
-    train: str = Field(default="auto", pattern=_DEVICES)
+    train: _Devices = "auto"
     """Devices of training: cpu, cuda:1 or cuda:1,2; auto is the last GPU (accelerate: all but the
     servers'), or the CPU."""
     train_launcher: Literal["python", "accelerate"] = "python"

@@ -1,10 +1,10 @@
 """Settings of what a run starts from: its table, its base model, its exemplars."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selfstudy_engine.data.config_section import Section
+from selfstudy_engine.data.config_section import Section, matching
 
 
 class TableConfig(Section):
@@ -51,12 +51,15 @@ class ModelConfig(Section):
     """Run Python code that the model's repository brings along."""
 
 
+_NO_URL = "a teacher's URL begins with http:// or https://, such as https://api.openai.com/v1"
+
+
 class TeacherConfig(Section):
     """Where exemplars come from."""
 
     exemplars: str | None = None
     """JSONL file of exemplars (name, smiles, value, reason) [default: the ten shipped ones]."""
-    url: str | None = Field(default=None, pattern="^https?://")
+    url: Annotated[str, matching(r"(?s)https?://.*", _NO_URL)] | None = None
     """OpenAI-compatible server that explains molecules, e.g. https://api.openai.com/v1."""
     model: str = "gpt-4"
     """Model name at the teacher's URL."""

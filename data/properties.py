@@ -6,11 +6,11 @@ Melting point is built in; any other numeric property is a `[property]` table in
 import math
 import tomllib
 from importlib import resources
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selfstudy_engine.data.config_section import Section
+from selfstudy_engine.data.config_section import Section, matching
 from selfstudy_engine.data.errors import UsageError, shown
 
 
@@ -20,12 +20,17 @@ def _decimals_for(given: dict[str, Any]) -> int:
     return min(max(math.ceil(math.log10(5 / tolerance)), 0), 6)
 
 
+_NO_NAME = "a name is one line without a colon, such as melting point; no blank before it"
+_NO_UNIT = "a unit is one line, such as °C or log units; no blank before it"
+_NO_WORDING = "a wording is one line, such as Melting point:; no blank before or after it"
+
+
 class Property(Section):
     """A numeric property of a molecule, as prompts, verdicts and reports speak of it."""
 
-    name: str = Field(pattern=r"^[^\s:][^\n\r:]*$")
+    name: Annotated[str, matching(r"[^\s:][^\n\r:]*", _NO_NAME)]
     """Name in prompts and reports, lower case ("melting point")."""
-    unit: str = Field(pattern=r"^\S[^\n\r]*$")
+    unit: Annotated[str, matching(r"\S[^\n\r]*", _NO_UNIT)]
     """Unit of every value of this property ("°C"); tables in other units are converted."""
     tolerance: float = Field(gt=0)
     """Largest absolute error, in `unit`, with which a completion is accepted."""
@@ -36,7 +41,7 @@ class Property(Section):
     decimals: int = Field(default_factory=_decimals_for, ge=0, le=6)
     """Decimals with which a value is written, in prompts and elsewhere; errors have one more
     [default: as the tolerance needs: 0 for 5 and more, 1 for 0.5]."""
-    wording: str | None = Field(default=None, pattern=r"^\S([^\n\r]*\S)?$")
+    wording: Annotated[str, matching(r"\S([^\n\r]*\S)?", _NO_WORDING)] | None = None
     """What prompts say before the value [default: "Name (unit):"]; the original template has its
     own."""
 

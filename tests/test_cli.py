@@ -140,6 +140,10 @@ def test_version() -> None:
         (["--run", "../up"], "name: a run is named with letters, digits, '.', '_' and '-', the"),
         (["--model", ""], "has no config.json"),
         (["--seed", "-1"], "seed"),
+        (["--server-device", "gpu"], "devices are cpu, cuda:0 or, for several, cuda:0,1; or auto"),
+        (["--train-device", "cuda:0\n"], "devices are cpu, cuda:0 or, for several, cuda:0,1;"),
+        (["--ray", "head"], "a cluster is HOST:PORT of its head, such as 10.0.0.1:6379; or auto"),
+        (["--teacher-url", "localhost:9"], "URL begins with http:// or https://, such as https://"),
     ],
 )
 def test_a_wrong_call_is_refused(table: Path, arguments: list[str], message: str) -> None:
@@ -155,6 +159,9 @@ def test_a_wrong_call_is_refused(table: Path, arguments: list[str], message: str
         ("[generation", "isn't valid TOML"),
         ("generation = 3", "generation: it is a table of settings, which are written below [gene"),
         ("[generaton]\nbatch = 3", "generaton: unknown key, did you mean generation?"),
+        ("[property]\nname = 'log:P'", "a name is one line without a colon, such as"),
+        ("[property]\nunit = ' K'", "a unit is one line, such as °C or log units; no blank"),
+        ("[property]\nwording = ''", "a wording is one line, such as Melting point:; no blank"),
     ],
 )
 def test_a_wrong_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
