@@ -90,6 +90,8 @@ def _text_blocks(path: Path, delimiter: str) -> Iterator[Block]:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         rows = _text_rows(reader)
         _, header = next(rows, (0, []))
+        if header == ["sep=", ""]:  # for Excel: what splits the cells
+            _, header = next(rows, (0, []))
         if not header:
             raise ValueError("Empty CSV file")
         for block in _blocks_of(rows):

@@ -198,6 +198,20 @@ def test_empty_rows_as_a_sheet_leaves_them_are_no_rows(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("beginning", "row"),
+    [
+        ("\ufeffsep=;\r\nsmiles;value\r\n", "CCO;-114,1"),
+        ("sep=,\nsmiles,value\n", "CCO,-114.1"),
+        ("sep=\t\nsmiles\tvalue\n", "CCO\t-114.1"),
+    ],
+    ids=["semicolon", "comma", "tab"],
+)
+def test_a_line_for_excel_is_no_header(tmp_path: Path, beginning: str, row: str) -> None:
+    path = write(tmp_path, beginning + row)
+    assert [*read_rows(path, TableConfig(), MELTING_POINT)] == [Row(3, "", "CCO", -114.1)]
+
+
 def test_tabs_split_a_file_without_the_ending_of_one(tmp_path: Path) -> None:
     path = write(tmp_path, "name\tsmiles\tvalue\n2,3-dimethylbutane; dry\tCC(C)C(C)C\t-128.8\n")
     [row] = read_rows(path, NAMED, MELTING_POINT)
