@@ -25,7 +25,7 @@ from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.one_core import children_on, module_command, peak_resident_mb
 from selfstudy_engine.engine.rescore import rescore
-from selfstudy_engine.engine.verify import Rules, verify
+from selfstudy_engine.engine.verify import Rules, judge
 
 _SAMPLES_PER_FLUSH = 2_000
 _SAMPLES_PER_ROUND = 100_000
@@ -76,7 +76,14 @@ def make_samples(
     molecules: list[Molecule], prop: Property, round_index: int, first: int, size: int
 ) -> Iterator[Sample]:
     """Yield made-up samples number `first` to `first + size`; 1 in 16 has no value or no end."""
-    rules = Rules.of(RunConfig(property=prop))
+    # Not for the child whose memory is measured.
+    from selfstudy_engine.engine.accepted_texts import AcceptedTexts
+    from selfstudy_engine.engine.canary import Served
+    from selfstudy_engine.engine.sampling import Answered, SampleQuestion, to_samples
+
+    served = Served(model="", adapter="round-0001", adapter_sha256="f" * 64)
+    config = RunConfig(property=prop)
+    rules = Rules.of(config)
     for number in range(first, first + size):
         generator = random.Random(number)
         index, molecule_number = divmod(number, len(molecules))
@@ -86,31 +93,18 @@ def make_samples(
         flaw = generator.randrange(32)
         text = {0: text[: len(text) // 2], 1: text + "-ish"}.get(flaw, text)
         completion = Completion(text, "length" if flaw == 0 else "stop", 40, 40)
-        verdict = verify(completion, molecule, rules)
-        yield Sample(
+        judged = judge(completion.text, completion.finish_reason, molecule, rules)
+        question = SampleQuestion(molecule, render_prompt(molecule, prop))
+        [sample] = to_samples(
+            Answered(question, [completion], arrived_at=1.7e9 + number),
+            [judged],
+            rules,
+            AcceptedTexts(config.verdict.similarity),
             run="bench",
-            round=round_index,
-            molecule_id=molecule.molecule_id,
-            sample_index=index,
-            adapter="round-0001",
-            adapter_sha256="f" * 64,
-            name=molecule.name,
-            smiles=molecule.smiles,
-            measured=molecule.value,
-            prompt=render_prompt(molecule, prop),
-            completion=completion.text,
-            finish_reason=completion.finish_reason,
-            num_prompt_tokens=completion.num_prompt_tokens,
-            num_output_tokens=completion.num_output_tokens,
-            reason=verdict.reason,
-            predicted=verdict.predicted,
-            error=verdict.error,
-            accepted=verdict.accepted,
-            rejections=verdict.rejections,
-            created_at=1.7e9 + number,
-            findings=verdict.findings,
-            tolerance=verdict.tolerance,
+            round_index=round_index,
+            served=served,
         )
+        yield sample._replace(sample_index=index)
 
 
 def run_rescore(folder: Path) -> dict[str, Any]:
