@@ -159,8 +159,9 @@ def _values(
 ) -> Iterator[Claim]:
     unit = known.property.unit
     for stated in known.stated(text):
-        words = reason[stated.start : stated.end]
-        value = stated.value
+        words, value = reason[stated.start : stated.end], stated.known.value
+        if value is None:
+            continue
         found = f"{known.property.name} of {stated.known.name}: {value:g} {unit}"
         truth: Truth
         if stated.known.name == name or stated.known.smiles == facts.canonical_smiles:

@@ -56,8 +56,6 @@ class StatedValue:
     """What a text says about a known compound."""
 
     known: Known
-    value: float
-    """The known one."""
     start: int
     end: int
     """Place in the text, in characters."""
@@ -164,8 +162,8 @@ class KnownValues:
             if match is None and self._before.search(text.plain[max(0, start - 60) : start]):
                 match = self._then.match(text.plain, end, end + 120)
             values = match and self._read(match)
-            if match and values and known.value is not None:
-                yield StatedValue(known, known.value, start, match.end(), *values)
+            if match and values:
+                yield StatedValue(known, start, match.end(), *values)
 
     def _read(self, match: re.Match[str]) -> tuple[float, float] | None:
         named = (match.groupdict().get("unit") or "").lower()

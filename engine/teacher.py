@@ -22,6 +22,7 @@ from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import load_table
 from selfstudy_engine.engine.base_model import choose_base_model
+from selfstudy_engine.engine.claim_text import read_text
 from selfstudy_engine.engine.claims import check_claims
 from selfstudy_engine.engine.connection import open_connection
 from selfstudy_engine.engine.known_values import KnownValues
@@ -40,6 +41,7 @@ Rejection = Literal[
     "boilerplate reason",
     "answer leaked",
     "false claim",
+    "value of a named compound",
     "no value re-predicted",
     "re-prediction out of tolerance",
 ]
@@ -109,10 +111,8 @@ def check_reason(
     reason: str, is_cut_off: bool, molecule: Molecule, prop: Property, known: KnownValues
 ) -> Rejection | None:
     """Return what is wrong with a teacher's reason before anything is predicted from it."""
-    if is_cut_off:
-        return "truncated"
-    if not reason:
-        return "no reason"
+    if is_cut_off or not reason:
+        return "truncated" if is_cut_off else "no reason"
     if is_boilerplate(reason):
         return "boilerplate reason"
     value = molecule.value
@@ -120,6 +120,8 @@ def check_reason(
         return "answer leaked"
     if any(claim.truth == "false" for claim in check_claims(reason, molecule, known)):
         return "false claim"
+    if any(known.stated(read_text(reason))):  # right or wrong: that compound may be tested
+        return "value of a named compound"
     return None
 
 

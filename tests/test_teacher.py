@@ -147,10 +147,21 @@ def test_a_question_names_a_molecule_that_has_a_name() -> None:
         ("Two nitro groups make the ring flat and heavy.", "false claim"),
         ("A ring that melts higher than naphthalene, which melts at 150 °C.", "false claim"),
         ("A ring that melts higher than naphthalene, which melts at 80 °C.", "answer leaked"),
+        (
+            "A ring that melts higher than benzene, which melts at 5 °C.",
+            "value of a named compound",
+        ),
+        (
+            "A ring that melts higher than benzene, which melts at 9 °C.",
+            "value of a named compound",
+        ),
+        ("A ring that melts higher than benzene, which has no hydroxyl group.", None),
     ],
 )
 def test_what_is_wrong_with_a_reason(reason: str, rejection: Rejection | None) -> None:
-    known = KnownValues({"naphthalene": 80.0}, MELTING_POINT)
+    naphthalene = Molecule("N", "naphthalene", "c1ccc2ccccc2c1", 80.0)
+    benzene = Molecule("B", "benzene", "c1ccccc1", 5.5)  # may be tested: known by its name alone
+    known = KnownValues.from_molecules([naphthalene], MELTING_POINT, secret=[benzene])
     assert check_reason(reason, False, VANILLIN, MELTING_POINT, known) == rejection
     assert check_reason(reason, True, VANILLIN, MELTING_POINT, known) == "truncated"
 
