@@ -13,6 +13,7 @@ from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.errors import AdapterError, DamagedShardError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import NO_ADAPTER, Sample
+from selfstudy_engine.data.shards import set_aside
 from selfstudy_engine.data.store import SampleStore
 
 Key = tuple[str, int]
@@ -149,7 +150,7 @@ def repair(folder: RunFolder) -> tuple[Audit, Audit]:
         before = audit(folder)
         for problem in before.problems:
             if problem.kind == "damaged shard":
-                store.put_aside(folder.path / problem.path, problem.detail)
+                set_aside(folder.path / problem.path, problem.detail)
         twice = {p.path.parent.name for p in before.problems if p.kind == "sample twice"}
         for index in store.rounds():
             if store.round_folder(index).name in twice:

@@ -25,7 +25,6 @@ from selfstudy_engine.data.shards import (
     keep_beside,
     load_shard,
     read_shard,
-    set_aside,
     to_shard,
 )
 
@@ -136,8 +135,8 @@ class SampleStore:
         rows = self.rows(round_index, "accepted", "molecule_id", "name", "smiles", "measured")
         return {row[0]: Molecule(*row) for accepted, *row in rows if accepted}
 
-    def rows(self, round_index: int, *columns: str) -> Iterator[tuple[Any, ...]]:
-        """Stream some values of each of a round's samples; nothing else is decoded."""
+    def rows(self, round_index: int | None, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Stream some values of each sample, of one round or of all; nothing else is decoded."""
         for batch in self.batches(round_index, columns, whole=False):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
@@ -159,10 +158,6 @@ class SampleStore:
     def set_aside(self) -> list[Path]:
         """Return what readers have found damaged, and renamed."""
         return sorted(self.folder.glob(f"round-*/*{SET_ASIDE}*"))
-
-    def put_aside(self, path: Path, problem: str) -> None:
-        """Rename a damaged shard, so that no reader takes it for one."""
-        set_aside(path, problem)
 
     def supersede(self, path: Path, samples: Sequence[Sample]) -> None:
         """Put samples with other verdicts in the place of a shard, which is kept beside it.

@@ -8,13 +8,9 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-import pyarrow.compute as pc
-
 from selfstudy_engine.data.store import SampleStore
 
-_COLUMNS = ("molecule_id", "name", "smiles", "measured", "predicted", "round", "findings")
-_OWN = ~pc.field("hinted")
-"""Answers in sight of the table's value say nothing about it."""
+_COLUMNS = ("hinted", "findings", "molecule_id", "name", "smiles", "measured", "predicted", "round")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +58,13 @@ def find_label_errors(
     """
     answers: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     latest: dict[str, tuple[str, str, float]] = {}
-    for batch in store.batches(columns=_COLUMNS, where=_OWN):
-        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for molecule_id, name, smiles, measured, predicted, round_index, findings in rows:
-            if "withdrawn" in findings:
-                continue  # the table has its row no more
-            latest[molecule_id] = (name, smiles, measured)
-            if predicted is not None:
-                answers[molecule_id].append((predicted, round_index))
+    rows = store.rows(None, *_COLUMNS)
+    for hinted, findings, molecule_id, name, smiles, measured, predicted, round_index in rows:
+        if hinted or "withdrawn" in findings:
+            continue  # given in sight of the value, or the table has its row no more
+        latest[molecule_id] = (name, smiles, measured)
+        if predicted is not None:
+            answers[molecule_id].append((predicted, round_index))
     suspects: dict[str, Suspect] = {}
     for molecule_id, given in answers.items():
         median = statistics.median(value for value, _ in given)
@@ -90,11 +85,10 @@ def find_label_errors(
 def _with_reasons(store: SampleStore, suspects: dict[str, Suspect]) -> list[Suspect]:
     """Look up one reason for each suspect: all reasons of a store wouldn't fit into memory."""
     best: dict[str, tuple[float, str]] = {}
-    for batch in store.batches(columns=("molecule_id", "predicted", "reason"), where=_OWN):
-        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-        for molecule_id, predicted, reason in rows:
-            if molecule_id in suspects and predicted is not None:
-                distance = abs(predicted - suspects[molecule_id].median)
-                if molecule_id not in best or distance < best[molecule_id][0]:
-                    best[molecule_id] = (distance, reason)
+    columns = ("hinted", "molecule_id", "predicted", "reason")
+    for hinted, molecule_id, predicted, reason in store.rows(None, *columns):
+        if molecule_id in suspects and predicted is not None and not hinted:
+            distance = abs(predicted - suspects[molecule_id].median)
+            if molecule_id not in best or distance < best[molecule_id][0]:
+                best[molecule_id] = (distance, reason)
     return [replace(found, reason=best[key][1]) for key, found in suspects.items()]

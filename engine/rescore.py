@@ -4,9 +4,7 @@ Streams, so that memory doesn't grow with the store. It needs neither a server n
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.schema import Molecule
@@ -75,7 +73,7 @@ def rescore(
     seen = AcceptedTexts(config.verdict.similarity)
     # Millions of samples take few different ways from verdict to verdict.
     ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]] = Counter()
-    for row in _rows(store):
+    for row in store.rows(None, *_COLUMNS):
         text, finish_reason, molecule_id, name, smiles, measured, judged_by, hinted, *stored = row
         reason, accepted, rejections, findings = stored
         limit = judged_by if tolerance is None and judged_by is not None else rules.tolerance
@@ -91,11 +89,6 @@ def rescore(
             seen.add(molecule_id, judged.fingerprint)
         ways[accepted, tuple(rejections), now] += 1
     return _count(ways)
-
-
-def _rows(store: SampleStore) -> Iterator[tuple[Any, ...]]:
-    for batch in store.batches(columns=_COLUMNS, whole=False):
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _count(ways: Counter[tuple[bool, tuple[str, ...], tuple[str, ...]]]) -> RescoreResult:

@@ -4,7 +4,6 @@ Read from the store: a round that has begun keeps the tolerance of its samples.
 """
 
 import numpy as np
-import pyarrow.compute as pc
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.store import SampleStore
@@ -26,9 +25,8 @@ def tolerance_of_round(store: SampleStore, round_index: int, config: RunConfig) 
         return begun
     errors = [
         abs(error)
-        for batch in store.batches(round_index - 1, ["error"], ~pc.field("hinted"))
-        for error in batch.column("error").to_pylist()
-        if error is not None
+        for hinted, error in store.rows(round_index - 1, "hinted", "error")
+        if error is not None and not hinted
     ]
     if not errors:
         return largest
@@ -38,8 +36,5 @@ def tolerance_of_round(store: SampleStore, round_index: int, config: RunConfig) 
 
 def stored_tolerance(store: SampleStore, round_index: int) -> float | None:
     """Return the tolerance by which a round's samples were judged; None if that isn't known."""
-    for batch in store.batches(round_index, ["tolerance"]):
-        for tolerance in batch.column("tolerance").to_pylist():
-            if tolerance is not None:
-                return float(tolerance)
-    return None
+    known = (value for (value,) in store.rows(round_index, "tolerance") if value is not None)
+    return next(known, None)

@@ -31,6 +31,7 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import to_lines
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.shards import set_aside
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import configured_exemplars
 from selfstudy_engine.engine.loop import run_loop
@@ -285,7 +286,7 @@ def test_a_round_is_sent_once_unless_its_shards_change(
         assert second[0] is first[0]
         [shard] = store.shards(1)
         assert ray.get(second[1]) == {shard.name: shard.read_bytes()}
-        store.put_aside(shard, "damaged")
+        set_aside(shard, "damaged")
         third = cluster.send_rounds(store, 3)
         assert third[0] is first[0]
         assert ray.get(third[1]) == {}
