@@ -24,16 +24,6 @@ class Task:
     split: Split
     exemplars: list[Exemplar]
 
-    @property
-    def fingerprint(self) -> str:
-        """That of the split."""
-        return self.split.fingerprint
-
-    @property
-    def median(self) -> float:
-        """Median measured value of the pool: what an unanswered question counts as."""
-        return self.split.median
-
 
 def load_table(config: RunConfig) -> Table:
     """Return the run's table: the user's, or the embedded one.

@@ -73,7 +73,7 @@ def run_loop(
     model, config = choose_base_model(config)
     with held_run(runs / config.name, config.remote) as folder:
         task = load_task(config, _exemplars_of(config, folder, reporter, teacher_key))
-        open_run(runs, config, task.fingerprint, command, folder.files)
+        open_run(runs, config, task.split.fingerprint, command, folder.files)
         log = folder.logs / "server.log"
         with (
             folder.locked(),

@@ -80,7 +80,7 @@ class RoundSteps:
         self._on_record = on_record
         self._store = SampleStore(folder.samples, folder.files)
         self._planner = RoundPlanner(config, task.split, self._store)
-        self._gate = Gate(folder, config.gate, task.median, config.property)
+        self._gate = Gate(folder, config.gate, task.split.median, config.property)
         self._shown = task.exemplars[: config.generation.prompt_exemplars]
         self._accepted: AcceptedTexts | None = None
         self._has_false_claim: HasFalseClaim | None = None
@@ -143,13 +143,10 @@ class RoundSteps:
         started_from = None
         if self._config.train.start_from == "previous" and round_index > 0:
             started_from = self._folder.adapter(self._gate.answering(round_index - 1))
-        last_step = ""
 
         def on_step(step: int, num_steps: int) -> None:
-            nonlocal last_step
-            last_step = f"of {num_steps} steps"
             if waiting:
-                self._reporter.advance(step, last_step)
+                self._reporter.advance(step, f"of {num_steps} steps")
 
         waiting = False
         with ExitStack() as stack:

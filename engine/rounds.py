@@ -227,8 +227,8 @@ def derive_record(
     answers = load_evaluation(folder.evaluation(round_index))
     first = load_evaluation(folder.evaluation(0))
     tolerance = config.property.tolerance
-    test = compute_metrics(answers, "test", task.median, tolerance)
-    train = compute_metrics(answers, "train", task.median, tolerance)
+    test = compute_metrics(answers, "test", task.split.median, tolerance)
+    train = compute_metrics(answers, "train", task.split.median, tolerance)
     assert test is not None  # a test set has at least one molecule
     num_accepted = sum(accepted.values())
     num_parsed = num_completions - rejections["no value"]
@@ -257,7 +257,7 @@ def derive_record(
         test_mse=test.mse,
         test_r2=test.r2.value if test.r2 else None,
         test_within_tolerance=test.within_tolerance.value,
-        test_change=paired_difference(first, answers, task.median),
+        test_change=paired_difference(first, answers, task.split.median),
         train_mae=train.mae.value if train else None,
         timing=timing,
         findings=dict(sorted(findings.items())),

@@ -65,7 +65,7 @@ def make_run(
     config = load_config(None, values)
     tolerance = config.property.tolerance
     task = load_task(config)
-    folder = open_run(root, config, task.fingerprint, "selfstudy-engine loop --run <made>")
+    folder = open_run(root, config, task.split.fingerprint, "selfstudy-engine loop --run <made>")
     fix_exemplars(folder, task.exemplars)
     settle_task(folder, task, config)
     store = SampleStore(folder.samples)
