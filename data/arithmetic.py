@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from selfstudy_engine.data.properties import Property, spellings
+from selfstudy_engine.data.properties import Property, unit_pattern
 
 _NUMBER = r"[0-9]++(?:\.[0-9]++)?"
 """Possessive: digits that are given back make a long number take quadratic time."""
@@ -76,15 +76,8 @@ def read_arithmetic(reason: str, prop: Property) -> Arithmetic | None:
     """
     if not _DIGIT.search(reason):
         return None
-    unit = _unit(prop.unit)
+    unit = unit_pattern(prop.unit)
     return _sum(reason, unit) or _conclusion(reason, unit) or _contributions(reason, unit)
-
-
-@lru_cache(maxsize=16)
-def _unit(unit: str) -> str:
-    names = sorted(spellings(unit), key=len, reverse=True)
-    degrees = "|degrees?(?:\\s+celsius)?" if "°C" in names else ""
-    return rf"(?:\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9]))"
 
 
 def _to_number(text: str) -> float:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdMolDescriptors
 
+from selfstudy_engine.data.errors import counted
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 
 REMEMBERED_MOLECULES = 65_536
@@ -63,20 +64,16 @@ def describe_facts(smiles: str) -> str:
     for name, pattern in _PATTERNS.items():
         count = len({match[0] for match in mol.GetSubstructMatches(pattern)})
         if count:
-            groups.append(_count(count, name))
+            groups.append(counted(count, name))
     kinds = len(set(Chem.CanonicalRankAtoms(mol, breakTies=False)))
     parts = [
         f"{rdMolDescriptors.CalcMolFormula(mol)}, {Descriptors.MolWt(mol):.1f} g/mol",  # type: ignore[attr-defined]
-        f"{_count(rdMolDescriptors.CalcNumRings(mol), 'ring')}, "
-        f"{_count(num_aromatic, 'aromatic ring')}",
-        f"{_count(rdMolDescriptors.CalcNumHBD(mol), 'H-bond donor')}, "
-        f"{_count(num_acceptors, 'acceptor')}",
-        _count(rdMolDescriptors.CalcNumRotatableBonds(mol), "rotatable bond"),
+        f"{counted(rdMolDescriptors.CalcNumRings(mol), 'ring')}, "
+        f"{counted(num_aromatic, 'aromatic ring')}",
+        f"{counted(rdMolDescriptors.CalcNumHBD(mol), 'H-bond donor')}, "
+        f"{counted(num_acceptors, 'acceptor')}",
+        counted(rdMolDescriptors.CalcNumRotatableBonds(mol), "rotatable bond"),
         ", ".join(groups),
         f"{kinds} of {mol.GetNumHeavyAtoms()} heavy atoms differ",
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -4,7 +4,9 @@ Melting point is built in; any other numeric property is a `[property]` table in
 """
 
 import math
+import re
 import tomllib
+from functools import lru_cache
 from importlib import resources
 from typing import Annotated, Any, Literal, Self
 
@@ -133,6 +135,18 @@ def spellings(unit: str) -> frozenset[str]:
     known = _UNITS.get(unit)
     same = {name for name, scale in _UNITS.items() if scale == known} if known else set()
     return frozenset(same | {unit})
+
+
+@lru_cache(maxsize=16)
+def unit_pattern(unit: str) -> str:
+    """Return the regular expression of a unit that follows a number, however it is written.
+
+    >>> bool(re.fullmatch("80" + unit_pattern("°C"), "80 degrees Celsius", re.IGNORECASE))
+    True
+    """
+    names = sorted(spellings(unit), key=len, reverse=True)
+    degrees = r"|degrees?(?:\s+celsius)?" if "°C" in names else ""
+    return rf"(?:\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9]))"
 
 
 def commensurable(unit: str) -> frozenset[str]:

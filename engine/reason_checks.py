@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from selfstudy_engine.data.properties import Property, spellings
+from selfstudy_engine.data.properties import Property, unit_pattern
 from selfstudy_engine.engine.told_values import BELOW_ZERO, DIGITS, MINUS, number_told
 
 MIN_WORDS = 3
@@ -91,18 +91,14 @@ def _telling(name: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=16)
 def _values(unit: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![=≈+\w.])(?<![=≈+]\s){_VALUE}{_unit(unit)}{BELOW_ZERO}", re.IGNORECASE)
+    return re.compile(
+        rf"(?<![=≈+\w.])(?<![=≈+]\s){_VALUE}{unit_pattern(unit)}{BELOW_ZERO}", re.IGNORECASE
+    )
 
 
 @lru_cache(maxsize=16)
 def _beginning(name: str, unit: str) -> re.Pattern[str]:
     # "80. Flat", "80 °C: flat", "Melting point (°C): 80, flat"; not "2 rings" or "2,4-dinitro".
     label = rf"{re.escape(name)}\s{{0,3}}(?:\([^()\n]{{1,20}}\))?\s{{0,3}}(?:[:=]|is|of)\s{{0,3}}"
-    end = rf"(?:{_unit(unit)}|\s{{0,3}}(?:[.,:;)](?=\s|$)|$))"
+    end = rf"(?:{unit_pattern(unit)}|\s{{0,3}}(?:[.,:;)](?=\s|$)|$))"
     return re.compile(rf"[\s\"'(*]{{0,3}}(?:{label})?{_VALUE}{end}{BELOW_ZERO}", re.IGNORECASE)
-
-
-def _unit(unit: str) -> str:
-    names = sorted(spellings(unit), key=len, reverse=True)
-    degrees = "|degrees?(?:\\s+celsius)?" if "°C" in names else ""
-    return rf"\s*(?:{'|'.join(map(re.escape, names))}{degrees})(?![A-Za-z0-9])"
