@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader
@@ -13,7 +14,6 @@ from transformers import Trainer
 from selfstudy_engine.data.errors import TrainingError
 from selfstudy_engine.train.attention import RowLayout, row_layout_of
 from selfstudy_engine.train.lines import write_line
-from selfstudy_engine.train.memory import REMEDY, free_memory, is_out_of_memory
 from selfstudy_engine.train.packing import PackedRow
 from selfstudy_engine.train.shares import Share
 
@@ -62,16 +62,17 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             try:
                 return self._try_gradients(model, share)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
             # Out here, as the error holds on to all that was being computed.
             model.zero_grad()
-            free_memory()
+            clear_device_cache(garbage_collection=True)
             largest = max(self._parts_of(share), key=lambda part: part.num_tokens)
             if len(largest.sequences) == 1:
                 raise TrainingError(
                     f"memory ran out with one sequence of {largest.longest} tokens at a time; "
-                    f"{REMEDY}"
+                    "train on another --train-device than the server's or leave it more of this "
+                    "one (--gpu-memory-utilization), or begin another --run with a lower train.rank"
                 )
             if self.is_fsdp_enabled:  # the others wait for this pass
                 raise TrainingError(

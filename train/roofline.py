@@ -72,7 +72,7 @@ def flops_per_token(model: torch.nn.Module, sequences: Sequence[TokenSequence]) 
     """
     head = _head(model)
     num_tokens = sum(map(len, sequences))
-    num_predicted = sum(len(one) - max(one.num_prompt_tokens, 1) for one in sequences)
+    num_predicted = sum(one.num_targets for one in sequences)
     operations = 0
     for layer in _linear(model, trained=False):
         is_head = layer.weight is head
