@@ -19,8 +19,9 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule, Sample
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation
-from selfstudy_engine.engine.examiner import Examiner, Progress, kept_answers
+from selfstudy_engine.engine.examiner import Examiner, kept_answers
 from selfstudy_engine.engine.launching import Launch, launch_of
+from selfstudy_engine.engine.reporter import Progress
 from selfstudy_engine.engine.training import OnStep, TimeLimits
 
 Train = Callable[[dict[str, object], Path, TimeLimits, OnStep, Launch], dict[str, Any]]

@@ -33,8 +33,9 @@ from selfstudy_engine.engine.ablation_plan import AS_THE_LOOP, Ablation, ablatio
 from selfstudy_engine.engine.ablation_workshop import Train, Workshop
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.connection import check_running
-from selfstudy_engine.engine.examiner import Examiner, Progress
+from selfstudy_engine.engine.examiner import Examiner
 from selfstudy_engine.engine.false_claims import stored_claims_check
+from selfstudy_engine.engine.reporter import Progress
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.training import run_training
 

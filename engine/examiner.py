@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
@@ -13,16 +13,7 @@ from selfstudy_engine.data.evaluations import Evaluated, load_evaluation
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.engine.connection import Connection, open_connection
 from selfstudy_engine.engine.evaluate import Manner, evaluation_requests, plain_manner, to_median
-
-
-class Progress(Protocol):
-    """Where an examination says what it does."""
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        """A phase begins, with so many things to do."""
-
-    def advance(self, done: int, detail: str = "") -> None:
-        """So many of them are done."""
+from selfstudy_engine.engine.reporter import Progress
 
 
 class Examiner:

@@ -13,10 +13,10 @@ from selfstudy_engine.data.molecules import to_molecule
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.evaluate import sampling_params
-from selfstudy_engine.engine.examiner import Progress
 from selfstudy_engine.engine.predict import Prediction, predict
 from selfstudy_engine.engine.prediction_log import PredictionLog
 from selfstudy_engine.engine.prediction_rows import to_rows
+from selfstudy_engine.engine.reporter import Progress
 from selfstudy_engine.engine.subjects import finished_round
 
 
