@@ -9,6 +9,7 @@ import click
 from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
     TRAIN_DEVICE_OPTIONS,
+    apply,
     existing_run_options,
     server_option,
 )
@@ -51,7 +52,6 @@ def ablate(
     folder.
     """
     from selfstudy_engine.cli.console import make_reporter
-    from selfstudy_engine.cli.options import apply
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.ablation_table import save_study, to_json
     from selfstudy_engine.engine.ablations import run_ablations

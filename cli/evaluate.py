@@ -11,7 +11,9 @@ from selfstudy_engine.cli.options import (
     SERVER_OPTIONS,
     TABLE_OPTIONS,
     NewFile,
+    apply,
     config_options,
+    resolve,
     run_options,
     server_option,
 )
@@ -147,7 +149,6 @@ def _held_out(
     scratch: Path,
 ) -> tuple["HeldOut", Path]:
     """Return what is asked and of whom, and where an own server's output goes."""
-    from selfstudy_engine.cli.options import apply, resolve
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.held_out import HeldOut

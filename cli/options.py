@@ -31,20 +31,14 @@ def config_option(key: str, *flags: str) -> Callable[[Function], Function]:
     if default is not None and not isinstance(default, BaseModel):
         help_text = f"{help_text.removesuffix('.')}. [default: {default}]"
     name = key.replace(".", _SEPARATOR)
-    if field.annotation is bool and default:
+    kind: dict[str, Any] = {}
+    if field.annotation is not bool:
+        kind["type"] = _click_type(field.annotation)
+    elif default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-        return click.option(*(flags or (flag,)), name, default=None, help=help_text)
-    if field.annotation is bool:
-        return click.option(
-            *(flags or (flag,)), name, is_flag=True, flag_value=True, default=None, help=help_text
-        )
-    return click.option(
-        *(flags or (flag,)),
-        name,
-        type=_click_type(field.annotation),
-        default=None,
-        help=help_text,
-    )
+    else:
+        kind |= {"is_flag": True, "flag_value": True}
+    return click.option(*(flags or (flag,)), name, default=None, help=help_text, **kind)
 
 
 def _field(key: str) -> FieldInfo:

@@ -10,6 +10,7 @@ from selfstudy_engine.cli.options import (
     ROUND_OPTION,
     SERVER_OPTIONS,
     NewFile,
+    apply,
     existing_run_options,
     server_option,
 )
@@ -65,7 +66,6 @@ def predict(
     continued by the same command.
     """
     from selfstudy_engine.cli.console import make_reporter
-    from selfstudy_engine.cli.options import apply
     from selfstudy_engine.data.errors import UsageError, counted
     from selfstudy_engine.data.prediction_files import SUFFIXES, check_columns, write_rows
     from selfstudy_engine.data.run_folder import find_run, read_config

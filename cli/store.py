@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -14,6 +14,11 @@ from selfstudy_engine.cli.options import (
     existing_run_options,
     reject_option,
 )
+
+if TYPE_CHECKING:
+    from selfstudy_engine.data.config import RunConfig
+    from selfstudy_engine.data.run_folder import RunFolder
+    from selfstudy_engine.data.store import SampleStore
 
 _FORMATS = ("jsonl", "parquet", "chat", "original")
 
@@ -32,7 +37,7 @@ def ls(run_name: str, runs: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    samples = _open(runs, run_name)
+    _, _, samples = _open(runs, run_name)
     table = Table()
     for column in ("round", "samples", "accepted", "acceptance", "hinted", "shards"):
         table.add_column(column, justify="right")
@@ -67,8 +72,8 @@ def show(
     from selfstudy_engine.data.errors import printable
 
     where = None if accepted is None else pc.field("accepted") == accepted
-    samples = _open(runs, run_name).samples(round_index, where)
-    for sample in itertools.islice(samples, limit):
+    _, _, samples = _open(runs, run_name)
+    for sample in itertools.islice(samples.samples(round_index, where), limit):
         verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
         adapter = f"({sample.adapter}{', hinted' if sample.hinted else ''})"
         click.echo(f"round {sample.round}  {printable(sample.name)}  {sample.smiles}  {adapter}")
@@ -102,15 +107,13 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
 
     from selfstudy_engine.data.errors import UsageError, counted
     from selfstudy_engine.data.files import replacing
-    from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.store import write_parquet
 
     if out.exists():
         raise UsageError(f"{out} exists already; name another file with --out")
-    samples = _open(runs, run_name)
+    _, config, samples = _open(runs, run_name)
     where = None if everything else pc.field("accepted")
     count = 0
-    config = read_config(find_run(runs, run_name))
     if form == "original" and config.property.decimals:
         raise UsageError(
             f"the original's form has whole numbers, and a {config.property.name} has "
@@ -150,16 +153,13 @@ def rescore(
     from rich.console import Console
     from rich.table import Table
 
-    from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.false_claims import stored_claims_check
     from selfstudy_engine.engine.rescore import rescore as rescore_store
 
-    folder = find_run(runs, run_name)
-    config = apply(read_config(folder), values)
+    folder, config, samples = _open(runs, run_name)
+    config = apply(config, values)
     check = stored_claims_check(folder, config.property)
-    result = rescore_store(
-        _open(runs, run_name), config, tolerance, check, claims_again=claims_again
-    )
+    result = rescore_store(samples, config, tolerance, check, claims_again=claims_again)
     table = Table()
     for column in ("verdict", "before", "after", "gained", "lost"):
         table.add_column(column, justify="left" if column == "verdict" else "right")
@@ -219,12 +219,12 @@ def label_errors(
     from dataclasses import asdict
 
     from selfstudy_engine.data.errors import counted, printable
-    from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.label_errors import find_label_errors
 
-    prop = read_config(find_run(runs, run_name)).property
+    _, config, samples = _open(runs, run_name)
+    prop = config.property
     found = find_label_errors(
-        _open(runs, run_name),
+        samples,
         tolerance=prop.tolerance,
         min_answers=min_answers,
         min_agreeing=min_agreeing,
@@ -310,13 +310,12 @@ def pull(run_name: str, runs: Path, remote: str | None) -> None:
     click.echo(f"Run: {folder.path.resolve()}")
 
 
-def _open(runs: Path, run_name: str) -> Any:
+def _open(runs: Path, run_name: str) -> "tuple[RunFolder, RunConfig, SampleStore]":
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.store import SampleStore
 
     folder = find_run(runs, run_name)
-    read_config(folder)
-    return SampleStore(folder.samples)
+    return folder, read_config(folder), SampleStore(folder.samples)
 
 
 def _rows(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
