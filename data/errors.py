@@ -105,10 +105,7 @@ class BenchmarkError(SelfStudyError, RuntimeError):
     """A contender of a benchmark failed or answered something else than what it was asked."""
 
 
-RESTORE = "restore it from a copy"
-
-
-def damaged(path: Path, error: Exception, remedy: str = RESTORE) -> StoreError:
+def damaged(path: Path, error: Exception, remedy: str) -> StoreError:
     """Return what is said of a run's file whose content isn't what was written."""
     return StoreError(f"{path} is damaged ({shown_text(str(error))}); {remedy}")
 

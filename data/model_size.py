@@ -40,11 +40,6 @@ class ModelSize:
     """Keys and values of all layers."""
 
 
-def bytes_of(dtype: str) -> int:
-    """Return the size of a number: bfloat16 has 2 bytes."""
-    return _BYTES[dtype]
-
-
 def measure_model(folder: Path, dtype: str) -> ModelSize:
     """Read the sizes of a checkpoint in transformers' format.
 
@@ -74,7 +69,7 @@ Tensor = tuple[str, str, list[int]]
 def _measure(
     config: Mapping[str, Any], tensors: list[Tensor], dtype: str, *, quantised: bool
 ) -> ModelSize:
-    element = bytes_of(dtype)
+    element = _BYTES[dtype]
     num_experts = config.get("num_local_experts") or config.get("num_experts") or 1
     share = (config.get("num_experts_per_tok") or num_experts) / num_experts
     weight_bytes = expert_bytes = lora_features = linear_weights = vocabulary = 0

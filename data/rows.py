@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet
 
-from selfstudy_engine.data.errors import RESTORE, damaged
+from selfstudy_engine.data.errors import damaged
 from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.parquet import to_parquet
 
@@ -22,9 +22,7 @@ def save_rows(
     files.replace(path, to_parquet(table, compression="zstd"))
 
 
-def load_rows(
-    path: Path, to_row: Callable[[dict[str, Any]], Row], remedy: str = RESTORE
-) -> list[Row]:
+def load_rows(path: Path, to_row: Callable[[dict[str, Any]], Row], remedy: str) -> list[Row]:
     """Read rows back.
 
     Args:

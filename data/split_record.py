@@ -124,4 +124,4 @@ def load_places(path: Path) -> list[Place]:
     Raises:
         StoreError: it is damaged.
     """
-    return load_rows(path, lambda row: Place(**row))
+    return load_rows(path, lambda row: Place(**row), "restore it from a copy")

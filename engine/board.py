@@ -176,8 +176,7 @@ class Board:
         ids = {one.molecule_id for one in before} & {one.molecule_id for one in after}
         if not ids:
             raise UsageError(f"{reference} was asked about none of these molecules")
-        old, new = ([a for a in answers if a.molecule_id in ids] for answers in (before, after))
-        change = paired_change(old, new, self._split.median, self._prop.tolerance)
+        change = paired_change(before, after, self._split.median, self._prop.tolerance)
         return Comparison(reference, change, len(ids))
 
 

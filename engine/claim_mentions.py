@@ -90,9 +90,8 @@ def _find_terms(words: Sequence[str], lexicon: Lexicon) -> Iterator[tuple[int, E
             entry = lexicon.find(words, index)
         elif "-" in word and (located := LOCANT.fullmatch(word)) and located[1] in entries:
             entry = lexicon.find([located[1], *words[index + 1 : index + 4]], 0)
-        elif "-" in word and (sized := SIZED.fullmatch(word)):
+        elif "-" in word and SIZED.fullmatch(word):
             entry = lexicon.find(["carbon"], 0)
-            del sized
         else:
             continue
         if entry is not None:

@@ -20,7 +20,7 @@ class Places:
     config: RunConfig
     """What the servers are asked and adapters are swapped with."""
     servers: Sequence[Server]
-    """None where config.server.url names running ones."""
+    """Empty where config.server.url names running ones."""
     start_training: StartTraining
 
 

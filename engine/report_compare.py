@@ -68,7 +68,10 @@ def write_comparison(folders: Sequence[RunFolder], out: Path) -> list[Figure]:
         Side(run, label, cells_of(_measured(run, prop), prop), _signed(run.change.mae, run))
         for run, label in zip(runs, labels, strict=True)
     ]
-    figures = [_by_round(sides), _by_labels(sides)]
+    figures = [
+        _figure(sides, "compare-rounds", "Test error by round", rounds_axis()),
+        _figure(sides, "compare-labels", "Test error by labels used", labels_axis()),
+    ]
     page = render_page(
         "report_compare.html.jinja",
         title="Self-study runs " + " and ".join(labels),
@@ -147,14 +150,6 @@ def _rows(sides: Sequence[Side]) -> list[Row]:
         for side in sides
         for facts in side.run.rounds
     ]
-
-
-def _by_round(sides: Sequence[Side]) -> Figure:
-    return _figure(sides, "compare-rounds", "Test error by round", rounds_axis())
-
-
-def _by_labels(sides: Sequence[Side]) -> Figure:
-    return _figure(sides, "compare-labels", "Test error by labels used", labels_axis())
 
 
 def _figure(sides: Sequence[Side], key: str, title: str, x: Any) -> Figure:

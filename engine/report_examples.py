@@ -84,7 +84,7 @@ def choose_examples(run: RunFacts, check: CheckReason) -> list[Example]:
     sampled = [facts for facts in run.rounds if facts.reasons]
     if sampled:
         chosen = sampled[-1].reasons[:PER_KIND]
-        examples += [_of_sample(sample, run, check) for sample in chosen]
+        examples += [_of_sample(sample, check) for sample in chosen]
     return examples
 
 
@@ -177,7 +177,7 @@ def _of_answer(
     )
 
 
-def _of_sample(sample: Sample, run: RunFacts, check: CheckReason) -> Example:
+def _of_sample(sample: Sample, check: CheckReason) -> Example:
     return Example(
         kind="accepted",
         name=sample.name,
