@@ -12,8 +12,8 @@ import socket
 import subprocess
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def check_servable(adapter: Adapter, config: RunConfig, model: str) -> None:
 
 
 class VllmServer:
-    """A vLLM server that this process started; start it with `running`, or step by step."""
+    """A vLLM server of this process: `start` it, `wait_ready`, and `stop` it whatever happens."""
 
     def __init__(
         self,
@@ -168,8 +168,7 @@ class VllmServer:
             scheme = "https" if public.certificate else "http"
             url = f"{scheme}://{public.url_host}:{port}"
             self.endpoint = Endpoint(url, key, public.certificate, is_own=True)
-        shown = (public,) if public else ()
-        self._command = server_command(config, model, port, *shown, host=host)
+        self._command = server_command(config, model, port, public=public, host=host)
         self._environment = server_environment(config, model, self.endpoint.api_key, public)
         if chat_about:
             # The one named last sees a request first, and that must stay the guard.
@@ -280,16 +279,6 @@ class VllmServer:
         except OSError:
             return "  (no log)"
         return last_lines(lines)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Start the server, wait until it is ready, and stop it whatever happens."""
-        try:
-            self.start()
-            self.wait_ready()
-            yield
-        finally:
-            self.stop()
 
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""

@@ -105,9 +105,6 @@ class AnswerCache:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
     def get(self, key: str) -> TeacherAnswer | None:
         """Return the answer to a question that was asked before."""
         return self._answers.get(key)

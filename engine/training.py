@@ -124,11 +124,6 @@ class TrainingProcess:
         self._reader.join()
         self._cleanup.close()
 
-    @property
-    def pid(self) -> int:
-        """Of the process, once it was started."""
-        return self._process.pid
-
     def has_ended(self, within_seconds: float) -> bool:
         """Wait a while, and tell whether the process has said its last word."""
         self._reader.join(within_seconds)

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
@@ -29,6 +30,7 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import RoundRecord
+from selfstudy_engine.engine.server import VllmServer
 
 if TYPE_CHECKING:
     from s3_server import S3Server
@@ -88,6 +90,25 @@ def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "S3Server":
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture
+def own_sigterm() -> Iterator[None]:
+    """Take back the handler that the command installs."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def running(server: VllmServer) -> Iterator[None]:
+    """Start a server, wait until it is ready, and stop it whatever happens."""
+    try:
+        server.start()
+        server.wait_ready()
+        yield
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

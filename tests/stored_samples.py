@@ -4,6 +4,9 @@ from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.schema import Sample
 from selfstudy_engine.data.store import SampleStore, SampleWriter
 
+Content = dict[tuple[str, int, str, int], tuple[str, bool, str]]
+"""By key."""
+
 
 def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
     """All samples by key; the same key twice is an error."""
@@ -13,8 +16,8 @@ def stored(folder: RunFolder) -> dict[tuple[str, int, str, int], Sample]:
     return by_key
 
 
-def content_of(folder: RunFolder) -> dict[tuple[str, int, str, int], tuple[str, bool]]:
-    return {key: (s.completion, s.accepted) for key, s in stored(folder).items()}
+def content_of(folder: RunFolder) -> Content:
+    return {key: (s.completion, s.accepted, s.adapter_sha256) for key, s in stored(folder).items()}
 
 
 def fill(store: SampleStore, *shards: list[Sample], round_index: int = 0) -> None:

@@ -1,10 +1,8 @@
 """The command line: quick, and never a traceback for what a user can cause."""
 
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -22,15 +20,8 @@ from selfstudy_engine.data.store import SampleStore
 COMMAND = Path(sys.executable).with_name("selfstudy-engine")
 COMMANDS = ["serve", "loop", "teach", "train", "predict", "evaluate", "ablate"]
 COMMANDS += ["bench", "claims", "table", "store", "doctor"]
+pytestmark = pytest.mark.usefixtures("own_sigterm")
 HEAVY = ("torch", "vllm", "rdkit", "transformers", "pandas")
-
-
-@pytest.fixture(autouse=True)
-def own_sigterm() -> Iterator[None]:
-    """Take back the handler that the command installs."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def call(*arguments: object) -> Result:

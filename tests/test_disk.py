@@ -6,13 +6,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from conftest import MakeConfig, QuietReporter, train_here
 from fake_vllm import FakeVllm
-from stored_samples import stored
+from stored_samples import Content, content_of
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.audit import audit
@@ -48,15 +47,11 @@ def leave(disk: Path, num_bytes: int) -> None:
     ballast.write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - num_bytes)))
 
 
-def content_of(folder: RunFolder) -> dict[Any, tuple[str, bool, str]]:
-    return {key: (s.completion, s.accepted, s.adapter_sha256) for key, s in stored(folder).items()}
-
-
 def try_until_done(config: RunConfig, disk: Path, fake: FakeVllm) -> list[str]:
     """Run the loop again and again, each time with more room; returns what it said."""
     said: list[str] = []
     folder, room = RunFolder(disk / "test"), 0
-    kept: dict[Any, tuple[str, bool, str]] = {}
+    kept: Content = {}
     while True:
         leave(disk, room)
         try:

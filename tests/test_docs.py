@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,14 +143,6 @@ def teacher() -> Iterator[FakeTeacher]:
         server.predict = lambda question: Reply("50")
         server.explain = lambda question: Reply(f"A chain of its own kind: {name_for(question)}.")
         yield server
-
-
-@pytest.fixture
-def own_sigterm() -> Iterator[None]:
-    """Take back the handler that the command installs."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])

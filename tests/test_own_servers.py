@@ -244,13 +244,7 @@ def test_one_that_dies_as_it_starts_is_started_again_as_often_as_allowed(
         assert len(connection.client.servers) == 1 + comes_back
         servers[1].dies_starting = 0
         connection.swap_to(make_adapter("b"))  # the next round's
-
-        async def wait_for_both() -> None:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                while len(connection.client.servers) < 2:
-                    await asyncio.sleep(0.01)
-
-        connection.run(wait_for_both())
+        wait_for_both(connection)
         connection.restart()
         connection.connect()
         assert [replica.given_up for replica in connection.replicas] == [False, False]

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import train_here
+from conftest import running, train_here
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config, override
@@ -80,7 +80,7 @@ def server(
     config = server_config(request.param)
     log = tmp_path_factory.mktemp("server") / "server.log"
     started = VllmServer(config, str(embedded_model()), log)
-    with started.running():
+    with running(started):
         yield started, config
 
 

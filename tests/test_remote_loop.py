@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from conftest import MakeConfig, QuietReporter, loop, train_here
 from fake_vllm import FakeVllm
 from s3_server import BUCKET, S3Server, answer, go_on, kill
-from stored_samples import stored
+from stored_samples import Content, content_of
 
 from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.adapters import read_adapter
@@ -28,7 +28,6 @@ from selfstudy_engine.engine.rounds import load_records
 
 REMOTE = f"s3://{BUCKET}/runs"
 ROUNDS, BATCH = 1, 8
-Content = dict[tuple[str, int, str, int], tuple[str, bool, str]]
 _MACHINES = multiprocessing.get_context("forkserver")
 
 
@@ -50,10 +49,6 @@ def live(config: RunConfig, runs: Path, fake: FakeVllm, train: Any = train_here)
     """Run the loop in this process."""
     loop(config, runs, fake, start_training=train)
     return RunFolder(runs / "test")
-
-
-def content_of(folder: RunFolder) -> Content:
-    return {key: (s.completion, s.accepted, s.adapter_sha256) for key, s in stored(folder).items()}
 
 
 def in_s3(objects: Objects, scratch: Path) -> tuple[Content, dict[str, bytes]]:

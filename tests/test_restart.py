@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig, QuietReporter, Trained, train_here
+from conftest import MakeConfig, QuietReporter, Trained, running, train_here
 from fake_vllm import FakeVllm
 
 from selfstudy_engine.data import devices
@@ -142,7 +142,7 @@ def test_a_server_whose_engine_died_counts_as_dead(
     lives()
     config = small_config()
     server = VllmServer(config, str(tmp_path), tmp_path / "log")
-    with server.running():
+    with running(server):
         server.check_healthy()
         os.kill(server.process_group, signal.SIGSTOP)
         try:
@@ -157,7 +157,7 @@ def test_a_server_whose_engine_died_counts_as_dead(
 def test_a_death_is_waited_for(small_config: MakeConfig, tmp_path: Path, lives: Lives) -> None:
     lives()
     server = VllmServer(small_config(), str(tmp_path), tmp_path / "log")
-    with server.running():
+    with running(server):
         threading.Timer(0.3, os.kill, (server.process_group, signal.SIGKILL)).start()
         os.kill(server.process_group, signal.SIGSTOP)
         with pytest.raises(ServerDiedError, match="ended with exit code -9"):

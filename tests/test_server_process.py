@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import running
 from waiting import wait_for
 
 from selfstudy_engine.data.config import RunConfig, load_config
@@ -365,7 +366,7 @@ def test_a_server_that_isnt_ready_in_time_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
     with (
         pytest.raises(ServerError, match=rf"isn't ready after 0\.5 s; raise .*{log}"),
-        server.running(),
+        running(server),
     ):
         pytest.fail("it can't be ready")
     assert time.monotonic() - started < 10
@@ -418,6 +419,6 @@ def test_an_argument_that_vllm_refuses_is_shown(tmp_path: Path) -> None:
         pytest.raises(
             ServerError, match=r"(?s)ended with exit code 2; the last lines of .*no-such-flag"
         ),
-        server.running(),
+        running(server),
     ):
         pytest.fail("it can't be ready")

@@ -207,7 +207,7 @@ def test_processes_dont_outlive_their_launcher(
         assert both.wait(120)
         assert len(workers_of(tmp_path)) == 2
         if how == "killed":
-            os.kill(training.pid, signal.SIGKILL)
+            os.kill(training._process.pid, signal.SIGKILL)
             with pytest.raises(TrainingError, match="exit code -9"):
                 training.result()
             assert workers_of(tmp_path) == []

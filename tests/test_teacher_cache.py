@@ -24,7 +24,6 @@ def test_answers_read_back(tmp_path: Path) -> None:
     keep(path, ANSWER)
     keep(path, replace(ANSWER, key="k2", text=""))
     with AnswerCache(path) as cache:
-        assert len(cache) == 2
         assert cache.get("k1") == ANSWER
         assert cache.get("k2") == replace(ANSWER, key="k2", text="")
         assert cache.get("k3") is None

@@ -90,7 +90,7 @@ def test_a_process_that_the_system_killed_says_that_memory_may_have_run_out(
     arguments: dict[str, object] = {"config": tmp_path / "run.toml", "model": tiny_model}
     arguments["output"] = tmp_path / "a"
     with TrainingProcess(arguments, tmp_path / "train.log", TimeLimits(60, 60)) as training:
-        os.kill(training.pid, signal.SIGKILL)
+        os.kill(training._process.pid, signal.SIGKILL)
         with pytest.raises(TrainingError, match=r"exit code -9; if nobody killed it, .*memory"):
             training.result()
 
