@@ -25,7 +25,7 @@ from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.molecules import Table, canonicalize
 from selfstudy_engine.data.parquet import to_parquet
 from selfstudy_engine.data.privacy import child_environment
-from selfstudy_engine.data.properties import Property, built_in_properties, convert, find_property
+from selfstudy_engine.data.properties import Property, convert, find_property
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.table_files import Row
 
@@ -168,7 +168,7 @@ def embedded_table(prop: Property | None = None) -> Table:
     if content is not None:
         return _to_table(content)
     rows, left_out = _read_embedded(source, *_TABLES[prop.name])
-    shipped = built_in_properties()[prop.name.replace(" ", "_")]
+    shipped = find_property(prop.name.replace(" ", "_"))
     table = canonicalize(rows, shipped, _RULES, "embedded")
     table = replace(table, dropped=left_out | table.dropped)
     cached.parent.mkdir(parents=True, exist_ok=True)

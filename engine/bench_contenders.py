@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -195,18 +195,17 @@ class ServerContender:
             else:
                 completions = self._complete(workload.prompts, workload)
             seconds = time.perf_counter() - started
-        after = self._prefix_cache()
-        num_queried = after.num_queried - before.num_queried
-        hits = (after.num_hit - before.num_hit) / num_queried if num_queried else 0.0
-        return Pass(seconds, completions, watch.idle_share, hits)
+        queried, hit = (new - old for new, old in zip(self._prefix_cache(), before, strict=True))
+        return Pass(seconds, completions, watch.idle_share, hit / queried if queried else 0.0)
 
-    def _prefix_cache(self) -> "_PrefixCache":
+    def _prefix_cache(self) -> tuple[float, float]:
+        """Return the prompt tokens that were looked up, and found, since the server started."""
         endpoint = self._connection.endpoint
         page = httpx.get(f"{endpoint.url}/metrics", headers=endpoint.headers, trust_env=False)
         metrics = parse_metrics(page.text)
-        return _PrefixCache(
-            sum(metrics["prefix_cache_queries_total"]), sum(metrics["prefix_cache_hits_total"])
-        )
+        names = ("prefix_cache_queries_total", "prefix_cache_hits_total")
+        queried, hit = (sum(metrics[name]) for name in names)
+        return queried, hit
 
     def _complete(self, prompts: tuple[str, ...], workload: Workload) -> list[list[Completion]]:
         async def ask() -> dict[int, list[Completion]]:
@@ -220,14 +219,6 @@ class ServerContender:
 
         found = self._connection.run(ask())
         return [found[index] for index in range(len(prompts))]
-
-
-@dataclass(frozen=True, slots=True)
-class _PrefixCache:
-    """Prompt tokens that were looked up, and found, since the server started."""
-
-    num_queried: float
-    num_hit: float
 
 
 def end_tree(process: int) -> None:

@@ -90,11 +90,12 @@ def _pattern(smarts: str | Sequence[str], rings: bool, hydrogens: bool = False) 
 @cache
 def load_lexicon() -> Lexicon:
     """Return the shipped lexicon, read and compiled once (about 10 ms)."""
-    text = resources.files("selfstudy_engine.data").joinpath("functional_groups.toml").read_text()
+    path = resources.files("selfstudy_engine.data").joinpath("functional_groups.toml")
+    tables = tomllib.loads(path.read_text("utf-8"))
     lexicon = Lexicon()
-    kinds: dict[str, Kind] = {"group": "group", "ring": "ring", "element": "element"}
-    for table, kind in kinds.items():
-        for row in tomllib.loads(text)[table]:
+    kinds: tuple[Kind, ...] = ("group", "ring", "element")
+    for kind in kinds:
+        for row in tables[kind]:
             rings = kind == "ring" or row.get("rings", False)
             strict = _pattern(row["strict"], rings)
             hydrogens = row.get("hydrogens", False)

@@ -29,8 +29,7 @@ _SIMILARITIES = (0.0, 0.3, 0.4, 0.5, 0.7, 1.01)
 def error_by_value(run: RunFacts) -> Figure:
     """Return the test error in quarters of the measured values, at first and at last."""
     measured = np.array([answer.measured for answer in run.last.tested])
-    edges = np.quantile(measured, [0, 0.25, 0.5, 0.75, 1])
-    edges = np.unique(edges)
+    edges = np.unique(np.quantile(measured, [0, 0.25, 0.5, 0.75, 1]))
     bands = np.clip(np.searchsorted(edges, measured, side="right") - 1, 0, max(0, len(edges) - 2))
     shown = [minus(run.prop.format(edge)) for edge in edges]
     names = [f"{low} to {high}" for low, high in pairwise(shown)] or shown

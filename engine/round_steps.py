@@ -233,14 +233,14 @@ class RoundSteps:
 
     def _ask(self, adapter: int, samples_of: int) -> None:
         molecules = [] if self._is_evaluated(adapter) else self._planner.evaluated(adapter)
-        last = self._config.generation.samples_per_molecule - 1
+        n = self._config.generation.samples_per_molecule
         pending, hinted = self._missing(samples_of)
         if not molecules and not pending and not hinted:
             return
         self._serve(adapter)
         parts = (("evaluate", molecules), ("generate", pending))
         work = " and ".join(part for part, wanted in parts if wanted)
-        num_asked = len(molecules) + len(pending) * (last + 1)
+        num_asked = len(molecules) + len(pending) * n
         of_round = samples_of if pending else adapter
         self._reporter.phase(f"round {of_round}: {work}", num_asked)
         requests: Iterator[GenerationRequest[EvaluationQuestion | SampleQuestion]]
@@ -269,8 +269,7 @@ class RoundSteps:
                     )
                 )
                 if hinted:
-                    num_hinted = len(hinted) * (last + 1)
-                    self._reporter.phase(f"round {samples_of}: rationalize", num_hinted)
+                    self._reporter.phase(f"round {samples_of}: rationalize", len(hinted) * n)
                     self._connection.run(queue.run_hinted(hinted, self._task.exemplars))
             finally:
                 self._account(adapter, samples_of, queue, time.monotonic() - started)
