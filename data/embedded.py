@@ -5,6 +5,7 @@ an ordinary checkpoint once, in the user's cache; so are the tables (OpenNoteboo
 Yaws Boiling Points and the identifiers of the package chemicals).
 """
 
+import csv
 import importlib.util
 import os
 import subprocess
@@ -15,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import orjson
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -191,8 +191,9 @@ def _to_table(content: pa.Table) -> Table:
 
 def _read_embedded(source: Path, table: str, column: str) -> tuple[list[Row], dict[str, list[str]]]:
     """Join CAS numbers and kelvins to SMILES and names; also return the rows without a SMILES."""
-    points = pd.read_csv(source / "Phase Change" / table, sep="\t")
-    wanted = set(points["CAS"])
+    with (source / "Phase Change" / table).open(encoding="utf-8", newline="") as file:
+        points = [(row["CAS"], float(row[column])) for row in csv.DictReader(file, delimiter="\t")]
+    wanted = {cas for cas, _ in points}
     identifiers: dict[str, tuple[str, str]] = {}
     for name in _IDENTIFIERS:
         with (source / "Identifiers" / name).open(encoding="utf-8") as file:
@@ -202,8 +203,7 @@ def _read_embedded(source: Path, table: str, column: str) -> tuple[list[Row], di
                 if cells[1] in wanted:
                     identifiers[cells[1]] = (cells[4], _best_name(cells[7:]))
     rows, unknown = [], []
-    pairs = zip(points["CAS"], points[column], strict=True)
-    for number, (cas, kelvin) in enumerate(pairs, start=2):
+    for number, (cas, kelvin) in enumerate(points, start=2):
         smiles, name = identifiers.get(cas, ("", ""))
         if smiles:
             rows.append(Row(number, name, smiles, round(convert(kelvin, "K", "°C"), 2)))
