@@ -1,6 +1,5 @@
 """`selfstudy-engine store ls|show|export|rescore|label-errors|fsck|pull`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
         if form == "parquet":
             count = write_parquet(file, batches)
         else:
-            for row in _rows(batches):
+            for row in (row for batch in batches for row in batch.to_pylist()):
                 record = _record(row, form, config)
                 file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 count += 1
@@ -316,11 +315,6 @@ def _open(runs: Path, run_name: str) -> "tuple[RunFolder, RunConfig, SampleStore
 
     folder = find_run(runs, run_name)
     return folder, read_config(folder), SampleStore(folder.samples)
-
-
-def _rows(batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
-    for batch in batches:
-        yield from batch.to_pylist()
 
 
 def _record(row: dict[str, Any], form: str, config: Any) -> dict[str, Any]:

@@ -93,13 +93,6 @@ def check_gpus(table: str, dtype: str, share: float) -> Check:
     return Check("device", "ok", found)
 
 
-def parse_meminfo(text: str) -> tuple[int, int]:
-    """Return MemTotal and MemAvailable of /proc/meminfo, in bytes."""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    total, available = (int(fields[key].split()[0]) for key in ("MemTotal", "MemAvailable"))
-    return total * 1024, available * 1024
-
-
 def check_memory(total: int, available: int) -> Check:
     """Judge the main memory, in bytes.
 

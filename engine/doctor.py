@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import ALONE_SHARE
@@ -123,10 +125,11 @@ def _device() -> Check:
 
 
 def _memory() -> Check:
-    total, available = checks.parse_meminfo(Path("/proc/meminfo").read_text("utf-8"))
+    memory = psutil.virtual_memory()
+    total = memory.total
     with suppress(OSError, ValueError):  # no container, or "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
-    return checks.check_memory(total, min(available, total))
+    return checks.check_memory(total, min(memory.available, total))
 
 
 def _folder(name: str, path: Path, remedy: str) -> Check:
