@@ -1,26 +1,18 @@
 """Molecules in, pool and test set out: at random or by scaffold, and never a relative in both."""
 
 import hashlib
-import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
-from rdkit import Chem
-from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from selfstudy_engine.data.errors import TableError, counted, listed
-from selfstudy_engine.data.molecules import are_related, are_tautomers, family, organic_parts
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
+from selfstudy_engine.data.relatives import Relatives
 from selfstudy_engine.data.schema import Molecule
-
-_REMEMBERED = 2**16
-"""Molecules whose parts are known from the split when it is checked, and checked again."""
-_HYDROGEN_AND_CHARGE = re.compile(r"H(?![a-z])[0-9]*|[+-][0-9]*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,7 @@ def split(
     """
     held_out = {exemplar.skeleton for exemplar in exemplars}
     themselves = {exemplar.molecule_id for exemplar in exemplars}
-    taken = _Relatives(exemplars)
+    taken = Relatives(exemplars)
     groups: dict[str, list[Molecule]] = defaultdict(list)
     relatives: list[Molecule] = []
     for molecule in molecules:
@@ -102,7 +94,7 @@ def split(
         chosen = set(ranked[:test_size])
     test = [groups[skeleton][0] for skeleton in ranked if skeleton in chosen]
     relatives += [m for skeleton in ranked if skeleton in chosen for m in groups[skeleton][1:]]
-    related = _Relatives(test)
+    related = Relatives(test)
     pool: list[Molecule] = []
     for skeleton in ranked:
         if skeleton not in chosen:
@@ -178,7 +170,7 @@ def find_leaks(
     Also those that are a salt, a charged form or a tautomer of one; each with the one that it is.
     """
     skeletons = {molecule.skeleton: molecule for molecule in test}
-    related = _Relatives(test)
+    related = Relatives(test)
     leaks = []
     for kind, trained in (("pool", pool), ("exemplar", exemplars)):
         for molecule in trained:
@@ -192,41 +184,5 @@ def find_leaks(
 def unrelated(molecules: Sequence[Molecule], to: Sequence[Molecule]) -> list[Molecule]:
     """Return the molecules that are neither the skeleton nor another form of any in `to`."""
     skeletons = {molecule.skeleton for molecule in to}
-    related = _Relatives(to)
+    related = Relatives(to)
     return [m for m in molecules if m.skeleton not in skeletons and not related.has(m)]
-
-
-class _Relatives:
-    """Finds salts, charged forms and tautomers of some molecules.
-
-    They share the heavy atoms of an organic part: few molecules need the costly comparison.
-    """
-
-    def __init__(self, molecules: Iterable[Molecule]) -> None:
-        self._with_atoms: defaultdict[str, list[Molecule]] = defaultdict(list)
-        for molecule in molecules:
-            for atoms in _heavy_atoms(molecule.smiles):
-                self._with_atoms[atoms].append(molecule)
-
-    def has(self, molecule: Molecule) -> Molecule | None:
-        """Return a molecule that is another form of this one."""
-        for atoms in _heavy_atoms(molecule.smiles):
-            for other in self._with_atoms.get(atoms, ()):
-                if are_related(
-                    _families(other.smiles), _families(molecule.smiles)
-                ) or are_tautomers(other.smiles, molecule.smiles):
-                    return other
-        return None
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _families(smiles: str) -> frozenset[str]:
-    return frozenset(family(Chem.MolToSmiles(part)) for part in organic_parts(smiles))
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _heavy_atoms(smiles: str) -> frozenset[str]:
-    """Return the formula of each organic part, without hydrogen and charge."""
-    return frozenset(
-        _HYDROGEN_AND_CHARGE.sub("", CalcMolFormula(part)) for part in organic_parts(smiles)
-    )

@@ -9,11 +9,11 @@ from selfstudy_engine.data.errors import TableError
 from selfstudy_engine.data.molecules import (
     Table,
     canonicalize,
-    family,
     is_small_organic,
     to_molecule,
 )
 from selfstudy_engine.data.properties import find_property
+from selfstudy_engine.data.relatives import family
 from selfstudy_engine.data.table_files import Row
 
 MELTING_POINT = find_property("melting_point")
