@@ -111,9 +111,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.rename(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:  # of an open file
-            error.filename = str(path)
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename in {None, str(temporary)}:
+            error.filename = str(path)  # of an open file it is None
         raise
     fsync_path(path.parent)
 
@@ -132,7 +133,11 @@ def publish_folder(target: Path) -> Iterator[Path]:
     for left in _leftovers(target):
         shutil.rmtree(left, ignore_errors=True)
     prefix = f".{target.name}.{_writer()}."
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        error.filename = str(target)
+        raise
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):

@@ -71,9 +71,21 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_stays(tmp_path: P
 
 def test_a_target_that_is_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError) as refused:
         write_atomic(tmp_path / "a", b"content")
+    assert refused.value.filename == str(tmp_path / "a")
     assert names(tmp_path) == ["a"]
+
+
+def test_what_cant_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250)  # a temporary name is longer
+    with pytest.raises(OSError, match="File name too long") as refused:
+        write_atomic(path, b"content")
+    assert refused.value.filename == str(path)
+    with pytest.raises(OSError, match="File name too long") as refused, publish_folder(path):
+        pass
+    assert refused.value.filename == str(path)
+    assert names(tmp_path) == []
 
 
 def test_a_folder_appears_at_the_end_with_all_that_it_holds(tmp_path: Path) -> None:
