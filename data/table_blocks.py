@@ -51,6 +51,10 @@ def read_blocks(path: Path) -> Iterator[Block]:
         TableError: the file can't be read; what was yielded before can.
     """
     kind = path.suffix.lower()
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise TableError(f"can't read table {path}: {error.strerror}; check the path") from error
     with _readable(path):
         if kind in _SDF:
             yield from _sdf_blocks(path)
@@ -176,7 +180,6 @@ def _sdf_blocks(path: Path) -> Iterator[Block]:
     The name is the title line, or a field of that name where the line is empty. A record that
     RDKit can't read has an empty SMILES: it is counted with those later.
     """
-    path.open("rb").close()
     names = dict.fromkeys(key for record in _sdf_records(path) for key in record)
     schema = pa.schema([(name, pa.string()) for name in names])
     records, line = _sdf_records(path), 1

@@ -124,7 +124,10 @@ def test_version() -> None:
         (["--temperature", "3"], "generation.temperature"),
         (["--property", "boiling"], "'boiling' is not built in"),
         (["--test-size", "20"], "test size 20"),
-        (["--table", "nowhere.csv"], "can't read table nowhere.csv"),
+        (
+            ["--table", "nowhere.csv"],
+            "table nowhere.csv: No such file or directory; check the path",
+        ),
         (["--value-column", "mp"], "no column 'mp'"),
         (["--exemplars", "nowhere.jsonl"], "can't read exemplars nowhere.jsonl"),
         (["--config", "nowhere.toml"], "does not exist"),
