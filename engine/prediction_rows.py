@@ -11,9 +11,9 @@ from selfstudy_engine.data.features import similarities
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import split_of_run
+from selfstudy_engine.engine.claims import Claim
 from selfstudy_engine.engine.false_claims import claims_check
 from selfstudy_engine.engine.predict import Prediction
-from selfstudy_engine.engine.reason_quality import MarkedClaim
 
 COLUMNS = (
     *("predicted", "spread", "num_answers", "reason", "claims", "num_false_claims"),
@@ -69,7 +69,7 @@ def to_rows(
     return rows
 
 
-def _describe(reason: str, claims: Iterable[MarkedClaim]) -> str:
+def _describe(reason: str, claims: Iterable[Claim]) -> str:
     return "; ".join(f"{claim.truth}: {reason[claim.start : claim.end]}" for claim in claims)
 
 

@@ -4,9 +4,9 @@ import random
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from selfstudy_engine.data.schema import Molecule
+from selfstudy_engine.engine.claims import Claim
 
 NGRAM = 4
 """Words in a row whose repetition shows that reasons collapse into one."""
@@ -15,27 +15,7 @@ REASONS_COMPARED = 20
 _DRAWS = 100
 
 
-class MarkedClaim(Protocol):
-    """One statement of a reason, checked against its molecule."""
-
-    @property
-    def start(self) -> int:
-        """Where it begins in the reason, in characters."""
-
-    @property
-    def end(self) -> int:
-        """Where it ends."""
-
-    @property
-    def truth(self) -> Literal["true", "false", "unverifiable"]:
-        """The verdict; unverifiable never counts as true."""
-
-    @property
-    def found(self) -> str:
-        """What the molecule says."""
-
-
-CheckReason = Callable[[str, Molecule], Sequence[MarkedClaim]]
+CheckReason = Callable[[str, Molecule], Sequence[Claim]]
 """Reason and molecule in, claims in the order of the text out."""
 
 
@@ -48,7 +28,7 @@ class Piece:
     found: str = ""
 
 
-def mark_claims(reason: str, claims: Sequence[MarkedClaim]) -> list[Piece]:
+def mark_claims(reason: str, claims: Sequence[Claim]) -> list[Piece]:
     """Cut a reason into pieces, claims apart; of claims that overlap the earlier one is shown."""
     pieces: list[Piece] = []
     place = 0

@@ -9,7 +9,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +65,7 @@ class Lessons:
     """Calls, tokens and cost of everything asked so far, in words."""
     num_known: int
     """Questions whose answer was known from an earlier call."""
-    failure: SelfStudyError | None = field(default=None)
+    failure: SelfStudyError | None
     """What stopped it: the budget, a server that failed, or no reason that stood the checks."""
 
 

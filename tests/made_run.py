@@ -5,7 +5,6 @@ Answers and samples are drawn at random, texts are hostile.
 
 import random
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from selfstudy_engine.data.run_folder import RunFolder, open_run
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.data.store import SampleStore
 from selfstudy_engine.data.task import Task, load_task
+from selfstudy_engine.engine.claim_verdicts import Truth
+from selfstudy_engine.engine.claims import Claim
 from selfstudy_engine.engine.corrections import settle_task
 from selfstudy_engine.engine.loop import fix_exemplars
 from selfstudy_engine.engine.rounds import Timing, Trained, derive_record, save_record
@@ -141,23 +142,17 @@ def _answer(split: str, molecule: Molecule, predicted: float | None) -> Evaluate
     )
 
 
-@dataclass(frozen=True)
-class Found:
-    """A claim that `check` finds."""
-
-    start: int
-    end: int
-    truth: Any
-    found: str
+def make_claim(start: int, end: int, truth: Truth, found: str = "") -> Claim:
+    return Claim("group", "", start, end, truth, found)
 
 
-def check(reason: str, molecule: Molecule) -> list[Found]:
+def check(reason: str, molecule: Molecule) -> list[Claim]:
     """Judge the word "nitro" by the molecule, and doubt "high"."""
-    claims = []
-    for match in re.finditer("nitro|high", reason):
-        truth = "unverifiable" if match[0] == "high" else "false"
-        claims.append(Found(match.start(), match.end(), truth, f"none in {molecule.smiles}"))
-    return claims
+    truths: dict[str, Truth] = {"high": "unverifiable", "nitro": "false"}
+    return [
+        make_claim(match.start(), match.end(), truths[match[0]], f"none in {molecule.smiles}")
+        for match in re.finditer("nitro|high", reason)
+    ]
 
 
 def data_of(page: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from made_run import Found, check
+from made_run import check, make_claim
 
 from selfstudy_engine.data.schema import Molecule
 from selfstudy_engine.engine.reason_quality import (
@@ -40,7 +40,7 @@ def test_variety_is_that_of_as_many_reasons_however_many_there_are() -> None:
 
 
 def test_claims_are_cut_out_of_a_reason_without_losing_a_letter() -> None:
-    claims = [Found(4, 9, "true", ""), Found(6, 12, "false", ""), Found(12, 15, "false", "")]
+    claims = [make_claim(4, 9, "true"), make_claim(6, 12, "false"), make_claim(12, 15, "false")]
     reason = "Two nitro groups."
     pieces = mark_claims(reason, claims)
     assert "".join(piece.text for piece in pieces) == reason
