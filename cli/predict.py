@@ -133,16 +133,18 @@ def _rows_named(names: tuple[str, ...], config: "RunConfig") -> list[dict[str, A
 def _show(
     rows: list[dict[str, Any]], smiles_column: str, name_column: str | None, prop: "Property"
 ) -> None:
+    from selfstudy_engine.data.errors import printable
+
     for row in rows:
         value = row["error"]
         if row["predicted"] is not None:
             spread = f" +- {prop.format(row['spread'])}" if row["spread"] is not None else ""
             value = f"{prop.format(row['predicted'])}{spread} {prop.unit}"
         name = row[name_column] if name_column else ""
-        click.echo(f"{name or row[smiles_column]}: {value}")
+        click.echo(f"{printable(str(name or row[smiles_column]))}: {value}")
         if row["reason"]:
-            click.echo(f"  {row['reason']}")
+            click.echo(f"  {printable(row['reason'])}")
         if row["claims"]:
-            click.echo(f"  claims: {row['claims']}")
+            click.echo(f"  claims: {printable(row['claims'])}")
         if row["similarity"] is not None:
             click.echo(f"  similarity to what was trained on: {row['similarity']:.2f}")

@@ -116,21 +116,22 @@ def test_claims_are_marked(finished: RunFolder, fake: FakeVllm, tmp_path: Path) 
 def test_a_table_is_shown_by_its_own_columns(
     finished: RunFolder, fake: FakeVllm, tmp_path: Path
 ) -> None:
-    fake.script = lambda *_: " It has two nitro groups and a hydroxyl.\nMelting point (°C): 80"
+    fake.script = lambda *_: " It has two nitro groups and a hydroxyl.\a\nMelting point (°C): 80"
     table = tmp_path / "asked.csv"
-    table.write_text("id,structure\nfirst,CCO\n,CCCO\nlast,not a molecule\n")
+    table.write_text("id,structure\nfi\brst,CCO\n,CCCO\nlast,not a \a molecule\n")
     call = ["--table", table, "--smiles-column", "structure", "--num-answers", 1]
-    for more, shown in ([[], "CCO"], [["--name-column", "id"], "first"]):
+    for more, shown in ([[], "CCO"], [["--name-column", "id"], r"fi\x08rst"]):
         result = run(finished, fake, *call, *more)
         assert result.exit_code == 0, result.output
         blocks = result.stdout.split("\n  similarity to what was trained on: 0.")
         assert blocks[0].splitlines() == [
             f"{shown}: 80 °C",
-            "  It has two nitro groups and a hydroxyl.",
+            r"  It has two nitro groups and a hydroxyl.\x07",
             "  claims: false: two nitro groups; true: a hydroxyl",
         ]
         assert blocks[1].splitlines()[1] == "CCCO: 80 °C", "it has no name"
         assert blocks[2].endswith(": unparsable SMILES\n")
+        assert "\a" not in result.stdout
 
 
 def test_a_molecule_that_was_trained_on_is_its_own_neighbour(
