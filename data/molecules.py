@@ -11,7 +11,7 @@ from functools import lru_cache
 from rdkit import Chem
 
 from selfstudy_engine.data.config_sources import TableConfig
-from selfstudy_engine.data.errors import TableError, listed, shown, shown_text
+from selfstudy_engine.data.errors import TableError, counted, listed, shown, shown_text
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.rdkit_logs import quiet_rdkit
 from selfstudy_engine.data.relatives import apart, strip
@@ -141,10 +141,10 @@ def canonicalize(rows: Iterable[Row], prop: Property, rules: TableConfig, source
     conflicting = [same for same in found.values() if same.spread > max_spread]
     if conflicting and rules.conflicts == "refuse":
         raise TableError(
-            f"table {source}: {len(conflicting)} molecules have values further apart than "
-            f"{max_spread:g} {prop.unit} ({listed([same.describe() for same in conflicting])}); "
-            "correct them, leave these molecules out with --conflicts drop, or allow more with "
-            "--max-spread"
+            f"table {source}: values of {counted(len(conflicting), 'molecule')} are further apart "
+            f"than {max_spread:g} {prop.unit} "
+            f"({listed([same.describe() for same in conflicting])}); correct them, leave these "
+            "molecules out with --conflicts drop, or allow more with --max-spread"
         )
     for same in conflicting:
         dropped[CONFLICTING] += [f"line {line}: {same.describe()}" for line in same.lines]
