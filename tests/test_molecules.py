@@ -81,7 +81,10 @@ def test_duplicates_become_their_median_and_the_first_name() -> None:
 
 def test_conflicts_are_refused_or_dropped() -> None:
     rows = [Row(2, "", "OCC", 0.0), Row(3, "", "CCO", 30.5), Row(4, "", "CC", 1.0)]
-    with pytest.raises(TableError, match=r"values of 1 molecule are .*CCO \(lines 2, 3: 0.0 to 30.5.*--conflicts drop"):
+    with pytest.raises(
+        TableError,
+        match=r"values of 1 molecule are .*CCO \(lines 2, 3: 0.0 to 30.5.*--conflicts drop",
+    ):
         table_of(rows)
     table = table_of(rows, DROP)
     assert [molecule.smiles for molecule in table.molecules] == ["CC"]
