@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from selfstudy_engine.data.adapters import Adapter, read_adapter
 from selfstudy_engine.data.config import RunConfig, override
-from selfstudy_engine.data.errors import RunFolderError
+from selfstudy_engine.data.errors import RunFolderError, SelfStudyError
 from selfstudy_engine.data.evaluations import Evaluated, save_evaluation
 from selfstudy_engine.data.files import publish_folder, write_atomic
 from selfstudy_engine.data.run_folder import RunFolder
@@ -71,13 +71,17 @@ class Workshop:
     def made(
         self, ablation: Ablation, test: list[Molecule]
     ) -> tuple[Adapter, list[Evaluated]] | None:
-        """Return an ablation's adapter and answers, if they are there and of the run as it is."""
-        adapter, output = self._own_adapter(ablation), self.place / "adapters" / ablation.key
-        if adapter is None and output.exists():
-            adapter = read_adapter(output)
-            if not self._knows_what_is_accepted_now(adapter, ablation):
-                return None
-        answers = self._kept_answers(adapter, test) if adapter else None
+        """Return an ablation's adapter and answers, if they are whole and of the run as it is."""
+        output = self.place / "adapters" / ablation.key
+        try:
+            adapter = self._own_adapter(ablation)
+            if adapter is None and output.exists():
+                adapter = read_adapter(output)
+                if not self._knows_what_is_accepted_now(adapter, ablation):
+                    return None
+            answers = self._kept_answers(adapter, test) if adapter else None
+        except SelfStudyError:  # damaged: said to who asks for it
+            return None
         return (adapter, answers) if adapter and answers else None
 
     def _knows_what_is_accepted_now(self, adapter: Adapter, ablation: Ablation) -> bool:
