@@ -79,10 +79,13 @@ def _lines(summary: dict[str, Any]) -> str:
 
 
 def _line(label: str, figures: dict[str, Any]) -> str:
+    from selfstudy_engine.data.errors import counted
+
     share = figures["reasons_with_false_fraction"]
     unparsable = figures["num_unparsable"]
     return (
-        f"{label}: {figures['num_reasons']} reasons, {figures['num_claims']} claims: "
+        f"{label}: {counted(figures['num_reasons'], 'reason')}, "
+        f"{counted(figures['num_claims'], 'claim')}: "
         f"{figures['num_true']} true, {figures['num_false']} false, "
         f"{figures['num_unverifiable']} unverifiable; "
         f"reasons with a false claim: {'-' if share is None else f'{share:.1%}'}"

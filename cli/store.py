@@ -72,12 +72,15 @@ def show(
 
     where = None if accepted is None else pc.field("accepted") == accepted
     _, _, samples = _open(runs, run_name)
+    sample = None
     for sample in itertools.islice(samples.samples(round_index, where), limit):
         verdict = "accepted" if sample.accepted else f"rejected: {', '.join(sample.rejections)}"
         adapter = f"({sample.adapter}{', hinted' if sample.hinted else ''})"
         click.echo(f"round {sample.round}  {printable(sample.name)}  {sample.smiles}  {adapter}")
         click.echo(f"  reason:    {printable(sample.reason)}")
         click.echo(f"  predicted: {sample.predicted}  measured: {sample.measured}  {verdict}\n")
+    if sample is None and limit:
+        click.echo("no such samples; `selfstudy-engine store ls` lists the rounds", err=True)
 
 
 @store.command()
@@ -259,6 +262,7 @@ def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
     from dataclasses import asdict
 
     from selfstudy_engine.data import audit
+    from selfstudy_engine.data.errors import counted
     from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.data.working_copy import held_run
 
@@ -281,8 +285,9 @@ def fsck(run_name: str, runs: Path, repair: bool, as_json: bool) -> None:
         for kind in sorted({problem.kind for problem in left}):
             click.echo(f"{kind}: {audit.REMEDIES[kind]}")
         click.echo(
-            f"{found.num_samples} samples in {found.num_shards} shards, {found.num_adapters} "
-            f"adapters whole; {len(found.problems)} problems, {len(left)} left"
+            f"{counted(found.num_samples, 'sample')} in {counted(found.num_shards, 'shard')}, "
+            f"{counted(found.num_adapters, 'adapter')} whole; "
+            f"{counted(len(found.problems), 'problem')}, {len(left)} left"
         )
     if left:
         raise SystemExit(1)

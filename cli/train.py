@@ -29,7 +29,9 @@ from selfstudy_engine.data.scratch import scratch_folder
     help="Folder of a store [default: the run's, or none].",
 )
 @click.option(
-    "--before-round", type=int, help="Only samples of rounds before this one [default: all]."
+    "--before-round",
+    type=click.IntRange(min=0),
+    help="Only samples of rounds before this one [default: all].",
 )
 @click.option(
     "--previous",

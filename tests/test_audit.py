@@ -109,7 +109,7 @@ def test_a_damaged_shard_is_set_aside_and_the_rest_stays(run: RunFolder) -> None
     assert result.exit_code == 0
     assert "samples/round-0000/part-000000.parquet: damaged shard: " in result.output
     assert "(repaired)" in result.output
-    assert "1 problems, 0 left" in result.output
+    assert "; 1 problem, 0 left" in result.output
     assert damaged.with_name(damaged.name + ".damaged").read_bytes() == b"not a shard"
     after = audit(run)
     assert (after.num_samples, after.problems, len(after.set_aside)) == (5, [], 1)

@@ -361,6 +361,9 @@ def test_store_show(runs: Path) -> None:
         == 1
     )
     refuse("store", "show", "--run", "mine", "--runs", runs, "--limit", -1)
+    none = call("store", "show", "--run", "mine", "--runs", runs, "--round", 99)
+    assert (none.stdout, none.exit_code) == ("", 0)
+    assert "no such samples" in none.stderr
 
 
 def test_store_rescore_shows_what_would_change_and_writes_nothing(runs: Path) -> None:
