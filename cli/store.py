@@ -119,7 +119,7 @@ def export(run_name: str, runs: Path, form: str, out: Path, everything: bool) ->
     if form == "original" and config.property.decimals:
         raise UsageError(
             f"the original's form has whole numbers, and a {config.property.name} has "
-            f"{config.property.decimals} decimals; choose another --format"
+            f"{counted(config.property.decimals, 'decimal')}; choose another --format"
         )
     batches = samples.batches(where=where)
     with replacing(out) as file:
