@@ -4,7 +4,6 @@ The only place that sees the whole circle. What is done is read from the run fol
 evaluation or a round's samples that exist are never made again, so a killed run continues.
 """
 
-import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,8 @@ from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.exemplars import load_exemplars, to_lines
 from selfstudy_engine.data.molecules import Table
-from selfstudy_engine.data.run_folder import RunFolder, check_unused, open_run
-from selfstudy_engine.data.schema import Exemplar, Molecule
+from selfstudy_engine.data.run_folder import RunFolder, open_run
+from selfstudy_engine.data.schema import Exemplar
 from selfstudy_engine.data.task import configured_exemplars, load_task
 from selfstudy_engine.data.working_copy import held_run
 from selfstudy_engine.engine import evaluate
@@ -31,8 +30,6 @@ from selfstudy_engine.engine.reporter import Reporter
 from selfstudy_engine.engine.round_steps import RoundSteps
 from selfstudy_engine.engine.rounds import RoundRecord, load_records
 from selfstudy_engine.engine.sampling import sampling_params
-from selfstudy_engine.engine.teacher import Rejection, describe_rejections, teach
-from selfstudy_engine.engine.teacher_client import Teacher
 from selfstudy_engine.engine.trackers import Trackers
 from selfstudy_engine.engine.training import StartTraining, TrainingProcess
 
@@ -130,7 +127,10 @@ def _exemplars_of(
     if before.exists():
         return load_exemplars(before)
     if config.teacher.url:
-        return _taught(config, folder, reporter, teacher_key)
+        # Only here: the teacher's client is a third of all that a loop would import.
+        from selfstudy_engine.engine.taught_exemplars import taught_exemplars
+
+        return taught_exemplars(config, folder, reporter, teacher_key)
     return configured_exemplars(config)
 
 
@@ -167,33 +167,6 @@ def _run_overlapped(steps: RoundSteps, num_rounds: int) -> None:
         steps.ask(adapter=num_rounds, samples_of=num_rounds)
         recording.result()
     steps.record(num_rounds)
-
-
-def _taught(config: RunConfig, folder: RunFolder, reporter: Reporter, key: str) -> list[Exemplar]:
-    """Have the teacher explain molecules before the run begins; its answers lie in the run."""
-    if not folder.identity.exists():
-        check_unused(folder)
-    settings, num_explained = config.teacher, 0
-    assert settings.url, "there is a teacher"
-
-    def on_decided(molecule: Molecule, outcome: Exemplar | Rejection) -> None:
-        nonlocal num_explained
-        num_explained += isinstance(outcome, Exemplar)
-        reporter.advance(num_explained, f"{molecule.name or molecule.smiles} decided")
-
-    reporter.phase(f"teacher {settings.model} explains", settings.num_exemplars)
-    teacher = Teacher(settings.url, settings.model, key)
-    lessons = asyncio.run(teach(config, teacher, folder.teacher_answers, on_decided))
-    if lessons.failure:
-        raise lessons.failure
-    reporter.phase(f"teacher took {lessons.spent}")
-    if len(lessons.exemplars) < settings.num_exemplars:
-        logger.warning(
-            "the teacher explained %d of %d molecules; rejected reasons: %s",
-            *(len(lessons.exemplars), settings.num_exemplars),
-            describe_rejections(lessons.rejections),
-        )
-    return lessons.exemplars
 
 
 def _warn_of_dropped(table: Table, config: RunConfig) -> None:

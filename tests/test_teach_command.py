@@ -322,3 +322,9 @@ def test_a_loop_without_a_key_and_in_a_folder_of_somebody_elses_asks_nothing(
     with pytest.raises(RunFolderError, match="isn't empty and isn't a run"):
         loop()
     assert fake.questions == []
+
+
+def test_a_loop_without_a_teacher_never_loads_its_client() -> None:
+    code = "import sys, selfstudy_engine.engine.loop; print('openai' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "False\n"
