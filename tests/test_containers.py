@@ -1,6 +1,11 @@
 """Compose file and Kubernetes manifests: their commands exist; they fit image and server."""
 
 import re
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +122,22 @@ def test_a_wrong_call_is_not_tried_again() -> None:
             assert first["onExitCodes"]["values"] == [2]
             names = [c["name"] for c in one["spec"]["template"]["spec"]["containers"]]
             assert names == [first["onExitCodes"]["containerName"]]
+
+
+def test_a_pods_probe_asks_its_server_and_no_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    _, option, code = containers(SIDE_BY_SIDE)["server"]["startupProbe"]["exec"]["command"]
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+
+    def passes(port: int) -> bool:
+        command = [sys.executable, option, code.replace(":8000", f":{port}")]
+        return not subprocess.run(command, check=False, capture_output=True).returncode
+
+    with ThreadingHTTPServer((HOST, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        assert not passes(server.server_port), "no such page"
+        (tmp_path / "health").touch()
+        assert passes(server.server_port)
+        server.shutdown()
