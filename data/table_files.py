@@ -36,11 +36,12 @@ def read_rows(path: Path, table: TableConfig, prop: Property) -> Iterator[Row]:
         TableError: unreadable, without a named column, or with values that aren't numbers.
     """
     unit = table.value_unit or prop.unit
-    bad, num_bad = [], 0
+    bad, num_bad, has_commas = [], 0, False
     for line, _, smiles, value in _cells(path, table):
         # A record that can't be read has no value.
         if _to_number(value) is None and (smiles or not is_sdf(path)):
             num_bad += 1
+            has_commas |= _has_comma(str(value))
             if num_bad <= MAX_LISTED:
                 bad.append(f"line {line}: {shown(value)}")
     if bad:
@@ -48,6 +49,7 @@ def read_rows(path: Path, table: TableConfig, prop: Property) -> Iterator[Row]:
             f"table {path}: column {table.value_column!r} has no finite number in "
             f"{counted(num_bad, 'row')} ({listed(bad, num_items=num_bad)}); write one there (of a "
             "range, its middle), or leave the row out"
+            + ("; decimal commas are read between semicolons alone" if has_commas else "")
         )
     convert(0.0, unit, prop.unit)  # refuses a unit before the first row
     return _rows(path, table, unit, prop.unit)
@@ -83,6 +85,11 @@ def _cells(path: Path, table: TableConfig) -> Iterator[tuple[int, Any, Any, Any]
             values = [text.replace(",", ".") for text in texts]
         name = names[0] if names else [""] * len(smiles)
         yield from zip(block.lines, name, smiles, values, strict=True)
+
+
+def _has_comma(text: str) -> bool:
+    """Whether it would be a number if its comma were a point."""
+    return "," in text and _NUMBER.fullmatch(text.replace(",", ".")) is not None
 
 
 def _note_marks(marks: dict[str, str], lines: Sequence[int], texts: Sequence[str]) -> None:

@@ -117,6 +117,15 @@ def test_values_that_are_no_numbers_are_listed_by_line_up_to_five(tmp_path: Path
         message
     )
     assert "line 8" not in message
+    assert message.endswith(
+        "or leave the row out; decimal commas are read between semicolons alone"
+    )
+
+
+def test_only_a_number_with_a_comma_is_told_of_decimal_commas(tmp_path: Path) -> None:
+    path = write(tmp_path, 'smiles,value\nCCO,"a,b"\nCCC,1e999\n')
+    with pytest.raises(TableError, match=r"or leave the row out$"):
+        read_rows(path, TableConfig(), MELTING_POINT)
 
 
 def test_missing_values_of_a_parquet_table_are_refused(tmp_path: Path) -> None:
