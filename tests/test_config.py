@@ -42,6 +42,7 @@ def test_without_anything_the_defaults_stand() -> None:
         ("[generation]\nbatch = 0", r"generation.batch: .*\(got 0\)"),
         ("[generation]\nbatch = 7", r"batch \(7\) must be a multiple .*\(2\); try 8"),
         ("[generation]\ntop_p = 0.0", "generation.top_p"),
+        ("[train]\nrank = true", r"train.rank: .*takes no true or false \(got True\)"),
         ("[train]\nepochs = inf", "train.epochs: .*finite"),
         ("[train]\nlearning_rate = nan", "train.learning_rate"),
         ("[table]\nconflicts = 'ignore'", "table.conflicts: .*'refuse' or 'drop'"),
