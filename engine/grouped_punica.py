@@ -33,7 +33,10 @@ def make_product(matrix: torch.Tensor) -> Product:
     """
     if matrix.dtype == torch.float32 or not vllm_ops._supports_onednn:
         return torch_product(matrix)
-    prepared = vllm_ops.create_onednn_mm(matrix, _PREPARED_SIZES)
+    try:
+        prepared = vllm_ops.create_onednn_mm(matrix, _PREPARED_SIZES)
+    except RuntimeError:  # oneDNN has no half precision without AVX-512; torch emulates it
+        return torch_product(matrix)
     return lambda x: vllm_ops.onednn_mm(prepared, x, None)
 
 
