@@ -111,11 +111,15 @@ def preferred_dtype(on: Device | None = None) -> Dtype:
     if (on or device()) == "cuda":
         capabilities = [gpu.compute_capability for gpu in visible_gpus()]
         return "bfloat16" if min(capabilities) >= _BFLOAT16_COMPUTE_CAPABILITY else "float16"
+    return "bfloat16" if cpu_flags() & _BFLOAT16_CPU_FLAGS else "float32"
+
+
+def cpu_flags() -> set[str]:
+    """Return the instruction sets of this machine's processor, as Linux calls them."""
     try:
-        flags = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+        return set(Path("/proc/cpuinfo").read_text("utf-8").split())
     except OSError:
-        return "float32"
-    return "bfloat16" if flags & _BFLOAT16_CPU_FLAGS else "float32"
+        return set()
 
 
 def resolve_dtype(dtype: str, on: Device | None = None) -> str:

@@ -17,7 +17,7 @@ from selfstudy_engine.data.base_model import BaseModel, check_number_format, rea
 from selfstudy_engine.data.config import RunConfig, override
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.hardware import resolve_dtype
+from selfstudy_engine.data.hardware import cpu_flags, resolve_dtype
 from selfstudy_engine.data.privacy import child_environment
 from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.task import resolve_model
@@ -46,6 +46,12 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
         raise UsageError(
             f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
             "in half precision, not in float32; choose --dtype bfloat16"
+        )
+    if base.quantization and server_kind == "cpu" and "avx512f" not in cpu_flags():
+        raise UsageError(
+            f"{model} is quantised ({base.quantization}), and vLLM's products with such weights "
+            "need AVX-512, which this CPU lacks; serve it on a GPU, or name the model it was made "
+            "from"
         )
     layers = base.lora_layers if base.is_proven else _ask(base, config)
     _check_targets(base, config, layers)
