@@ -47,14 +47,14 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
             f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
             "in half precision, not in float32; choose --dtype bfloat16"
         )
+    layers = base.lora_layers if base.is_proven else _ask(base, config)
+    _check_targets(base, config, layers)
     if base.quantization and server_kind == "cpu" and "avx512f" not in cpu_flags():
         raise UsageError(
             f"{model} is quantised ({base.quantization}), and vLLM's products with such weights "
             "need AVX-512, which this CPU lacks; serve it on a GPU, or name the model it was made "
             "from"
         )
-    layers = base.lora_layers if base.is_proven else _ask(base, config)
-    _check_targets(base, config, layers)
     if base.quantization and config.server.adapter_mode == "merged":
         logger.warning(
             "%s is quantised (%s), so no adapter can be merged into it: using --adapter-mode "
