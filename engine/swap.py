@@ -21,6 +21,7 @@ from selfstudy_engine.engine.public_serving import PublicServing, runtime_name
 from selfstudy_engine.engine.server_client import HEALTH_SECONDS, ServerClient
 
 _RPC_SECONDS = 600.0
+_REMEDY = "start it with `selfstudy-engine serve` and the same --adapter-mode"
 Publish = Callable[[Adapter], str]
 """Brings an adapter to where a server can read it; returns its folder as that server sees it."""
 
@@ -65,12 +66,11 @@ class AdminApi:
             why = str(error) or type(error).__name__
             raise SwapError(f"no answer from {self._http.base_url}{path} ({why})") from error
         if response.status_code == 404:
-            raise SwapError(
-                f"the server at {self._http.base_url} has no {path}; start it with "
-                "`selfstudy-engine serve` and the same --adapter-mode"
-            )
+            raise SwapError(f"the server at {self._http.base_url} has no {path}; {_REMEDY}")
         if response.is_error:
-            raise SwapError(f"{path} failed with {response.status_code}: {_text_of(response)}")
+            problem = f"{path} failed with {response.status_code}: {_text_of(response)}"
+            lacks_method = "object has no attribute" in problem  # of the other way's workers
+            raise SwapError(f"{problem}; {_REMEDY}" if lacks_method else problem)
         return response
 
     async def call_workers(self, method: str, **arguments: Any) -> list[Any]:

@@ -196,6 +196,15 @@ def test_a_runtime_route_that_isnt_there(fake: FakeVllm, make_adapter: MakeAdapt
         swap(fake, make_adapter("a"), mode="runtime")
 
 
+def test_a_server_that_was_started_for_the_other_way(
+    fake: FakeVllm, make_adapter: MakeAdapter
+) -> None:
+    text = "Worker failed with error ''CPUWorker' object has no attribute 'serve_merged''"
+    fake.fail_next("/collective_rpc", status=500, text=text)
+    with pytest.raises(SwapError, match=r"'serve_merged''; start it .*the same --adapter-mode"):
+        swap(fake, make_adapter("a"))
+
+
 def test_a_refused_lora_is_named(fake: FakeVllm, make_adapter: MakeAdapter) -> None:
     fake.fail_next("/v1/load_lora_adapter", status=500, text="LoRA rank 64 is greater than 16")
     with pytest.raises(SwapError, match="500: LoRA rank 64"):
