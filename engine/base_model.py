@@ -42,19 +42,10 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     check_number_format(base, dtype)
     if config.train.quantization != "none":
         _check_quantization(base)
-    if base.quantization and (dtype, server_kind) == ("float32", "cpu"):
-        raise UsageError(
-            f"{model} is quantised ({base.quantization}), and vLLM computes such weights on a CPU "
-            "in half precision, not in float32; choose --dtype bfloat16"
-        )
+    if base.quantization and server_kind == "cpu":
+        _check_quantized_on_cpu(base, dtype)
     layers = base.lora_layers if base.is_proven else _ask(base, config)
     _check_targets(base, config, layers)
-    if base.quantization and server_kind == "cpu" and "avx512f" not in cpu_flags():
-        raise UsageError(
-            f"{model} is quantised ({base.quantization}), and vLLM's products with such weights "
-            "need AVX-512, which this CPU lacks; serve it on a GPU, or name the model it was made "
-            "from"
-        )
     if base.quantization and config.server.adapter_mode == "merged":
         logger.warning(
             "%s is quantised (%s), so no adapter can be merged into it: using --adapter-mode "
@@ -66,6 +57,21 @@ def choose_base_model(config: RunConfig) -> tuple[str, RunConfig]:
     if base.is_mixture and config.train.target_modules == "all-linear":
         config = override(config, {"train.target_modules": list(layers)})
     return model, config
+
+
+def _check_quantized_on_cpu(base: BaseModel, dtype: str) -> None:
+    """Name the processor first: without AVX-512 no number format helps."""
+    if "avx512f" not in cpu_flags():
+        raise UsageError(
+            f"{base.name} is quantised ({base.quantization}), and on a CPU without AVX-512, such "
+            "as this, vLLM has no products with weights of four bits or fp8; serve it on a GPU, "
+            "or name the model it was made from"
+        )
+    if dtype == "float32":
+        raise UsageError(
+            f"{base.name} is quantised ({base.quantization}), and vLLM computes such weights on a "
+            "CPU in half precision, not in float32; choose --dtype bfloat16"
+        )
 
 
 def _check_quantization(base: BaseModel) -> None:

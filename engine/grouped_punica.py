@@ -35,7 +35,7 @@ def make_product(matrix: torch.Tensor) -> Product:
         return torch_product(matrix)
     try:
         prepared = vllm_ops.create_onednn_mm(matrix, _PREPARED_SIZES)
-    except RuntimeError:  # oneDNN has no half precision without AVX-512; torch emulates it
+    except RuntimeError:  # oneDNN has none in half precision without AVX-512; torch emulates it
         return torch_product(matrix)
     return lambda x: vllm_ops.onednn_mm(prepared, x, None)
 

@@ -68,15 +68,19 @@ class AdminApi:
         if response.status_code == 404:
             raise SwapError(f"the server at {self._http.base_url} has no {path}; {_REMEDY}")
         if response.is_error:
-            problem = f"{path} failed with {response.status_code}: {_text_of(response)}"
-            lacks_method = "object has no attribute" in problem  # of the other way's workers
-            raise SwapError(f"{problem}; {_REMEDY}" if lacks_method else problem)
+            raise SwapError(f"{path} failed with {response.status_code}: {_text_of(response)}")
         return response
 
     async def call_workers(self, method: str, **arguments: Any) -> list[Any]:
         """Call a method on every worker of the server; return what each answered."""
         call = {"method": method, "kwargs": arguments}
-        response = await self.post("/collective_rpc", json=call)
+        try:
+            response = await self.post("/collective_rpc", json=call)
+        except SwapError as error:
+            if f"no attribute '{method}'" in str(error):
+                url = self._http.base_url
+                raise SwapError(f"the server at {url} has no {method}; {_REMEDY}") from error
+            raise
         return _results_of(response)
 
     async def drain(self) -> None:

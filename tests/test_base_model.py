@@ -18,6 +18,7 @@ from selfstudy_engine.data.base_model import (
 )
 from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.engine import base_model
 from selfstudy_engine.engine.base_model import choose_base_model
 from selfstudy_engine.engine.loop import run_loop
 
@@ -104,6 +105,23 @@ def test_quantised_weights_are_seen(key: str, tmp_path: Path) -> None:
     assert not base.is_proven
 
 
+@pytest.mark.parametrize(
+    ("flag", "dtype", "message"),
+    [
+        ("avx2", "float32", r"quantised \(awq\), and on a CPU without AVX-512.*serve it on a GPU"),
+        ("avx2", "bfloat16", "on a CPU without AVX-512"),
+        ("avx512f", "float32", r"quantised \(awq\).*not in float32; choose --dtype bfloat16"),
+    ],
+)
+def test_quantised_weights_that_this_cpu_cant_compute_are_refused(
+    flag: str, dtype: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_model, "cpu_flags", lambda: {flag})
+    folder = write_model(tmp_path, **LLAMA, quantization_config={"quant_method": "awq"})
+    with pytest.raises(UsageError, match=message):
+        choose_base_model(configured(folder, **{"model.dtype": dtype, "devices.server": "cpu"}))
+
+
 def test_gemma_isnt_computed_in_float16(tmp_path: Path) -> None:
     gemma = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"}
     base = read_base_model(str(write_model(tmp_path, **gemma)))
@@ -164,9 +182,10 @@ def refusal(tmp_path: Path, shape: dict[str, Any], **values: Any) -> str:
     ids=["no layers", "no training"],
 )
 def test_transformers_is_asked_about_other_models(
-    shape: dict[str, Any], message: str, tmp_path: Path
+    shape: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone, where a server runs already."""
+    monkeypatch.setattr(base_model, "cpu_flags", lambda: {"avx512f"})
     values = {"server.url": "http://127.0.0.1:1", "model.dtype": "bfloat16"}
     assert message in refusal(tmp_path, shape, **values)
 

@@ -197,6 +197,22 @@ def test_vllms_own_products_are_the_same_where_they_are_right(
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
+def test_a_product_that_this_cpu_cant_prepare_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN has none in half precision where there is no AVX-512."""
+    pytest.importorskip("vllm")
+    from selfstudy_engine.engine.grouped_punica import make_product
+
+    def refuse(*arguments: Any) -> Any:
+        raise RuntimeError("could not create a primitive descriptor for the matmul primitive")
+
+    monkeypatch.setattr("vllm._custom_ops.create_onednn_mm", refuse)
+    torch.manual_seed(0)
+    rows, matrix = torch.randn(3, 16).bfloat16(), torch.randn(16, 8).bfloat16()
+    torch.testing.assert_close(make_product(matrix)(rows), rows @ matrix)
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
 def test_fully_sharded_adapters_stay_vllms() -> None:
     pytest.importorskip("vllm")
     from selfstudy_engine.engine.grouped_punica import GroupedPunicaWrapper

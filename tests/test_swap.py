@@ -201,7 +201,7 @@ def test_a_server_that_was_started_for_the_other_way(
 ) -> None:
     text = "Worker failed with error ''CPUWorker' object has no attribute 'serve_merged''"
     fake.fail_next("/collective_rpc", status=500, text=text)
-    with pytest.raises(SwapError, match=r"'serve_merged''; start it .*the same --adapter-mode"):
+    with pytest.raises(SwapError, match=r"has no serve_merged; start it .*the same --adapter-mode"):
         swap(fake, make_adapter("a"))
 
 
