@@ -6,6 +6,7 @@ PYTHON ?=
 ARGS ?=
 MINUTES ?= 30
 JOBS ?= 2
+ENGINE ?= docker
 CASES ?= 100000
 SEED ?= 1
 OUT ?= runs/gpu-check
@@ -18,7 +19,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos load scaling fuzz gpu-check docs install-dev lock clean
+.PHONY: help install loop test check audit chaos load scaling fuzz gpu-check container-check docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -40,9 +41,9 @@ check: install-dev ## linters, types, layers, known vulnerabilities: everything 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/shellcheck install.sh .ci/run
+	$(BIN)/shellcheck install.sh .ci/run tests/containers/check.sh
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/yamllint --strict deploy mkdocs.yml .yamllint.yaml
+	$(BIN)/yamllint --strict deploy tests/containers mkdocs.yml .yamllint.yaml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose*.yaml
 	$(BIN)/kubernetes-validate --quiet --strict deploy/kubernetes/*.yaml
 	$(BIN)/python requirements/audit.py
@@ -64,6 +65,9 @@ fuzz: install-dev ## mutated input of every kind, and how many cases of each: ma
 
 gpu-check: install ## what a CUDA host must show, in one table: make gpu-check OUT=runs/gpu-check STEPS="loop bench"
 	$(BIN)/python tests/gpu/gpu_check.py "$(OUT)" $(STEPS) $(ARGS)
+
+container-check: ## build the CPU image and use it as documented: make container-check ENGINE=podman
+	ENGINE="$(ENGINE)" tests/containers/check.sh
 
 docs: install-dev ## the documentation site, in build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

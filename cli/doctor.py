@@ -57,4 +57,4 @@ def doctor(runs: Path, port: int, as_json: bool, **values: Any) -> None:
 def _line(check: Any) -> str:
     mark = click.style(f"{check.status:<4}", fg=_COLORS[check.status], bold=check.status != "ok")
     remedy = f" -> {check.remedy}" if check.remedy else ""
-    return f"{mark}  {check.name:<12}  {check.found}{remedy}"
+    return f"{mark}  {check.name:<13}  {check.found}{remedy}"

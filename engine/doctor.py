@@ -23,6 +23,7 @@ from typing import Literal
 import psutil
 
 from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.gpu_memory import ALONE_SHARE
 from selfstudy_engine.data.hardware import (
@@ -37,6 +38,11 @@ from selfstudy_engine.engine import checks
 from selfstudy_engine.engine.checks import INSTALL, Check
 from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.server import check_port
+from selfstudy_engine.engine.shared_memory import (
+    SHARED_MEMORY,
+    check_shared_memory,
+    needed_shared_memory,
+)
 
 _OTHER_RUNS = "choose another folder with --runs FOLDER"
 _OTHER_CACHE = "choose another folder with XDG_CACHE_HOME=FOLDER"
@@ -54,6 +60,7 @@ def diagnose(runs: Path, model: str | None, port: int) -> Iterator[Check]:
     yield guarded("packages", INSTALL, _packages)
     yield guarded("device", "look at what `nvidia-smi` says", _device)
     yield guarded("memory", "look at /proc/meminfo", _memory)
+    yield guarded("shared memory", "look at what `df /dev/shm` says", _shared_memory)
     yield guarded("runs folder", _OTHER_RUNS, lambda: _folder("runs folder", runs, _OTHER_RUNS))
     yield guarded("cache folder", _OTHER_CACHE, _cache)
     yield guarded("vLLM", INSTALL, _vllm)
@@ -130,6 +137,15 @@ def _memory() -> Check:
     with suppress(OSError, ValueError):  # no container, or "max"
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
     return checks.check_memory(total, min(memory.available, total))
+
+
+def _shared_memory() -> Check:
+    placement = placement_of(load_config(None, {}))
+    free = check_shared_memory(placement)
+    found = "no /dev/shm" if free is None else f"{SHARED_MEMORY}, {free / 1024:.1f} GiB free"
+    return Check(
+        "shared memory", "ok", f"{found}; a server takes {needed_shared_memory(placement)} MiB"
+    )
 
 
 def _folder(name: str, path: Path, remedy: str) -> Check:

@@ -28,7 +28,6 @@ from selfstudy_engine.data.errors import (
     ServerDiedError,
     ServerError,
     UsageError,
-    last_lines,
     shown,
 )
 from selfstudy_engine.data.gpu_memory import local_folder
@@ -52,6 +51,8 @@ from selfstudy_engine.engine.server_command import (
     server_command,
     server_environment,
 )
+from selfstudy_engine.engine.server_failure import explain_end
+from selfstudy_engine.engine.shared_memory import check_shared_memory
 
 _HEALTH_SECONDS = 20
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"
@@ -149,9 +150,11 @@ class VllmServer:
             public: opens it to other machines; None keeps it to this one, and lets it swap.
 
         Raises:
-            UsageError: this version of vLLM isn't supported, or a device isn't there.
+            UsageError: this version of vLLM isn't supported, a device isn't there, or there is too
+                little shared memory.
         """
         check_version(installed_vllm())
+        check_shared_memory(placement_of(config))
         self.log = log
         self.public = public
         self._config = config
@@ -273,12 +276,12 @@ class VllmServer:
         )
 
     def last_lines(self) -> str:
-        """Return the end of the log, indented."""
+        """Return the end of the log, indented; see `explain_end`."""
         try:
             lines = self.log.read_text("utf-8", errors="replace").splitlines()
         except OSError:
             return "  (no log)"
-        return last_lines(lines)
+        return explain_end(lines)
 
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""

@@ -103,6 +103,15 @@ def test_runs_and_caches_lie_where_the_image_has_them() -> None:
             assert {mount["mountPath"] for mount in one["volumeMounts"]} == {*VOLUMES, "/dev/shm"}
 
 
+def test_whatever_has_a_server_gets_shared_memory() -> None:
+    """Pods have theirs mounted, see above; a container has too little of its own."""
+    pages = IMAGE + (ROOT / "docs" / "how-to" / "containers.md").read_text("utf-8")
+    shown = re.findall(r"docker run(?:.*\\\n)*.*", pages)
+    assert len(shown) == 4
+    assert all("--shm-size" in command for command in shown)
+    assert "shm_size" in COMPOSE["server"]
+
+
 def test_nothing_runs_as_root() -> None:
     user = int(re.findall(r"^USER (\d+)$", IMAGE, re.MULTILINE)[0])
     for pod in PODS.values():

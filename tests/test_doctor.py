@@ -18,7 +18,7 @@ from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.server import free_port
 
 NAMES = [
-    *("packages", "device", "memory", "runs folder", "cache folder"),
+    *("packages", "device", "memory", "shared memory", "runs folder", "cache folder"),
     *("vLLM", "torch", "compiler", "model", "port"),
 ]
 CPU_TORCH = ["torch==2.13.0+cpu", "torchvision", 'torch==9; platform_system == "Nowhere"']
@@ -35,7 +35,7 @@ def test_this_machine(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["doctor", "--runs", str(runs), "--port", str(free_port())])
     *lines, summary = result.output.splitlines()
     assert result.exit_code == 0, result.output
-    assert [line[6:18].strip() for line in lines] == NAMES
+    assert [line[6:19].strip() for line in lines] == NAMES
     assert all(line[:4].strip() in {"ok", "warn"} for line in lines)
     assert all("->" in line for line in lines if line.startswith("warn"))
     assert "\x1b" not in result.output
