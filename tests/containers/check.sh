@@ -1,5 +1,5 @@
 #!/bin/bash
-# What the image must do for real: `make container-check`, with docker or podman (ENGINE), some 15
+# What the image must do for real: `make container-check`, with docker or podman (ENGINE), some 10
 # minutes on 2 cores. BUILD has more arguments for `build`; COMPOSE is the compose command.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/../.."
@@ -60,9 +60,9 @@ in_container "$image" store fsck --run default
 step "compose: a loop beside a server, then predict"
 [ -z "$our_key" ] || (umask 077 && echo "SELFSTUDY_SERVER_KEY=container-check" >$key)
 $compose "${project[@]}" up -d --no-build server
-server=$($compose "${project[@]}" ps -q server)
-for _ in $(seq 300); do
-    ! "$engine" exec "$server" python -c 'import urllib.request as r; r.urlopen("http://127.0.0.1:8000/health")' 2>/dev/null || break
+answers='import urllib.request as r; r.urlopen("http://127.0.0.1:8000/health")'
+for _ in $(seq 300); do # podman-compose doesn't wait for a healthy one
+    ! $compose "${project[@]}" exec -T server python -c "$answers" 2>/dev/null || break
     sleep 2
 done
 $compose "${project[@]}" run --rm -T loop
