@@ -119,6 +119,10 @@ class _PlayedTraining(threading.Thread):
                 if path.name != MANIFEST:
                     shutil.copy(path, folder)
 
+    def has_ended(self, within_seconds: float) -> bool:
+        self.join(within_seconds)
+        return not self.is_alive()
+
     def result(self) -> dict[str, Any]:
         self.join()
         return self._adapter.training

@@ -117,6 +117,16 @@ class Connection:
         if runs and self._connected:
             self.run(self._replicas.finish_starts())
 
+    def check_first_start(self) -> None:
+        """Look whether own servers that never answered yet still can; doesn't wait.
+
+        Raises:
+            SelfStudyError: what one's start has failed with.
+        """
+        if self._started and not self.has_answered:
+            for server in self._servers:
+                server.check_alive()
+
     def restart(self) -> None:
         """Replace own servers by new ones; nothing is served or proven yet.
 

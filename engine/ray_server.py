@@ -112,6 +112,14 @@ class RayServer:
             f"{self._log}:\n{self._call(actor, 'last_lines')}"
         )
 
+    def check_alive(self) -> None:
+        """See `Server`; a node that is gone is replaced by `wait_ready`."""
+        if self._started is None or not ray.wait([self._started], timeout=0)[0]:
+            return  # it has no place yet
+        with suppress(_LostError):
+            self._ask(self._started, 0)
+            self._call(self._actor, "check_alive")
+
     def check_healthy(self) -> None:
         """Raise ServerDiedError if the server or its node has ended."""
         self._call(self._actor, "check_healthy")

@@ -70,6 +70,11 @@ class RayTraining:
         self._ended.set()
         self._follower.join()
 
+    def has_ended(self, within_seconds: float) -> bool:
+        """See `Training`."""
+        self._follower.join(within_seconds)
+        return not self._follower.is_alive()
+
     def result(self) -> dict[str, Any]:
         """See `TrainingProcess`.
 

@@ -59,6 +59,14 @@ class Server(Protocol):
             ServerError: it died, or isn't ready in time.
         """
 
+    def check_alive(self) -> None:
+        """Raise what a start has failed with that nobody waits for yet, or go on at once.
+
+        Raises:
+            ServerDiedError: it has ended.
+            UsageError: its node can't serve the model.
+        """
+
     def check_healthy(self) -> None:
         """Raise ServerDiedError if it has died."""
 

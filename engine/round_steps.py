@@ -48,6 +48,7 @@ from selfstudy_engine.engine.tolerance import tolerance_of_round
 from selfstudy_engine.engine.training import StartTraining, TimeLimits
 from selfstudy_engine.engine.verify import HasFalseClaim, Rules
 
+_LOOK_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
 
@@ -174,6 +175,9 @@ class RoundSteps:
                 nonlocal waiting
                 waiting = True
                 started = time.monotonic()
+                # A server that can't start needs other settings: no training is waited for in vain.
+                while not training.has_ended(_LOOK_SECONDS):
+                    self._connection.check_first_start()
                 training.result()
                 self._connection.note_training(runs=False)
                 self._folder.files.add_folder(output, MANIFEST)

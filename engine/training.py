@@ -40,6 +40,9 @@ class TimeLimits:
 class Training(Protocol):
     """A training that runs."""
 
+    def has_ended(self, within_seconds: float) -> bool:
+        """Wait for its end for a while, and tell whether it has come."""
+
     def result(self) -> dict[str, Any]:
         """Wait for its end and return its figures."""
 
@@ -125,7 +128,7 @@ class TrainingProcess:
         self._cleanup.close()
 
     def has_ended(self, within_seconds: float) -> bool:
-        """Wait a while, and tell whether the process has said its last word."""
+        """See `Training`: whether the process has said its last word."""
         self._reader.join(within_seconds)
         return not self._reader.is_alive()
 

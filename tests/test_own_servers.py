@@ -73,6 +73,10 @@ class OwnServer:
             raise ServerError("it isn't ready")
         return 0.0
 
+    def check_alive(self) -> None:
+        if self._dead.is_set():
+            raise ServerDiedError("it died")
+
     def check_healthy(self) -> None:
         if self._dead.is_set() or not self.comes_up.is_set():
             raise ServerDiedError("it died")

@@ -27,7 +27,7 @@ from samples import make_sample
 
 from selfstudy_engine.data.adapters import read_adapter
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.errors import ServerDiedError, UsageError
 from selfstudy_engine.data.exemplars import to_lines
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE
 from selfstudy_engine.data.run_folder import RunFolder
@@ -303,6 +303,28 @@ def test_a_first_server_whose_place_is_lost_is_not_waited_for_forever(
         RayCluster(config, trains=False),
     ):
         pass
+
+
+def test_a_server_whose_start_nobody_waits_for_says_what_it_failed_with(
+    nodes: RayNodes, small_config: MakeConfig, tmp_path: Path
+) -> None:
+    """But not that its node is gone: then it is placed again."""
+    log = tmp_path / "server.log"
+    with RayCluster(small_config(server__ray=nodes.address), trains=False) as cluster:
+        server = RayServer(cluster, 0, log)
+        server.check_alive()
+        server.start()
+        server.check_alive()
+        server.wait_ready()
+        server.check_alive()
+        [process] = nodes.servers().values()
+        os.killpg(process.pid, signal.SIGKILL)
+        for check in (server.check_healthy, server.check_alive):  # the first one waits
+            with pytest.raises(ServerDiedError, match="ended with exit code -9"):
+                check()
+        ray.kill(server._actor)
+        server.check_alive()
+        server.stop()
 
 
 def test_a_server_ends_though_its_log_cant_be_written(

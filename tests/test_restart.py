@@ -134,6 +134,33 @@ def test_a_server_that_never_was_ready_isnt_started_again(
     assert left.read_text() == "never\n"
 
 
+def test_a_server_that_cant_start_is_told_of_while_the_first_adapter_is_trained(
+    small_config: MakeConfig, tmp_path: Path, lives: Lives
+) -> None:
+    """It was noticed when that was done, which takes a large model an hour."""
+    ended = threading.Event()
+
+    class Endless:
+        def has_ended(self, within_seconds: float) -> bool:
+            return ended.wait(within_seconds)
+
+        def result(self) -> dict[str, object]:
+            assert ended.wait(30), "waited for"
+            return {}
+
+    @contextmanager
+    def train(*arguments: object) -> Iterator[Training]:
+        try:
+            yield Endless()
+        finally:
+            ended.set()
+
+    lives("never")
+    with pytest.raises(ServerDiedError, match="no memory is left"):
+        run_loop(small_config(), tmp_path, QuietReporter(), start_training=train)
+    assert ended.is_set()
+
+
 def test_a_server_whose_engine_died_counts_as_dead(
     small_config: MakeConfig, tmp_path: Path, lives: Lives, monkeypatch: pytest.MonkeyPatch
 ) -> None:
