@@ -19,7 +19,7 @@ UV := .cache/uv-0.13.9
 COMPILE := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--only-binary :all: --no-annotate --custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help install loop test check audit chaos load scaling fuzz gpu-check container-check docs install-dev lock clean
+.PHONY: help install loop test check audit chaos load scaling fuzz gpu-check container-check ceph-check docs install-dev lock clean
 
 help: ## this list (variables: DEVICE=cpu|gpu|auto, PYTHON=python3.12, ARGS="more arguments")
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -68,6 +68,9 @@ gpu-check: install ## what a CUDA host must show, in one table: make gpu-check O
 
 container-check: ## build the CPU image and use it as documented: make container-check ENGINE=podman
 	ENGINE="$(ENGINE)" tests/containers/check.sh
+
+ceph-check: install-dev ## the tests of runs in S3 against a Ceph that is started for them: needs its Debian packages
+	PYTHON="$(BIN)/python" tests/ceph/check.sh $(ARGS)
 
 docs: install-dev ## the documentation site, in build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

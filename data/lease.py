@@ -18,7 +18,7 @@ from typing import Self
 
 import orjson
 
-from selfstudy_engine.data.errors import ConflictError, InUseError, RunFolderError, StoreError
+from selfstudy_engine.data.errors import ConflictError, InUseError, StoreError
 from selfstudy_engine.data.objects import Found, Objects
 
 LEASE_SECONDS = 60.0
@@ -83,11 +83,11 @@ class Lease:
 
         Raises:
             InUseError: another process has it.
-            RunFolderError: the server ignores conditions.
+            RunFolderError: the server doesn't keep to conditions.
             StoreError: S3 can't be used, or not for this.
         """
+        self._objects.settle_conditions()
         self._take()
-        self._check_conditions()
         self._thread.start()
         return self
 
@@ -156,17 +156,6 @@ class Lease:
             "process %d on %s left run %s without a word %.0f s ago: taken over",
             *(owner.process, owner.host, self._objects.address, age),
         )
-
-    def _check_conditions(self) -> None:
-        """Write what must be refused; a server that takes it would let two loops into one run."""
-        for header, etag in (("If-None-Match", None), ("If-Match", f'"{"0" * 32}"')):
-            with suppress(ConflictError):
-                self._objects.swap(_KEY, b"{}", etag)
-                self._objects.delete(_KEY)
-                raise RunFolderError(
-                    f"the server of {self._objects.address} ignores {header}, so that two loops "
-                    "could write into one run; use one that knows conditional writes (AWS does)"
-                )
 
     def _keep(self) -> None:
         while not self._lost and not self._closed.wait(self._seconds / 3):

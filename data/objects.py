@@ -5,6 +5,7 @@ Keys, region and endpoint come from AWS's usual environment variables. Knows not
 
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from selfstudy_engine.data.errors import (
     ConflictError,
     RemoteError,
+    RunFolderError,
     StoreError,
     UsageError,
     shown_text,
@@ -67,6 +69,8 @@ class Objects:
             ) from error
         self.address = address
         self._retry_seconds = retry_seconds
+        self._quotes_etags = True
+        """Whether conditions name an ETag as the server does; see `settle_conditions`."""
         named = {"endpoint": address.endpoint, "region": address.region}
         options: Any = {key: value for key, value in named.items() if value}
         self._store = S3Store(
@@ -183,10 +187,44 @@ class Objects:
 
         with self._explained("write", key):
             try:
-                mode: Any = "create" if etag is None else {"e_tag": etag}
+                condition = etag if etag is None or self._quotes_etags else etag.strip('"')
+                mode: Any = "create" if condition is None else {"e_tag": condition}
                 return obstore.put(self._store, key, content, mode=mode)["e_tag"] or ""
             except (AlreadyExistsError, PreconditionError) as error:
                 raise self.conflict(key) from error
+
+    def settle_conditions(self) -> None:
+        """Find out how the server wants conditions to be put, and that it keeps to them.
+
+        Ceph refuses every ETag in quotes, in which HTTP has it and Ceph itself names it
+        (docs/decisions.md, "A run in S3").
+
+        Raises:
+            RunFolderError: it doesn't: two loops could write into one run, or none.
+            StoreError: S3 can't be used.
+        """
+        key = f"conditions-{uuid.uuid4().hex}"  # nobody else's
+
+        def takes(content: bytes, etag: str | None) -> bool:
+            with suppress(ConflictError):
+                self.swap(key, content, etag)
+            return self.read(key) == content  # also where an earlier try of ours was taken
+
+        problem = ""
+        etag = self.create(key, b"first")
+        if not takes(b"second", etag):
+            self._quotes_etags = False
+            if not takes(b"second", etag):
+                problem = "refuses If-Match with the ETag that it gave itself"
+        for header, wrong in (("If-None-Match", None), ("If-Match", f'"{"0" * 32}"')):
+            if takes(header.encode(), wrong):
+                problem = f"ignores {header}"
+        self.delete(key)
+        if problem:
+            raise RunFolderError(
+                f"the server of {self.address} {problem}, so that it can't keep two loops out of "
+                "one run; use one that knows conditional writes (AWS and Ceph do)"
+            )
 
     def conflict(self, key: str) -> ConflictError:
         """Return the error that says whose content isn't what we knew."""
