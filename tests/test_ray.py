@@ -232,7 +232,8 @@ def test_a_training_whose_node_is_lost_begins_anew(
         if not killed:
             processes = psutil.process_iter(["cmdline"])
             lines = [(process, process.info["cmdline"] or []) for process in processes]
-            found = next(p for p, line in lines if "selfstudy_engine.train" in line)
+            on_nodes = [p for p, line in lines if "ray::train_on_node" in " ".join(line)]
+            [found] = (child for worker in on_nodes for child in worker.children())
             killed.append(found)
             found.parent().kill()
 
