@@ -6,7 +6,9 @@ the middle of a run, as by a network that is gone, is told and left out; the run
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -16,6 +18,12 @@ from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.rounds import RoundRecord
 
+_PLACES = {
+    "mlflow": ("MLFLOW_TRACKING_URI", "sqlite:///{}/mlflow.db"),
+    "wandb": ("WANDB_DIR", "{}"),
+}
+"""Variables by which some trackers are told where to write, else the working folder; and with what,
+for a folder."""
 logger = logging.getLogger(__name__)
 
 
@@ -33,19 +41,26 @@ class Trackers:
 
     def __init__(self, names: Sequence[str], folder: RunFolder, config: RunConfig) -> None:
         self._names = names
-        self._folder = folder
+        self._place = folder.path.resolve() / "tracking"
         self._config = config
         self._trackers: dict[str, Any] = {}
+        self._cleanup = ExitStack()
 
     def __enter__(self) -> Self:
         """Begin to track."""
-        for name in self._names:
-            self._trackers[name] = self._start(name)
+        with ExitStack() as stack:
+            for name in self._names:
+                check_installed(name)
+                if name in _PLACES:
+                    self._set_place(*_PLACES[name], stack)
+                self._trackers[name] = self._start(name)
+            self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Let the trackers write what they hold."""
         self._on_each(lambda tracker: tracker.finish())
+        self._cleanup.close()
 
     def log(self, record: RoundRecord) -> None:
         """Add a round's figures, at its number."""
@@ -59,8 +74,14 @@ class Trackers:
                 logger.warning("tracker %s failed, and is shown nothing more: %s", name, error)
                 del self._trackers[name]
 
+    def _set_place(self, variable: str, value: str, stack: ExitStack) -> None:
+        """Have a tracker write into the run's folder, unless its user says where."""
+        if variable not in os.environ:
+            self._place.mkdir(exist_ok=True)
+            os.environ[variable] = value.format(self._place)
+            stack.callback(os.environ.pop, variable, None)
+
     def _start(self, name: str) -> Any:
-        check_installed(name)
         # Only for those who track: torch comes with it.
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -69,7 +90,7 @@ class Trackers:
         tracker_class: Any = LOGGER_TYPE_TO_CLASS[name]
         where = {}
         if tracker_class.requires_logging_directory or name == "mlflow":  # not the working folder
-            where = {"logging_dir": str(self._folder.path / "tracking")}
+            where = {"logging_dir": str(self._place)}
         try:
             tracker = tracker_class(self._config.name, **where)
             tracker.start()

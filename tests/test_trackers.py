@@ -1,19 +1,21 @@
 """`loop --track`: rounds in TensorBoard's own files."""
 
 import json
+import os
 import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import accelerate.tracking
 import pytest
 from conftest import MakeConfig, loop
 from fake_vllm import FakeVllm
 from tensorboardX.proto.event_pb2 import Event
 
 from selfstudy_engine.data.errors import UsageError
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.engine.rounds import load_records
 from selfstudy_engine.engine.trackers import Trackers, figures_of
 
@@ -74,6 +76,50 @@ def test_figures_are_numbers_by_name(finished: RunFolder) -> None:
     assert figures["seconds/train"] == first.timing.train
     assert json.dumps(figures, allow_nan=False)
     assert "samples/acceptance" not in figures_of(last), "the last round asks for no samples"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [("wandb", "WANDB_DIR", "{}"), ("mlflow", "MLFLOW_TRACKING_URI", "sqlite:///{}/mlflow.db")],
+)
+@pytest.mark.parametrize("users", [None, "elsewhere"])
+def test_trackers_are_told_to_write_into_the_runs_folder(
+    name: str, variable: str, value: str, users: str | None, copied: RunFolder, monkeypatch: Any
+) -> None:
+    """By their own variables, which stay a user's; their default is the working folder."""
+    seen: dict[str, Any] = {}
+
+    class Recorder:
+        requires_logging_directory = False
+
+        def __init__(self, run_name: str, **options: str) -> None:
+            seen.update(options)
+
+        def start(self) -> None:
+            seen["variable"] = os.environ[variable]
+
+        def store_init_configuration(self, options: dict[str, Any]) -> None:
+            if seen.get("fails"):
+                raise OSError("no network")
+
+        def finish(self) -> None:
+            seen["at the end"] = os.environ[variable]
+
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [name])
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, name, Recorder)
+    monkeypatch.delenv(variable, raising=False)
+    if users:
+        monkeypatch.setenv(variable, users)
+    config = read_config(copied)
+    with Trackers([name], copied, config):
+        pass
+    place = copied.path / "tracking"
+    assert seen["variable"] == seen["at the end"] == (users or value.format(place))
+    assert place.is_dir() == (users is None)
+    seen["fails"] = True
+    with pytest.raises(UsageError, match=f"{name} can't begin: no network"):
+        Trackers([name], copied, config).__enter__()
+    assert os.environ.get(variable) == users
 
 
 def test_a_tracker_that_is_not_installed_is_named(finished: RunFolder, monkeypatch: Any) -> None:
