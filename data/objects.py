@@ -3,6 +3,7 @@
 Keys, region and endpoint come from AWS's usual environment variables. Knows nothing of runs.
 """
 
+import os
 import re
 import time
 import uuid
@@ -21,6 +22,7 @@ from selfstudy_engine.data.errors import (
     UsageError,
     shown_text,
 )
+from selfstudy_engine.data.os_errors import explain
 from selfstudy_engine.data.remote_address import RemoteAddress
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ _KEYS = (
     "list, read, write and delete there"
 )
 _CODE = re.compile(r"<Code>(\w+)</Code>\s*(?:<Message>([^<]*))?")
+_UNREACHED = re.compile(
+    r'(https?://[^/\s]+)(?s:.*)(?:(?:message|error): "([^"]+)"|InvalidCertificate\(\s*(\w+))'
+)
+"""Server, and why not: in obstore's "Debug source", the only place where it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,12 @@ class Objects:
         retry_seconds: see `RETRY_SECONDS`.
 
     Raises:
-        UsageError: what speaks to S3 isn't installed.
+        UsageError: what speaks to S3 isn't installed, or the environment keeps it from speaking.
     """
 
     def __init__(self, address: RemoteAddress, retry_seconds: float = RETRY_SECONDS) -> None:
         try:
+            from obstore.exceptions import BaseError
             from obstore.store import S3Store
         except ImportError as error:
             raise UsageError(
@@ -73,21 +80,27 @@ class Objects:
         """Whether conditions name an ETag as the server does; see `settle_conditions`."""
         named = {"endpoint": address.endpoint, "region": address.region}
         options: Any = {key: value for key, value in named.items() if value}
-        self._store = S3Store(
-            address.bucket,
-            prefix=address.prefix or None,
-            client_options={"allow_http": True},
-            retry_config={
-                "max_retries": 1000,
-                "retry_timeout": timedelta(seconds=retry_seconds),
-                "backoff": {
-                    "init_backoff": timedelta(seconds=_FIRST_PAUSE_SECONDS),
-                    "max_backoff": timedelta(seconds=5),
-                    "base": 2,
+        options["client_options"] = {"allow_http": True, **_own_authorities()}
+        try:
+            self._store = S3Store(
+                address.bucket,
+                prefix=address.prefix or None,
+                retry_config={
+                    "max_retries": 1000,
+                    "retry_timeout": timedelta(seconds=retry_seconds),
+                    "backoff": {
+                        "init_backoff": timedelta(seconds=_FIRST_PAUSE_SECONDS),
+                        "max_backoff": timedelta(seconds=5),
+                        "base": 2,
+                    },
                 },
-            },
-            **options,
-        )
+                **options,
+            )
+        except (BaseError, ValueError) as error:
+            raise UsageError(
+                f"{address} can't be used with what AWS_CA_BUNDLE and the other AWS variables "
+                f"say: {shown_text(_text_of(error))}"
+            ) from error
 
     def url(self, key: str) -> str:
         """Return how messages name an object."""
@@ -271,7 +284,7 @@ class Objects:
     def _explain(self, error: Exception) -> tuple[str, str]:
         from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-        text = str(error).partition("Debug source")[0]
+        text = _text_of(error)
         found = _CODE.search(text)
         cause = shown_text(": ".join(filter(None, found.groups())) if found else text)
         is_refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
@@ -280,7 +293,35 @@ class Objects:
             return cause, _KEYS
         if code == "NoSuchBucket":
             return cause, "make the bucket, or name another with --remote"
+        unreached = _UNREACHED.search(str(error))
+        if unreached and not code:
+            server, why, certificate = unreached.groups()
+            if certificate == "UnknownIssuer":
+                return (
+                    f"nobody here knows who issued the certificate of {server}",
+                    "set AWS_CA_BUNDLE to a file with the certificate of its authority (PEM)",
+                )
+            cause = shown_text(f"no connection to {server}: {why or certificate}")
         return cause, (
             "see that the server answers (AWS_ENDPOINT_URL or endpoint_override names it, "
             "AWS_REGION its region), then run the same command again"
         )
+
+
+def _text_of(error: Exception) -> str:
+    return str(error).partition("Debug source")[0]
+
+
+def _own_authorities() -> dict[str, Any]:
+    """Return what has obstore trust an institute's own certificates, too.
+
+    Raises:
+        UsageError: AWS_CA_BUNDLE names no file.
+    """
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if not bundle:
+        return {}
+    try:
+        return {"root_certificate": Path(bundle).read_bytes()}
+    except OSError as error:
+        raise UsageError(f"AWS_CA_BUNDLE: {explain(error)}") from error

@@ -103,18 +103,24 @@ class S3Server:
     """Use it as a context manager; `url` is its endpoint.
 
     `faults` holds what happens to the next requests of (method, part of a path).
+
+    Args:
+        certificate: file of it and of its key, for HTTPS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[str, str] | None = None) -> None:
         self._app: Any = pass_on
         if "SELFSTUDY_TEST_S3" not in os.environ:
             self._app = DomainDispatcherApplication(create_backend_app)
         self.faults: list[tuple[str, str, Fault]] = []
         self.requests: list[tuple[str, str]] = []
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self._server = make_server(
+            "127.0.0.1", 0, self._answer, threaded=True, ssl_context=certificate
+        )
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
         self._lock = threading.Lock()
         self._writing = threading.Lock()
 

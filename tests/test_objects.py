@@ -1,6 +1,7 @@
 """Objects and the lease, against a real S3 server of this machine that fails on command."""
 
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -102,7 +103,8 @@ def test_what_stands_in_the_way_is_named_with_its_remedy(
     with pytest.raises(StoreError, match=r"can't read s3://.*see that the server answers"):
         Objects(ADDRESS, retry_seconds=0.5).find("a")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(StoreError, match=r"can't write s3://.*AWS_ENDPOINT_URL"):
+    refused = r"can't write s3://.*: no connection to http://127.0.0.1:1: Connection refused; "
+    with pytest.raises(StoreError, match=rf"{refused}see .*AWS_ENDPOINT_URL"):
         Objects(ADDRESS, retry_seconds=0.5).replace("a", b"")
 
 
@@ -130,6 +132,52 @@ def test_an_address_may_name_its_server(s3: S3Server, monkeypatch: pytest.Monkey
     objects.create("a", b"here")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
     assert Objects(RemoteAddress.parse(f"s3://{BUCKET}/mine")).read("a") == b"here"
+
+
+def certify(folder: Path) -> tuple[Path, tuple[str, str]]:
+    """Make an authority of our own; return its certificate, and one for 127.0.0.1 and its key."""
+    commands = """\
+        req -x509 -newkey rsa:2048 -nodes -subj /CN=ours -keyout ca.key -out ca.pem
+        req -newkey rsa:2048 -nodes -subj /CN=s3 -keyout s3.key -out s3.csr
+        x509 -req -in s3.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -out s3.pem"""
+    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    for command in commands.splitlines():
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    return folder / "ca.pem", (str(folder / "s3.pem"), str(folder / "s3.key"))
+
+
+def test_an_institutes_own_authority_is_trusted_if_it_is_named(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a word of certificates it said: HTTP error: error sending request."""
+    authority, certificate = certify(tmp_path)
+    with S3Server(certificate) as secure:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", secure.url)
+        with pytest.raises(
+            StoreError, match=rf"who issued the certificate of {secure.url}; set AWS_CA_BUNDLE to"
+        ):
+            Objects(ADDRESS, retry_seconds=0.5).replace("a", b"")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+        Objects(ADDRESS).replace("a", b"here")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    assert Objects(ADDRESS).read("a") == b"here"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "AWS_CA_BUNDLE: .*ca.pem: No such file or directory"),
+        ("none", "s3://bucket/runs/test can't be used with what AWS_CA_BUNDLE .*No certificates"),
+    ],
+)
+def test_a_file_of_authorities_that_is_none_is_named(
+    content: str | None, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "ca.pem").write_text(content)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(UsageError, match=message):
+        Objects(ADDRESS)
 
 
 def is_released(objects: Objects) -> bool:
