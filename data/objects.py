@@ -40,7 +40,8 @@ _KEYS = (
 )
 _CODE = re.compile(r"<Code>(\w+)</Code>\s*(?:<Message>([^<]*))?")
 _UNREACHED = re.compile(
-    r'(https?://[^/\s]+)(?s:.*)(?:(?:message|error): "([^"]+)"|InvalidCertificate\(\s*(\w+))'
+    r"(?s)(https?://[^/\s]+).*kind: Connect,"
+    r'.*(?:(?:message|error): "([^"]+)"|InvalidCertificate\(\s*(\w+))'
 )
 """Server, and why not: in obstore's "Debug source", the only place where it says so."""
 
