@@ -161,9 +161,7 @@ def embedded_table(prop: Property | None = None) -> Table:
             f"{prop.name} in {prop.unit}; pass --table"
         )
     source = _package_folder("chemicals", "get it with `pip install chemicals`, or pass --table")
-    versions = f"{version('chemicals')}-{version('rdkit')}-{_TABLE_FORMAT}"
-    name = f"{prop.name.replace(' ', '-')}s-{versions}.parquet"
-    cached = cache_folder() / "tables" / name
+    cached = _cached_table(prop)
     content = read_cached(cached)
     if content is not None:
         return _to_table(content)
@@ -174,6 +172,12 @@ def embedded_table(prop: Property | None = None) -> Table:
     cached.parent.mkdir(parents=True, exist_ok=True)
     _write_cached(cached, table)
     return table
+
+
+def _cached_table(prop: Property) -> Path:
+    """Return the file of a property's table as these versions of the packages make it."""
+    versions = f"{version('chemicals')}-{version('rdkit')}-{_TABLE_FORMAT}"
+    return cache_folder() / "tables" / f"{prop.name.replace(' ', '-')}s-{versions}.parquet"
 
 
 def _write_cached(path: Path, table: Table) -> None:

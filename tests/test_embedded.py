@@ -12,6 +12,7 @@ from samples import SHIPPED
 from selfstudy_engine.data import embedded
 from selfstudy_engine.data.embedded import cache_folder, embedded_table, read_cached
 from selfstudy_engine.data.molecules import Table
+from selfstudy_engine.data.properties import find_property
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,11 @@ def table() -> Table:
 
 @pytest.fixture
 def cached(table: Table) -> Path:
-    """The file of the user's own cache that reading `table` made or found."""
-    pattern = f"melting-points-*-{embedded._TABLE_FORMAT}.parquet"
-    return max((cache_folder() / "tables").glob(pattern), key=lambda path: path.stat().st_mtime)
+    """The file of the user's own cache that reading `table` made or found.
+
+    Environments with other versions of the packages may keep theirs beside it.
+    """
+    return embedded._cached_table(find_property("melting_point"))
 
 
 def test_size_and_range(table: Table) -> None:
