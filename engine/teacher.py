@@ -17,7 +17,6 @@ from selfstudy_engine.data.adapters import base_fingerprint
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import SelfStudyError, UsageError
 from selfstudy_engine.data.exemplars import middle_first
-from selfstudy_engine.data.prompts import read_number
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.data.schema import Exemplar, Molecule
 from selfstudy_engine.data.task import load_table
@@ -30,6 +29,7 @@ from selfstudy_engine.engine.masking import mask_reason
 from selfstudy_engine.engine.reason_checks import is_boilerplate, leaks_answer
 from selfstudy_engine.engine.teacher_cache import AnswerCache
 from selfstudy_engine.engine.teacher_client import Teacher, TeacherClient
+from selfstudy_engine.engine.teacher_texts import read_prediction, read_reason
 from selfstudy_engine.engine.told_values import tells_value
 
 CANDIDATES_PER_EXEMPLAR = 4
@@ -135,12 +135,12 @@ async def explain(
         BudgetError: asking could cost more than is allowed.
     """
     answer = await client.ask(why_question(molecule, prop))
-    reason = " ".join(answer.text.split())
+    reason = read_reason(answer.text)
     rejection = check_reason(reason, not answer.is_whole, molecule, prop, known)
     if rejection:
         return rejection
     again = await client.ask(value_question(reason, molecule, prop))
-    value = read_number(again.text, prop) if again.is_whole else None
+    value = read_prediction(again.text, prop) if again.is_whole else None
     if value is None:
         return "no value re-predicted"
     if abs(value - molecule.value) > prop.tolerance:
@@ -206,6 +206,7 @@ async def teach(
             f"teacher {teacher.name} at {teacher.url} gave no reason that stands the checks "
             f"({describe_rejections(rejections)}); try another model, or a larger tolerance than "
             f"{prop.tolerance:g} {prop.unit}"
+            + (f", or more tokens than {settings.max_tokens}" * bool(rejections["truncated"]))
         )
     return Lessons(exemplars, rejections, client.budget.describe(), client.num_known, failure)
 

@@ -37,6 +37,10 @@ _REMEDIES = {
     404: "; check --teacher-model, and --teacher-url, which mostly ends in /v1",
 }
 """Of refusals: what the caller can change."""
+_LIMIT = "max_tokens"
+_NEW_LIMIT = "max_completion_tokens"
+"""Names of the limit of tokens. Ollama and llama-cpp-python ignore the new one, Mistral refuses it;
+OpenAI's newer models refuse the old one, and name the new one."""
 logger = logging.getLogger(__name__)
 
 
@@ -105,6 +109,7 @@ class TeacherClient:
         """Questions whose answer was known."""
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failure: SelfStudyError | None = None
+        self._limit = _LIMIT
         self._api: openai.AsyncOpenAI
 
     async def __aenter__(self) -> Self:
@@ -149,7 +154,7 @@ class TeacherClient:
         body: dict[str, Any] = {
             "model": self.teacher.model,
             "messages": [{"role": "user", "content": question}],
-            "max_completion_tokens": settings.max_tokens,
+            _NEW_LIMIT: settings.max_tokens,  # so kept answers call it, whatever is sent
         }
         return body | (
             {} if settings.temperature is None else {"temperature": settings.temperature}
@@ -208,10 +213,9 @@ class TeacherClient:
         self.budget.count(answer)
 
     async def _send(self, body: dict[str, Any]) -> "_Completion":
-        chat = self._api.chat.completions.with_raw_response
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                answer = await chat.create(**body)
+                answer = await self._create(body)
             return _Completion.model_validate_json(answer.content)
         except TimeoutError as error:
             limit = self._settings.timeout_seconds
@@ -232,6 +236,19 @@ class TeacherClient:
             raise _AttemptError(f"an answer that isn't a completion: {shown}", charged=True) from (
                 error
             )
+
+    async def _create(self, body: dict[str, Any]) -> Any:
+        """Send a request, the limit of tokens by the name that this server knows."""
+        create = self._api.chat.completions.with_raw_response.create
+        sent = self._limit
+        request = {sent if key == _NEW_LIMIT else key: value for key, value in body.items()}
+        try:
+            return await create(**request)
+        except openai.BadRequestError as error:
+            if sent == _NEW_LIMIT or _NEW_LIMIT not in error.message:
+                raise
+        self._limit = _NEW_LIMIT
+        return await create(**body)
 
 
 class _Part(BaseModel):

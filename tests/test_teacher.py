@@ -173,6 +173,7 @@ def test_what_is_wrong_with_a_reason(reason: str, rejection: Rejection | None) -
         (lambda question: Reply("Two nitro groups sit on a benzene ring."), "false claim"),
         (lambda question: Reply("As an AI I can't say."), "boilerplate reason"),
         (lambda question: Reply(""), "no reason"),
+        (lambda question: Reply("<think>It has a chain."), "no reason"),
         (lambda question: Reply(GOOD_REASON, finish_reason="length"), "truncated"),
         (lambda question: Reply(GOOD_REASON, finish_reason="content_filter"), "truncated"),
         (lambda question: Reply(GOOD_REASON, finish_reason="abort"), "truncated"),
@@ -183,7 +184,9 @@ def test_a_bad_reason_costs_no_second_question(
 ) -> None:
     fake.explain = reply
     message = rf"a-teacher at .* no reason that stands the checks \({rejection}: 4\).*another model"
-    assert re.search(message, ask.in_vain())
+    failure = ask.in_vain()
+    assert re.search(message, failure)
+    assert ("or more tokens than 1024" in failure) == (rejection == "truncated")
     assert [outcome for _, outcome in ask.decided] == [rejection] * CANDIDATES_PER_EXEMPLAR
     assert fake.predictions == []
 
@@ -219,7 +222,9 @@ def test_a_prediction_that_is_cut_off_is_none(
     assert "no value re-predicted: 4" in ask.in_vain()
 
 
-@pytest.mark.parametrize("answer", ["50", "50 °C", " 50.0 °C.\n", "+50", "323.15 K"])
+@pytest.mark.parametrize(
+    "answer", ["50", "50 °C", " 50.0 °C.\n", "+50", "323.15 K", "<think>Or 90?</think>**~50 °C**"]
+)
 def test_a_number_with_a_unit_is_a_prediction(ask: Taught, fake: FakeTeacher, answer: str) -> None:
     fake.predict = lambda question: Reply(answer)
     assert len(ask().exemplars) == 1
@@ -236,6 +241,14 @@ def test_after_a_dropped_reason_the_next_molecule_is_tried(ask: Taught, fake: Fa
 def test_a_reason_of_several_lines_becomes_one(ask: Taught, fake: FakeTeacher) -> None:
     fake.explain = lambda question: Reply(" An alkyl chain.\n\nOne  bromine.\n")
     assert ask().exemplars[0].reason == "An alkyl chain. One bromine."
+
+
+def test_what_the_teacher_thought_is_no_part_of_the_reason(ask: Taught, fake: FakeTeacher) -> None:
+    # The value, too, may stand in thoughts: they are nobody's reason.
+    fake.explain = lambda question: Reply(
+        f"<think>\nWhy {value_in(question)} °C?\n</think>\n\nAn **alkyl** chain."
+    )
+    assert ask().exemplars[0].reason == "An alkyl chain."
 
 
 def sorted_teacher(fake: FakeTeacher) -> None:

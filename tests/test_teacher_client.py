@@ -76,9 +76,33 @@ def test_what_is_sent(fake: FakeTeacher, answers: Path) -> None:
     ask(fake.url, answers, "Why?", temperature=0.5, max_tokens=99)
     plain = {"model": "a-teacher", "messages": [{"role": "user", "content": "Why?"}]}
     assert fake.bodies == [
-        plain | {"max_completion_tokens": 1024},
-        plain | {"max_completion_tokens": 99, "temperature": 0.5},
+        plain | {"max_tokens": 1024},
+        plain | {"max_tokens": 99, "temperature": 0.5},
     ]
+
+
+def test_a_server_that_knows_the_new_limit_alone_is_sent_that_from_then_on(
+    fake: FakeTeacher, answers: Path
+) -> None:
+    refusal = Reply("'max_tokens' isn't supported. Use 'max_completion_tokens'.", 400)
+    fake.script = [refusal]
+    asked = ask(fake.url, answers, "one", "two", one_by_one=True)
+    assert asked.texts == [Reply().text] * 2
+    limits = [body.keys() - {"model", "messages"} for body in fake.bodies]
+    assert limits == [{"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"}]
+    assert asked.client.budget.num_calls == 2
+    assert ask(fake.url, answers, "two").client.num_known == 1, "another name, the same question"
+    fake.script = [refusal] * 3
+    assert ask(fake.url, answers, "three", "four", "five").texts == [Reply().text] * 3
+
+
+def test_a_server_that_refuses_both_limits_is_told_as_it_is(
+    fake: FakeTeacher, answers: Path
+) -> None:
+    fake.explain = lambda question: Reply("max_completion_tokens may be 100 at most", 400)
+    [error] = ask(fake.url, answers, "one").outcomes
+    assert "may be 100 at most" in str(error)
+    assert len(fake.bodies) == 2
 
 
 def test_nothing_is_asked_twice(fake: FakeTeacher, answers: Path) -> None:
