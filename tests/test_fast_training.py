@@ -51,7 +51,8 @@ def make_model(family: str, dtype: torch.dtype = torch.float32, **settings: Any)
             **settings,
         }
     )
-    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    attention = "eager" if family == "gemma2" else "sdpa"  # as train.loading has it
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
 def with_lora(model: Any, **settings: Any) -> PeftModel:
