@@ -15,13 +15,13 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from selfstudy_engine.data.cgroups import core_quota, memory_limit
 from selfstudy_engine.data.config import load_config
 from selfstudy_engine.data.devices import placement_of
 from selfstudy_engine.data.errors import UsageError
@@ -44,6 +44,10 @@ from selfstudy_engine.engine.shared_memory import (
     needed_shared_memory,
 )
 
+_WHOLE_CORES = (
+    "a thread for each core is started, and they wait for one another: give whole cores instead "
+    "(docker run --cpuset-cpus 0-3)"
+)
 _OTHER_RUNS = "choose another folder with --runs FOLDER"
 _OTHER_CACHE = "choose another folder with XDG_CACHE_HOME=FOLDER"
 _COMPILER = "a GPU and --compilation on need one: apt-get install g++, or name one with CXX"
@@ -122,7 +126,11 @@ def _device() -> Check:
         query = "--query-gpu=name,memory.total,memory.free"
         command = ["nvidia-smi", f"--id={first.uuid}", query, "--format=csv,noheader,nounits"]
         return checks.check_gpus(_run(command, 60), dtype, ALONE_SHARE)
-    cpu = f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, computes in {dtype}"
+    num_cores, quota = len(os.sched_getaffinity(0)), core_quota()
+    cpu = f"{processor_name()}, {num_cores} cores, computes in {dtype}"
+    if quota and quota < num_cores:
+        found = f"no GPU; {cpu}, of whose time a quota leaves {quota:g} cores'"
+        return Check("device", "warn", found, _WHOLE_CORES)
     if not shutil.which("nvidia-smi"):
         return Check("device", "ok", f"no GPU; {cpu}")
     if (visible := os.environ.get(VISIBLE)) is None:
@@ -133,9 +141,7 @@ def _device() -> Check:
 
 def _memory() -> Check:
     memory = psutil.virtual_memory()
-    total = memory.total
-    with suppress(OSError, ValueError):  # no container, or "max"
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
+    total = min(memory.total, memory_limit() or memory.total)
     return checks.check_memory(total, min(memory.available, total))
 
 

@@ -287,3 +287,17 @@ def test_models_named_by_the_user(tmp_path: Path) -> None:
     assert wrong.status == "FAIL"
     assert "generates text" in wrong.found
     assert doctor._model("nobody/no-such-model").status == "warn"
+
+
+def test_the_limits_of_a_job_are_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "memory_limit", lambda: 5 * GIB)
+    assert find(tmp_path, "memory").status == "FAIL"
+    monkeypatch.setattr(doctor, "visible_gpus", list)
+    monkeypatch.setattr(doctor, "core_quota", lambda: 0.5)
+    check = find(tmp_path, "device")
+    assert (check.status, "--cpuset-cpus" in check.remedy) == ("warn", True)
+    assert "a quota leaves 0.5 cores'" in check.found
+    monkeypatch.setattr(doctor, "core_quota", lambda: 4096.0)
+    assert "quota" not in find(tmp_path, "device").found
