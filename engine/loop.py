@@ -112,6 +112,8 @@ def run_loop(
                     check_running(config, server_key)
                     if config.rationalize.enabled:
                         warn_if_idle(len(task.split.pool), config)
+                    if config.track:  # one whose server is gone may take minutes to say so
+                        reporter.phase(f"begin to track with {', '.join(config.track)}")
                     with trackers, connection, judges, collected_rarely():
                         (_run_overlapped if config.overlap else _run_in_turn)(steps, config.rounds)
                 if reports.is_due:

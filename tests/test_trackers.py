@@ -39,7 +39,8 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_shows_every_round(
     small_config: MakeConfig, fake: FakeVllm, tmp_path: Path
 ) -> None:
-    records, _ = loop(small_config(track=["tensorboard"]), tmp_path, fake)
+    records, reporter = loop(small_config(track=["tensorboard"]), tmp_path, fake)
+    assert reporter.phases[0] == "begin to track with tensorboard"
     folder = RunFolder(tmp_path / "test")
     curves = read(folder.path / "tracking" / "test")
     expected: list[tuple[int, Any]] = [
