@@ -20,7 +20,7 @@ from rich.table import Table
 
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.properties import Property
-from selfstudy_engine.engine.metric_texts import ranged, signed, verdict_of
+from selfstudy_engine.engine.metric_texts import gathered, ranged, signed, verdict_of
 from selfstudy_engine.engine.reason_quality import REASONS_COMPARED
 from selfstudy_engine.engine.rounds import RoundRecord
 
@@ -109,7 +109,7 @@ class _Reporter:
             self._console.print(_SPARE)
         if left_out:
             self._console.print(f"left out, as the terminal is narrow: {', '.join(left_out)}")
-        for line in conclusion(records, self._config.property):
+        for line in conclusion(records, self._config):
             self._console.print(line)
 
     def __enter__(self) -> Self:
@@ -120,11 +120,11 @@ class _Reporter:
         """Stop showing."""
 
 
-def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
+def conclusion(records: list[RoundRecord], config: RunConfig) -> list[str]:
     """Return what a run's rounds show, in sentences."""
     if not records:
         return []
-    last = records[-1]
+    last, prop = records[-1], config.property
     change = last.test_change
     if len(records) > 1:
         lines = [
@@ -133,6 +133,10 @@ def conclusion(records: list[RoundRecord], prop: Property) -> list[str]:
         ]
     else:
         lines = []
+    if last.commonest_value is not None and last.commonest_share is not None:
+        commonest = last.commonest_value, last.commonest_share
+        if same := gathered(commonest, config.test_answers, prop):
+            lines.append(same)
     asked = [record for record in records if record.acceptance is not None] or [last]
     tolerances = [prop.tolerance if r.tolerance is None else r.tolerance for r in asked]
     at = f" on round {asked[-1].round}'s molecules"

@@ -4,6 +4,7 @@ Metrics are derived from the answers whenever they are needed; the file holds th
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,19 @@ def errors_of(answers: Sequence[Evaluated], split: str, fallback: float) -> Floa
     """
     measured, predicted = _values(answers, split)
     return np.where(np.isnan(predicted), fallback, predicted) - measured
+
+
+def commonest_value(answers: Sequence[Evaluated]) -> tuple[float, float] | None:
+    """Return the value that test molecules are given most often, and how large a share of them.
+
+    None where none got a value.
+    """
+    tested = [answer.predicted for answer in answers if answer.split == "test"]
+    values = Counter(value for value in tested if value is not None)
+    if not values:
+        return None
+    value, count = values.most_common(1)[0]
+    return value, count / len(tested)
 
 
 def compute_metrics(

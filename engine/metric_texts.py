@@ -12,6 +12,9 @@ ONE_TRAINING = (
 )
 """What every comparison of two single trainings must say."""
 
+_MANY = 0.25
+"""Share of answers with one and the same value from which on it has to be said."""
+
 
 def outcome_of(change: Interval) -> Outcome:
     """Return what a paired change of an error says: an interval with 0 is no change.
@@ -34,6 +37,29 @@ def verdict_of(change: Interval) -> str:
         "same": "no difference to be told",
         "few": "too few molecules for a verdict",
     }[outcome_of(change)]
+
+
+def gathered(commonest: tuple[float, float] | None, num_answers: int, prop: Property) -> str | None:
+    """Return a sentence on a model that gives many molecules the same value; None of another.
+
+    Args:
+        commonest: that value, and the share of test molecules that are given it.
+        num_answers: to each molecule, of which the median is taken; 1 is a greedy one.
+        prop: what is predicted.
+    """
+    if commonest is None or commonest[1] < _MANY:
+        return None
+    value, share = commonest
+    text = (
+        f"{share:.0%} of the last round's test answers are {minus(prop.format(value))} {prop.unit}"
+    )
+    if num_answers > 1:
+        return f"{text}: it hardly tells molecules apart."
+    return (
+        f"{text}. A greedy answer is the likeliest number, digit by digit, not the best guess, and "
+        "which one prevails is a training's luck: `--test-answers 8` measures by the median of "
+        "eight, as `predict` answers."
+    )
 
 
 def columns_of(prop: Property) -> list[str]:

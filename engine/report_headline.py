@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfstudy_engine.data.errors import counted
-from selfstudy_engine.data.evaluations import errors_of
+from selfstudy_engine.data.evaluations import commonest_value, errors_of
 from selfstudy_engine.data.metrics import ENOUGH_FOR_A_VERDICT, Interval, measure_change
 from selfstudy_engine.data.properties import Property
 from selfstudy_engine.engine.baselines import MEDIAN
@@ -14,6 +14,7 @@ from selfstudy_engine.engine.metric_texts import (
     Outcome,
     cells_of,
     columns_of,
+    gathered,
     minus,
     outcome_of,
     ranged,
@@ -93,6 +94,8 @@ def headline(run: RunFacts) -> Headline:
             f"{last.answered:.1%} of the questions got a well-formed value; the others "
             f"are scored as the training median ({median} {unit}), never dropped."
         )
+    if same := gathered(commonest_value(last.answers), run.config.test_answers, run.prop):
+        sentences.append(same)
     kept_out = [str(facts.index) for facts in run.rounds if not facts.record.passed]
     if kept_out:
         sentences.append(

@@ -12,6 +12,7 @@ from selfstudy_engine.data.adapters import Adapter
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.errors import damaged
 from selfstudy_engine.data.evaluations import (
+    commonest_value,
     compute_metrics,
     load_evaluation,
     paired_difference,
@@ -110,6 +111,10 @@ class RoundRecord:
     """The same of the parsed ones and their false claims."""
     num_spare: int = 0
     """Completions that only texts accepted before kept from being accepted."""
+    commonest_value: float | None = None
+    """What more test molecules are given than any other value; None where none got one."""
+    commonest_share: float | None = None
+    """Share of the test molecules that are given it."""
     passed: bool = True
     """False where --gate found the adapter worse than the one that answered before it."""
 
@@ -230,6 +235,7 @@ def derive_record(
     test = compute_metrics(answers, "test", task.split.median, tolerance)
     train = compute_metrics(answers, "train", task.split.median, tolerance)
     assert test is not None  # a test set has at least one molecule
+    commonest = commonest_value(answers)
     num_accepted = sum(accepted.values())
     num_parsed = num_completions - rejections["no value"]
     sample_tolerance = stored_tolerance(store, round_index)
@@ -269,6 +275,8 @@ def derive_record(
         num_spare=num_spare,
         independent_completions=_independent(of_molecule, 0, 1),
         independent_parsed=_independent(of_molecule, 2, 3),
+        commonest_value=commonest[0] if commonest else None,
+        commonest_share=commonest[1] if commonest else None,
         passed=answering == round_index,
     )
 

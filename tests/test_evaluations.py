@@ -12,6 +12,7 @@ from samples import make_evaluated
 
 from selfstudy_engine.data.errors import StoreError
 from selfstudy_engine.data.evaluations import (
+    commonest_value,
     compute_metrics,
     errors_of,
     load_evaluation,
@@ -79,6 +80,14 @@ def test_a_model_that_never_answers_has_the_medians_error() -> None:
     assert metrics.r2
     assert metrics.spearman
     assert (metrics.r2.value, metrics.spearman.value) == (0.0, 0.0)
+
+
+def test_the_commonest_value_is_one_of_the_test_sets() -> None:
+    trained = [replace(make_evaluated(key, 1.0, 3.0), split="train") for key in "XYZ"]
+    more = [make_evaluated("E", 5.0, 26.0), *ANSWERS, *trained]
+    assert commonest_value(more) == (26.0, 0.4)
+    assert commonest_value([make_evaluated("A", 0.0, None), *trained]) is None
+    assert commonest_value([]) is None
 
 
 def test_a_paired_difference_is_negative_where_the_later_one_is_better() -> None:

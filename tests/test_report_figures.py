@@ -82,9 +82,9 @@ def test_acceptance_and_chance_are_at_each_rounds_tolerance(facts: RunFacts) -> 
     assert figure
     assert "at each round's tolerance" in figure.caption
     assert [row["tolerance"] for row in figure.rows] == [30.0, 12.5, 0.0]
-    *_, chance = conclusion([one.record for one in rounds], facts.prop)
+    *_, chance = conclusion([one.record for one in rounds], facts.config)
     assert chance.endswith("(lift 1) on round 2's molecules at its tolerance of 0 °C: 10.0%.")
-    [*_, chance] = conclusion([one.record for one in facts.rounds], facts.prop)
+    [*_, chance] = conclusion([one.record for one in facts.rounds], facts.config)
     assert chance.endswith(f"on round 2's molecules: {facts.rounds[2].record.chance:.1%}.")
 
 

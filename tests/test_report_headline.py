@@ -9,6 +9,7 @@ import pytest
 from made_run import make_run, write_table
 
 from selfstudy_engine.cli.console import conclusion
+from selfstudy_engine.data.evaluations import commonest_value
 from selfstudy_engine.data.metrics import Interval, bootstrap, measure_change
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.engine.baselines import BASELINES, MEDIAN
@@ -65,7 +66,7 @@ def test_few_molecules_get_no_verdict_and_one_no_interval(tmp_path: Path) -> Non
     assert "Too few molecules to tell from always answering the training median: MAE" in text
     assert not re.search("Better than|Worse than", text)
     assert "6 test molecules can't tell a change from noise" in text
-    change, *_ = conclusion(load_records(few), run.prop)
+    change, *_ = conclusion(load_records(few), run.config)
     assert change.endswith("°C: too few molecules for a verdict.")
     write_comparison([few, other], tmp_path / "compare.html")
     page = (tmp_path / "compare.html").read_text("utf-8")
@@ -95,6 +96,28 @@ def test_a_model_that_never_answers_is_the_training_median(facts: RunFacts) -> N
     assert set(last.baselines[MEDIAN]) == {facts.split.median}
     [sentence] = [s for s in headline(run).sentences if "always answering" in s]
     assert sentence.startswith("Not distinguishable from always answering the training median")
+
+
+def test_a_model_that_says_one_number_is_told_so(facts: RunFacts) -> None:
+    last = facts.last
+    expected = commonest_value(last.answers)
+    assert expected == (last.record.commonest_value, last.record.commonest_share)
+    assert not any("test answers are" in sentence for sentence in headline(facts).sentences)
+    ten = [replace(answer, predicted=-10.0) for answer in last.answers[2:]]
+    same = replace(last, answers=[*last.answers[:2], *ten])
+    value, share = commonest_value(same.answers) or (None, None)
+    record = replace(last.record, commonest_value=value, commonest_share=share)
+    for test_answers, ending in (
+        (1, "as `predict` answers."),
+        (8, "hardly tells molecules apart."),
+    ):
+        config = facts.config.model_copy(update={"test_answers": test_answers})
+        run = replace(facts, rounds=[*facts.rounds[:-1], same], config=config)
+        [sentence] = [s for s in headline(run).sentences if "test answers are −10 °C" in s]
+        assert sentence.startswith(f"{share:.0%} of the last round's")
+        assert sentence.endswith(ending)
+        assert sentence in conclusion([record], config)
+    assert not any("test answers" in line for line in conclusion([last.record], facts.config))
 
 
 def test_adapters_that_the_gate_kept_out_are_named(facts: RunFacts) -> None:
