@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from selfstudy_engine.data.files import ON_DISK, Files
 from selfstudy_engine.data.metrics import (
+    ENOUGH_FOR_A_VERDICT,
     Change,
     Floats,
     Interval,
@@ -105,11 +106,11 @@ def errors_of(answers: Sequence[Evaluated], split: str, fallback: float) -> Floa
 def commonest_value(answers: Sequence[Evaluated]) -> tuple[float, float] | None:
     """Return the value that test molecules are given most often, and how large a share of them.
 
-    None where none got a value.
+    None where none got a value, or so few were asked about that two of them say nothing.
     """
     tested = [answer.predicted for answer in answers if answer.split == "test"]
     values = Counter(value for value in tested if value is not None)
-    if not values:
+    if not values or len(tested) < ENOUGH_FOR_A_VERDICT:
         return None
     value, count = values.most_common(1)[0]
     return value, count / len(tested)

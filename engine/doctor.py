@@ -128,10 +128,10 @@ def _device() -> Check:
         return checks.check_gpus(_run(command, 60), dtype, ALONE_SHARE)
     num_cores, quota = len(os.sched_getaffinity(0)), core_quota()
     cpu = f"{processor_name()}, {num_cores} cores, computes in {dtype}"
-    if quota and quota < num_cores:
-        found = f"no GPU; {cpu}, of whose time a quota leaves {quota:g} cores'"
-        return Check("device", "warn", found, _WHOLE_CORES)
     if not shutil.which("nvidia-smi"):
+        if quota and quota < num_cores:
+            found = f"no GPU; {cpu}; a quota leaves the time of {quota:g}"
+            return Check("device", "warn", found, _WHOLE_CORES)
         return Check("device", "ok", f"no GPU; {cpu}")
     if (visible := os.environ.get(VISIBLE)) is None:
         return Check("device", "warn", f"no GPU; {cpu}", "look at why `nvidia-smi` lists none")

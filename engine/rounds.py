@@ -112,7 +112,8 @@ class RoundRecord:
     num_spare: int = 0
     """Completions that only texts accepted before kept from being accepted."""
     commonest_value: float | None = None
-    """What more test molecules are given than any other value; None where none got one."""
+    """What more test molecules are given than any other value; None where none got one, and of
+    few."""
     commonest_share: float | None = None
     """Share of the test molecules that are given it."""
     passed: bool = True

@@ -202,11 +202,12 @@ async def teach(
             raise outcome
     exemplars = middle_first(outcome for outcome in found if isinstance(outcome, Exemplar))
     if not exemplars and not failure:
+        cut_off = rejections["truncated"]
         failure = UsageError(
             f"teacher {teacher.name} at {teacher.url} gave no reason that stands the checks "
             f"({describe_rejections(rejections)}); try another model, or a larger tolerance than "
             f"{prop.tolerance:g} {prop.unit}"
-            + (f", or more tokens than {settings.max_tokens}" * bool(rejections["truncated"]))
+            + (f", or --teacher-max-tokens above {settings.max_tokens}" if cut_off else "")
         )
     return Lessons(exemplars, rejections, client.budget.describe(), client.num_known, failure)
 

@@ -63,6 +63,9 @@ def read_prediction(text: str, prop: Property) -> float | None:
 
 
 def _read_line(line: str, prop: Property) -> float | None:
+    value = read_number(line, prop)  # as it is, first: a unit may have a star in it
+    if value is not None:
+        return value
     plain = _MARKUP.sub("", _DEGREES.sub("°", line))
     plain = _UNIT_NAMES.sub(lambda name: name[0].lower(), _WORDY_DEGREES.sub("", plain))
     lead_in = _LEAD_IN.match(plain)

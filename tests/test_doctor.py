@@ -295,9 +295,10 @@ def test_the_limits_of_a_job_are_the_machines(
     monkeypatch.setattr(doctor, "memory_limit", lambda: 5 * GIB)
     assert find(tmp_path, "memory").status == "FAIL"
     monkeypatch.setattr(doctor, "visible_gpus", list)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr(doctor, "core_quota", lambda: 0.5)
     check = find(tmp_path, "device")
     assert (check.status, "--cpuset-cpus" in check.remedy) == ("warn", True)
-    assert "a quota leaves 0.5 cores'" in check.found
+    assert check.found.endswith("; a quota leaves the time of 0.5")
     monkeypatch.setattr(doctor, "core_quota", lambda: 4096.0)
     assert "quota" not in find(tmp_path, "device").found

@@ -84,9 +84,10 @@ def test_a_model_that_never_answers_has_the_medians_error() -> None:
 
 def test_the_commonest_value_is_one_of_the_test_sets() -> None:
     trained = [replace(make_evaluated(key, 1.0, 3.0), split="train") for key in "XYZ"]
-    more = [make_evaluated("E", 5.0, 26.0), *ANSWERS, *trained]
-    assert commonest_value(more) == (26.0, 0.4)
-    assert commonest_value([make_evaluated("A", 0.0, None), *trained]) is None
+    answers = [*(make_evaluated("E", 5.0, 26.0),) * 4, *ANSWERS * 4, *trained * 9]
+    assert commonest_value(answers) == (26.0, 0.4)
+    assert commonest_value(answers[1:]) is None, "19 molecules"
+    assert commonest_value([make_evaluated("A", 0.0, None)] * 20 + trained) is None
     assert commonest_value([]) is None
 
 

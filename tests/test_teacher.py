@@ -186,7 +186,7 @@ def test_a_bad_reason_costs_no_second_question(
     message = rf"a-teacher at .* no reason that stands the checks \({rejection}: 4\).*another model"
     failure = ask.in_vain()
     assert re.search(message, failure)
-    assert ("or more tokens than 1024" in failure) == (rejection == "truncated")
+    assert ("or --teacher-max-tokens above 1024" in failure) == (rejection == "truncated")
     assert [outcome for _, outcome in ask.decided] == [rejection] * CANDIDATES_PER_EXEMPLAR
     assert fake.predictions == []
 

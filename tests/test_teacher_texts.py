@@ -102,10 +102,11 @@ def test_no_value_is_made_up(text: str) -> None:
     assert read_prediction(text, MELTING_POINT) is None
 
 
-def test_units_keep_their_letters() -> None:
-    volume = Property(name="volume", unit="cm$^3", tolerance=1)
-    assert read_prediction("5", volume) == 5
-    assert read_prediction("5 g/mL", Property(name="x", unit="g/mL", tolerance=1)) == 5
+@pytest.mark.parametrize("unit", ["g/mL", "J/(mol*K)", "cm$^3$", "Kelvin", "deg C", "{a}"])
+def test_a_propertys_own_unit_is_no_markup(unit: str) -> None:
+    prop = Property(name="x", unit=unit, tolerance=1)
+    assert read_prediction(f"5 {unit}", prop) == 5
+    assert read_prediction("About **5**", prop) == 5
 
 
 @pytest.mark.parametrize("text", ["is " * 30_000, "<think" * 30_000, "*" * 60_000, "^ " * 30_000])
