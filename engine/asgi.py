@@ -17,9 +17,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-SEED_VARIABLE = "SELFSTUDY_SEEDS"
-"""Environment variable: "0" where a request with a seed would end the engine: on a CPU, when its
-prompt is computed in parts (vLLM 0.32, v1/worker/gpu_model_runner.py)."""
 PROCESS_VARIABLE = "SELFSTUDY_PROCESS"
 """Environment variable: what tells this start of the server from every other one."""
 WEIGHTS_VARIABLE = "SELFSTUDY_WEIGHTS"
@@ -57,16 +54,6 @@ class RefusedError(Exception):
         headers = [(b"content-type", b"application/json"), *self._headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": orjson.dumps({"error": error})})
-
-
-def check_seed(question: Mapping[str, Any]) -> None:
-    """Refuse a question that would end the engine.
-
-    Raises:
-        RefusedError: it has a seed, and the environment says that none may have.
-    """
-    if os.environ.get(SEED_VARIABLE) == "0" and question.get("seed") is not None:
-        raise RefusedError(400, "this server computes on a CPU and takes no seed: leave it out")
 
 
 class Origin:

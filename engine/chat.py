@@ -26,7 +26,6 @@ from selfstudy_engine.engine.asgi import (
     RefusedError,
     Scope,
     Send,
-    check_seed,
     read_body,
     replay,
 )
@@ -141,7 +140,6 @@ class AskInTemplate:
         try:
             body = orjson.loads(await read_body(receive, _MAX_BODY))
             asked = self._template.ask(body)
-            check_seed(asked)
         except orjson.JSONDecodeError as error:
             reason = f"the request's body isn't JSON: {error}"
             await RefusedError(400, reason).answer(scope, send)

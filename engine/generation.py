@@ -14,7 +14,7 @@ Item_co = TypeVar("Item_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How completions are drawn; no seed, as per-request seeds end vLLM's CPU engine.
+    """How completions are drawn; no seed, which ends the CPU engine of a server that isn't ours.
 
     Raises:
         UsageError: several greedy completions, which would be all alike.

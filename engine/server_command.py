@@ -10,12 +10,12 @@ from selfstudy_engine.data.gpu_memory import gpu_share
 from selfstudy_engine.data.hardware import resolve_dtype
 from selfstudy_engine.data.parallel import Parallel
 from selfstudy_engine.data.privacy import child_environment
-from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.endpoint import HOST
 from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.norm_plugin import FAST_NORMS_VARIABLE
 from selfstudy_engine.engine.public_serving import PublicServing
+from selfstudy_engine.engine.seed_plugin import CPU_SEEDS_VARIABLE
 
 _CPU_MAX_NUM_SEQS = 256
 NO_JIT_SAMPLER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
@@ -160,7 +160,7 @@ def server_environment(
     environment |= {
         KEY_VARIABLE: api_key,  # not an argument: those are visible to every user
         "TOKENIZERS_PARALLELISM": "false",
-        SEED_VARIABLE: "1" if gpus else "0",
+        CPU_SEEDS_VARIABLE: "0" if gpus else "1",
     }
     # The workers of one machine meet on its loopback interface, unless somebody has several.
     environment.setdefault("VLLM_HOST_IP", HOST)

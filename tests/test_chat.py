@@ -16,7 +16,6 @@ from selfstudy_engine.data.facts import describe_facts
 from selfstudy_engine.data.prompts import STOP, render_prompt
 from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.data.schema import Molecule
-from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.chat import RUN_VARIABLE, AskInTemplate, chat_template_of
 
 ROUTE = "/v1/chat/completions"
@@ -142,7 +141,6 @@ def send_through(
 ) -> tuple[list[tuple[dict[str, Any], bytes]], list[dict[str, Any]]]:
     """Return what reached the app (scope and body), and what was sent back without it."""
     monkeypatch.setenv(RUN_VARIABLE, str(folder.path))
-    monkeypatch.setenv(SEED_VARIABLE, "0")
     reached, sent = [], []
     messages = [
         {"type": "http.request", "body": part, "more_body": number < len(parts)}
@@ -199,7 +197,6 @@ def test_everything_else_passes_as_it_is(
     [
         ([b"{"], 400, "JSON"),
         ([orjson.dumps(chat("nothing"))], 400, "is no molecule"),
-        ([orjson.dumps(chat("CCO", seed=1))], 400, "takes no seed"),
         ([b"x" * 600_000] * 2, 413, "longer than 1,000,000 bytes"),
     ],
 )

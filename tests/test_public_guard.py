@@ -7,7 +7,6 @@ import orjson
 import pytest
 
 from selfstudy_engine.engine import public_guard
-from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.public_guard import ROUTES, PublicGuard
 
@@ -91,7 +90,6 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Client:
     monkeypatch.setenv(public_guard.MODEL_VARIABLE, MODEL)
     monkeypatch.setenv(public_guard.RATE_VARIABLE, "30")
     monkeypatch.setenv(public_guard.BODY_VARIABLE, "10000")
-    monkeypatch.setenv(SEED_VARIABLE, "0")
     return Client()
 
 
@@ -171,7 +169,6 @@ def test_what_is_ambiguous_is_read_once(ask: Client) -> None:
         ([], 400, "isn't a JSON object"),
         ({"prompt": "CCO"}, 404, f"answers as model '{MODEL}' only"),
         ({"model": "the-base-model", "prompt": "CCO"}, 404, "answers as model"),
-        ({"model": MODEL, "prompt": "CCO", "seed": 1}, 400, "on a CPU and takes no seed"),
         ({"model": MODEL, "prompt": "C" * 10_000}, 413, "longer than 10,000 bytes"),
         ({"model": MODEL, "prompt": "CCO", "n": 257}, 400, "256 completions at most"),
         ({"model": MODEL, "prompt": "CCO", "n": "257"}, 400, "256 completions at most"),
@@ -190,12 +187,6 @@ def test_a_wrong_question_is_answered_here(
 def test_a_long_prompt_in_tokens_is_one_question(ask: Client) -> None:
     body = {"model": MODEL, "prompt": [1] * 1000, "n": 256}
     assert len(ask(body=body).reached) == 1
-
-
-def test_a_seed_passes_where_it_does_no_harm(ask: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ask(body={"model": MODEL, "prompt": "CCO", "seed": None}).reached
-    monkeypatch.setenv(SEED_VARIABLE, "1")
-    assert Client()(body={"model": MODEL, "prompt": "CCO", "seed": 1}).reached
 
 
 def test_too_many_requests_have_to_wait_whether_they_have_the_key_or_not(ask: Client) -> None:

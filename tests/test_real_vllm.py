@@ -285,6 +285,34 @@ def test_grouped_products_of_runtime_adapters(
     process.check_alive()
 
 
+def test_requests_with_seeds_are_answered_alike_alone_and_in_a_crowd(
+    server: tuple[VllmServer, RunConfig],
+) -> None:
+    """In a crowd prompts are computed in parts, where vLLM 0.32 ends on a CPU."""
+    process, _ = server
+    asked = [
+        {"prompt": [*range(seed * 400, seed * 400 + 400)], "seed": seed, "max_tokens": 12}
+        for seed in range(32)
+    ]
+
+    async def story() -> tuple[list[str], list[str]]:
+        headers = {"Authorization": f"Bearer {process.endpoint.api_key}"}
+        url, timeout = process.endpoint.url, 300
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout) as client:
+
+            async def text(question: dict[str, Any]) -> str:
+                response = await client.post("/v1/completions", json=question)
+                return str(response.raise_for_status().json()["choices"][0]["text"])
+
+            crowd = await asyncio.gather(*map(text, asked))
+            return crowd, [await text(question) for question in asked]
+
+    crowd, alone = asyncio.run(story())
+    process.check_alive()
+    assert crowd == alone
+    assert len(set(crowd)) == len(asked)
+
+
 @pytest.mark.parametrize("server", ["merged"], indirect=True)
 def test_the_local_model_is_its_own_teacher(
     server: tuple[VllmServer, RunConfig], tmp_path: Path

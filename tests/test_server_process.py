@@ -19,10 +19,10 @@ from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.devices import Placement
 from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import Gpu, device
-from selfstudy_engine.engine.asgi import SEED_VARIABLE
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.guard import KEY_VARIABLE
 from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
+from selfstudy_engine.engine.seed_plugin import CPU_SEEDS_VARIABLE
 from selfstudy_engine.engine.server import (
     VllmServer,
     check_port,
@@ -196,9 +196,9 @@ def test_the_batch_is_the_devices_own_if_nobody_asks() -> None:
         assert "--max-num-seqs" not in command
 
 
-def test_no_seed_reaches_a_cpu() -> None:
-    expected = "0" if device() == "cpu" else "1"
-    assert server_environment(config(), "tiny", KEY)[SEED_VARIABLE] == expected
+def test_a_cpu_is_asked_for_generators_that_turn_back() -> None:
+    expected = "1" if device() == "cpu" else "0"
+    assert server_environment(config(), "tiny", KEY)[CPU_SEEDS_VARIABLE] == expected
 
 
 def test_a_gpu_samples_without_a_compiler_unless_told_otherwise(

@@ -1,0 +1,63 @@
+"""A plugin of vLLM: a request with a seed doesn't end the engine on a CPU.
+
+What vLLM 0.32 samples after a part of a prompt it throws away, and turns the request's generator
+back by the offset that only a GPU's has. Does nothing unless our server asks for it.
+"""
+
+import functools
+import logging
+import os
+from typing import Any
+
+from selfstudy_engine.engine.lora_plugin import installed_vllm, refuse_version
+
+CPU_SEEDS_VARIABLE = "SELFSTUDY_CPU_SEEDS"
+"""Our server sets it to "1" in its child's environment to ask for the plugin."""
+logger = logging.getLogger("vllm.selfstudy_engine")  # below vLLM's own: its log shows the lines
+
+
+def register() -> None:
+    """Give requests generators that turn back, or log why not (`vllm.general_plugins`)."""
+    if os.environ.get(CPU_SEEDS_VARIABLE) != "1":
+        return
+    if reason := refuse_version(installed_vllm()) or _replace_generators():
+        logger.warning("A request with a seed may end the engine: %s.", reason)
+
+
+def _replace_generators() -> str:
+    import torch
+    from vllm.platforms import current_platform
+    from vllm.v1.worker.gpu_input_batch import InputBatch  # that of CPUs, too
+
+    class RewindingGenerator(torch.Generator):
+        """A generator of a CPU that turns back to its mark, whatever offset it is given."""
+
+        def mark(self) -> None:
+            self._marked = self.get_state()
+
+        def get_offset(self) -> int:
+            return 0
+
+        def set_offset(self, offset: int) -> torch.Generator:
+            return self.set_state(self._marked)
+
+    if not current_platform.is_cpu():
+        return f"its generators are for a CPU, and this is {current_platform.device_type}"
+    add_request = InputBatch.add_request
+    if hasattr(add_request, "__wrapped__"):  # vLLM may load a plugin several times
+        return ""
+
+    @functools.wraps(add_request)
+    def add_rewinding(batch: Any, request: Any) -> Any:
+        # Only between here and the end of its prompt is what a request draws thrown away: a
+        # preempted one comes by again, having drawn once for each token that it has.
+        generator = request.generator
+        if generator is not None:
+            if not isinstance(generator, RewindingGenerator):
+                request.generator = RewindingGenerator(device="cpu")
+                request.generator.set_state(generator.get_state())
+            request.generator.mark()
+        return add_request(batch, request)
+
+    InputBatch.add_request = add_rewinding
+    return ""
