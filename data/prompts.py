@@ -3,7 +3,7 @@
 named    Name: vanillin              original    #Problem
          SMILES: COc1cc(C=O)ccc1O                ##Name: vanillin
          Reason: One benzene ring.               ##SMILES: COc1cc(C=O)ccc1O
-         Melting point (°C): 82                  ##Reason: One benzene ring.
+         Melting point (°C): 082                 ##Reason: One benzene ring.
                                                  ##Prediction: 82
 
 smiles is named without the name, facts is named with a line of facts before the reason. A prompt
@@ -79,7 +79,12 @@ def render_reason(reason: str) -> str:
 
 def render_value(value: float, prop: Property, template: Template) -> str:
     """Return how an answer ends: a new line with the value."""
-    return f"\n{value_label(prop, template)} {prop.format(value)}"
+    return f"\n{_value_line(value, prop, template)}"
+
+
+def _value_line(value: float, prop: Property, template: Template) -> str:
+    number = prop.format(value) if template == "original" else prop.write(value)
+    return f"{value_label(prop, template)} {number}"
 
 
 def render_prompt(
@@ -127,7 +132,7 @@ def render_hinted_prompt(
 
 def _hinted_question(molecule: Molecule, prop: Property, template: Template) -> str:
     lines = render_question(molecule, template).split("\n")
-    hint = f"{value_label(prop, template)} {prop.format(molecule.value)}"
+    hint = _value_line(molecule.value, prop, template)
     return "\n".join([*lines[:-1], hint, lines[-1]])
 
 

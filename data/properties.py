@@ -22,6 +22,12 @@ def _decimals_for(given: dict[str, Any]) -> int:
     return min(max(math.ceil(math.log10(5 / tolerance)), 0), 6)
 
 
+def _digits_for(given: dict[str, Any]) -> int:
+    """Return how many ten tolerances have: about as many as a property's values spread over."""
+    tolerance = given.get("tolerance", 1.0)
+    return min(max(math.floor(math.log10(tolerance)) + 2, 1), 7)
+
+
 _NO_NAME = "a name is one line without a colon, such as melting point; no blank before it"
 _NO_UNIT = "a unit is one line, such as °C or log units; no blank before it"
 _NO_WORDING = "a wording is one line, such as Melting point:; no blank before or after it"
@@ -41,8 +47,12 @@ class Property(Section):
     maximum: float = 1e6
     """Predictions above this (in `unit`) can't be meant and count as unparsed."""
     decimals: int = Field(default_factory=_decimals_for, ge=0, le=6)
-    """Decimals with which a value is written, in prompts and elsewhere; errors have one more
+    """Decimals with which a value is written, in answers and elsewhere; errors have one more
     [default: as the tolerance needs: 0 for 5 and more, 1 for 0.5]."""
+    digits: int = Field(default_factory=_digits_for, ge=1, le=7)
+    """Digits before the decimal point that an answer writes at least, with zeros ahead ("082"): a
+    model that writes them one by one favours short numbers otherwise [default: as ten tolerances
+    have: 3 for 30, 1 for 0.7]."""
     wording: Annotated[str, matching(r"\S([^\n\r]*\S)?", _NO_WORDING)] | None = None
     """What prompts say before the value [default: "Name (unit):"]; the original template has its
     own."""
@@ -64,9 +74,15 @@ class Property(Section):
         return self.decimals + 1
 
     def format(self, value: float, sign: Literal["-", "+"] = "-") -> str:
-        """Write a value as prompts show it, without "-0"; "+" is for differences."""
+        """Write a value as people read it, without "-0"; "+" is for differences."""
         text = f"{value:{sign}.{self.decimals}f}"
         return text.lstrip("+-") if float(text) == 0 else text
+
+    def write(self, value: float) -> str:
+        """Write a value as answers have it: "082", "-014"."""
+        text = self.format(value)
+        length = self.digits + (self.decimals + 1 if self.decimals else 0)
+        return text.zfill(length + text.startswith("-"))
 
 
 def built_in_properties() -> dict[str, Property]:

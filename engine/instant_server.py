@@ -16,7 +16,7 @@ from selfstudy_engine.engine.endpoint import HOST
 MODEL = "instant"
 TEXT = (
     " One benzene ring with a hydroxyl and an aldehyde group, which hold each other by hydrogen "
-    "bonds: moderate.\nMelting point (°C): 82"
+    "bonds: moderate.\nMelting point (°C): 082"
 )
 TOKENS_PER_COMPLETION = 40
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)

@@ -36,7 +36,7 @@ def test_exemplars_show_the_others_but_not_themselves() -> None:
         exemplars[0].molecule, MELTING_POINT, [exemplars[1], exemplars[2]]
     )
     assert examples[5].prompt == render_prompt(exemplars[5].molecule, MELTING_POINT, exemplars[:2])
-    value = MELTING_POINT.format(exemplars[5].molecule.value)
+    value = MELTING_POINT.write(exemplars[5].molecule.value)
     assert examples[5].answer == f" {exemplars[5].reason}\nMelting point (°C): {value}"
     alone = list(exemplar_examples(exemplars, MELTING_POINT, num_shown=0))
     assert alone[0].prompt == render_prompt(exemplars[0].molecule, MELTING_POINT)
@@ -78,9 +78,9 @@ def test_a_checked_label_is_the_measured_one_if_the_arithmetic_allows_it() -> No
         [example] = sample_examples(samples, MELTING_POINT, "checked")
         return example.answer.rsplit(": ", 1)[1]
 
-    assert label("A flat ring.") == "80"
-    assert label("A flat ring: 5 + 55 = 60.") == "60"
-    assert label("A flat ring: 5 + 75 = 80.") == "80"
+    assert label("A flat ring.") == "080"
+    assert label("A flat ring: 5 + 55 = 60.") == "060"
+    assert label("A flat ring: 5 + 75 = 80.") == "080"
 
 
 @pytest.mark.parametrize("template", ["named", "smiles", "facts", "original"])

@@ -60,7 +60,7 @@ def test_every_templates_answer_reads_back(template: Template) -> None:
 
 def test_answer() -> None:
     answer = render_answer("One ring.", 81.75, MELTING_POINT)
-    assert answer == " One ring.\nMelting point (°C): 82"
+    assert answer == " One ring.\nMelting point (°C): 082"
     assert STOP not in answer
 
 
@@ -71,11 +71,15 @@ def test_prompt_shows_exemplars_in_order_and_shares_its_prefix() -> None:
     assert len(parts) == 3
     assert parts[2] == render_question(VANILLIN)
     assert parts[0].startswith(f"Name: {exemplars[0].molecule.name}\n")
-    first_value = MELTING_POINT.format(exemplars[0].molecule.value)
+    first_value = MELTING_POINT.write(exemplars[0].molecule.value)
     assert parts[0].endswith(f"{exemplars[0].reason}\nMelting point (°C): {first_value}")
     other = render_prompt(Molecule("L", "", "C", 0.0), MELTING_POINT, exemplars)
     assert other.split(STOP)[:2] == parts[:2]
     assert render_prompt(VANILLIN, MELTING_POINT) == render_question(VANILLIN)
+
+
+def test_the_originals_answers_have_no_zeros_ahead() -> None:
+    assert render_answer("One ring.", 81.75, MELTING_POINT, "original").endswith(": 82")
 
 
 @pytest.mark.parametrize("value", [-152.5, -0.4, 0.0, 81.75, 1999.4])
@@ -278,6 +282,6 @@ def test_a_line_can_be_hidden_of_the_molecule_alone(template: Template) -> None:
 
 def test_an_answer_without_a_reason_is_its_value() -> None:
     answer = render_answer("", 81.75, MELTING_POINT)
-    assert answer == "\nMelting point (°C): 82"
+    assert answer == "\nMelting point (°C): 082"
     parsed = parse_completion(answer, MELTING_POINT)
     assert (parsed.reason, parsed.value) == ("", 82.0)

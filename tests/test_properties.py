@@ -24,7 +24,7 @@ def test_other_properties_ship_as_examples() -> None:
 
 def test_the_wording_of_prompts_can_be_given() -> None:
     prop = Property(name="density", unit="g/mL", tolerance=1, decimals=2, wording="Its density is")
-    assert render_answer("Heavy.", 1.5, prop) == " Heavy.\nIts density is 1.50"
+    assert render_answer("Heavy.", 1.5, prop) == " Heavy.\nIts density is 01.50"
     assert parse_completion(" Heavy.\nIts density is 1.5", prop).value == 1.5
     assert parse_completion(" Heavy.\nDensity (g/mL): 1.5", prop).value is None
 
@@ -52,6 +52,31 @@ def test_format(decimals: int, value: float, text: str) -> None:
     assert prop.format(value) == text
     assert prop.format(value, "+") == (f"+{text}" if float(text) > 0 else text)
     assert prop.error_decimals == decimals + 1
+
+
+@pytest.mark.parametrize(
+    ("digits", "decimals", "value", "text"),
+    [
+        (1, 0, 7.0, "7"),
+        (3, 0, 7.0, "007"),
+        (3, 0, -7.0, "-007"),
+        (3, 0, -0.4, "000"),
+        (3, 0, 1043.0, "1043"),
+        (3, 1, -7.25, "-007.2"),
+        (2, 2, 12.0, "12.00"),
+    ],
+)
+def test_an_answer_has_zeros_ahead(digits: int, decimals: int, value: float, text: str) -> None:
+    prop = Property(name="x", unit="u", tolerance=1, decimals=decimals, digits=digits)
+    assert prop.write(value) == text
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "digits"),
+    [(30, 3), (10, 3), (9, 2), (1, 2), (0.7, 1), (0.01, 1), (1e-9, 1), (1e9, 7), (1e308, 7)],
+)
+def test_digits_follow_the_tolerance(tolerance: float, digits: int) -> None:
+    assert Property(name="x", unit="u", tolerance=tolerance).digits == digits
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,8 @@ def test_a_share_below_one_molecule_is_refused() -> None:
 @pytest.mark.parametrize(
     ("template", "hint"),
     [
-        ("named", "Name: vanillin\nSMILES: COc1cc(C=O)ccc1O\nMelting point (°C): 82\nReason:"),
-        ("smiles", "SMILES: COc1cc(C=O)ccc1O\nMelting point (°C): 82\nReason:"),
+        ("named", "Name: vanillin\nSMILES: COc1cc(C=O)ccc1O\nMelting point (°C): 082\nReason:"),
+        ("smiles", "SMILES: COc1cc(C=O)ccc1O\nMelting point (°C): 082\nReason:"),
         (
             "original",
             "#Problem\n##Name: vanillin\n##SMILES: COc1cc(C=O)ccc1O\n##Prediction: 82\n##Reason:",
@@ -182,7 +182,7 @@ def test_the_reason_sees_the_value_and_the_value_only_the_reason(fake: FakeVllm)
     assert len(values) == len(completions) == 2
     for body in values:
         assert (body["n"], body["temperature"]) == (1, 0)
-        assert "Melting point (°C): 82" not in body["prompt"]
+        assert "Melting point (°C): 082" not in body["prompt"]
     for completion in completions:
         said, value = completion.text.rsplit(" ", 1)
         assert f"{ordinary}{said}" in {body["prompt"] for body in values}
