@@ -23,9 +23,9 @@ def _decimals_for(given: dict[str, Any]) -> int:
 
 
 def _digits_for(given: dict[str, Any]) -> int:
-    """Return how many ten tolerances have: about as many as a property's values spread over."""
+    """Return how many twenty tolerances have: values seldom spread over more."""
     tolerance = given.get("tolerance", 1.0)
-    return min(max(math.floor(math.log10(tolerance)) + 2, 1), 7)
+    return min(max(math.floor(math.log10(tolerance / 5)) + 3, 1), 7)
 
 
 _NO_NAME = "a name is one line without a colon, such as melting point; no blank before it"
@@ -51,8 +51,8 @@ class Property(Section):
     [default: as the tolerance needs: 0 for 5 and more, 1 for 0.5]."""
     digits: int = Field(default_factory=_digits_for, ge=1, le=7)
     """Digits before the decimal point that an answer writes at least, with zeros ahead ("082"): a
-    model that writes them one by one favours short numbers otherwise [default: as ten tolerances
-    have: 3 for 30, 1 for 0.7]."""
+    model that writes them one by one favours short numbers otherwise. The original template has
+    none ahead [default: as many as twenty tolerances have: 3 for 30, 2 for 0.7]."""
     wording: Annotated[str, matching(r"\S([^\n\r]*\S)?", _NO_WORDING)] | None = None
     """What prompts say before the value [default: "Name (unit):"]; the original template has its
     own."""

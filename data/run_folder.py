@@ -10,7 +10,6 @@ from pathlib import Path
 import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.config_keys import flatten, read_toml
 from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, lock, make_folder
 from selfstudy_engine.data.hardware import describe_host
@@ -240,6 +239,4 @@ def read_config(folder: RunFolder) -> RunConfig:
             f"run folder {folder.path} has format {made_with}, this version reads {FORMAT}; "
             f"use selfstudy-engine {identity.get('versions', {}).get('selfstudy-engine')}"
         )
-    # Runs of earlier versions have answers without zeros ahead.
-    plain = {} if "property.digits" in flatten(read_toml(folder.config)) else {"property.digits": 1}
-    return load_config(folder.config, plain)
+    return load_config(folder.config)

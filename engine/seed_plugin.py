@@ -4,7 +4,6 @@ What vLLM 0.32 samples after a part of a prompt it throws away, and turns the re
 back by the offset that only a GPU's has. Does nothing unless our server asks for it.
 """
 
-import functools
 import logging
 import os
 from typing import Any
@@ -44,13 +43,12 @@ def _replace_generators() -> str:
     if not current_platform.is_cpu():
         return f"its generators are for a CPU, and this is {current_platform.device_type}"
     add_request = InputBatch.add_request
-    if hasattr(add_request, "__wrapped__"):  # vLLM may load a plugin several times
+    if add_request.__module__ == __name__:  # vLLM may load a plugin several times
         return ""
 
-    @functools.wraps(add_request)
     def add_rewinding(batch: Any, request: Any) -> Any:
-        # Only between here and the end of its prompt is what a request draws thrown away: a
-        # preempted one comes by again, having drawn once for each token that it has.
+        # Only between here and the end of its prompt is what a request draws thrown away; one that
+        # was preempted comes by again.
         generator = request.generator
         if generator is not None:
             if not isinstance(generator, RewindingGenerator):

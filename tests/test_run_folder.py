@@ -66,16 +66,6 @@ def test_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
     assert folder.config.read_bytes() == before
 
 
-def test_a_run_of_an_earlier_version_goes_on_without_zeros_ahead(tmp_path: Path) -> None:
-    folder = open_run(tmp_path, config_of())
-    text = folder.config.read_text()
-    folder.config.write_text(text.replace("digits = 3\n", ""))
-    assert read_config(folder).property.digits == 1
-    with pytest.raises(RunFolderError, match=r"property\.digits: 1 -> 3"):
-        open_run(tmp_path, config_of())
-    assert open_run(tmp_path, config_of(**{"property.digits": 1})) == folder
-
-
 def test_rounds_may_grow_and_the_server_may_change(tmp_path: Path) -> None:
     folder = open_run(tmp_path, config_of(rounds=3))
     changed = {"rounds": 5, "server.block_size": 16, "server.extra_args": ["--x"]}
