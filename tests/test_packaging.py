@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfstudy_engine.engine import lora_plugin, norm_plugin
+from selfstudy_engine.engine import lora_plugin, norm_plugin, seed_plugin
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("cli", "data", "engine", "train")
@@ -70,4 +70,5 @@ def test_vllm_finds_the_plugins() -> None:
     assert loaded == {
         "selfstudy_grouped_lora": lora_plugin.register,
         "selfstudy_cpu_norms": norm_plugin.register,
+        "selfstudy_cpu_seeds": seed_plugin.register,
     }
