@@ -106,7 +106,7 @@ def examples_of(value_of_sample: int) -> list[tuple[str, str]]:
         (render_question(e.molecule, "facts"), render_answer(e.reason, e.molecule.value, prop))
         for e in SHIPPED
     ]
-    sample = ("SMILES: CCCCBr\nReason:", f" A chain.\nMelting point (°C): {value_of_sample}")
+    sample = ("SMILES: CCCCBr\nReason:", f" A chain.\nMelting point (°C): {value_of_sample:03}")
     return [*exemplars, sample]
 
 
