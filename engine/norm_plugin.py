@@ -5,26 +5,20 @@ norm then is nine operations of PyTorch (docs/decisions.md, "RMS norms"). Does n
 server asks for it.
 """
 
-import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
-from selfstudy_engine.engine.lora_plugin import installed_vllm, refuse_version
+from selfstudy_engine.engine.vllm_plugin import change_if_asked
 
 FAST_NORMS_VARIABLE = "SELFSTUDY_FAST_NORMS"
 """Our server sets it to "1" in its child's environment to ask for the plugin."""
 _KERNELS = "vllm_c"
 _OPERATIONS = ("rms_norm", "fused_add_rms_norm")
-logger = logging.getLogger("vllm.selfstudy_engine")  # below vLLM's own: its log shows the lines
 
 
 def register() -> None:
     """Have vLLM use its kernels, or log why not (entry point of `vllm.general_plugins`)."""
-    if os.environ.get(FAST_NORMS_VARIABLE) != "1":
-        return
-    if reason := refuse_version(installed_vllm()) or _prefer_kernels():
-        logger.warning("RMS norms are computed by PyTorch: %s.", reason)
+    change_if_asked(FAST_NORMS_VARIABLE, _prefer_kernels, "RMS norms are computed by PyTorch")
 
 
 def _rows_only(supports: Callable[..., bool]) -> Callable[..., bool]:

@@ -4,23 +4,19 @@ What vLLM 0.32 samples after a part of a prompt it throws away, and turns the re
 back by the offset that only a GPU's has. Does nothing unless our server asks for it.
 """
 
-import logging
-import os
 from typing import Any
 
-from selfstudy_engine.engine.lora_plugin import installed_vllm, refuse_version
+from selfstudy_engine.engine.vllm_plugin import change_if_asked
 
 CPU_SEEDS_VARIABLE = "SELFSTUDY_CPU_SEEDS"
 """Our server sets it to "1" in its child's environment to ask for the plugin."""
-logger = logging.getLogger("vllm.selfstudy_engine")  # below vLLM's own: its log shows the lines
 
 
 def register() -> None:
     """Give requests generators that turn back, or log why not (`vllm.general_plugins`)."""
-    if os.environ.get(CPU_SEEDS_VARIABLE) != "1":
-        return
-    if reason := refuse_version(installed_vllm()) or _replace_generators():
-        logger.warning("A request with a seed may end the engine: %s.", reason)
+    change_if_asked(
+        CPU_SEEDS_VARIABLE, _replace_generators, "A request with a seed may end the engine"
+    )
 
 
 def _replace_generators() -> str:

@@ -39,7 +39,6 @@ from selfstudy_engine.engine.asgi import Origin
 from selfstudy_engine.engine.chat import PASS_THROUGH, RUN_VARIABLE
 from selfstudy_engine.engine.checks import SUPPORTED_VLLM
 from selfstudy_engine.engine.endpoint import HOST, Endpoint
-from selfstudy_engine.engine.lora_plugin import installed_vllm
 from selfstudy_engine.engine.process_groups import (
     GRACE_SECONDS,
     Reaper,
@@ -53,6 +52,7 @@ from selfstudy_engine.engine.server_command import (
 )
 from selfstudy_engine.engine.server_failure import explain_end
 from selfstudy_engine.engine.shared_memory import check_shared_memory
+from selfstudy_engine.engine.vllm_plugin import installed_vllm
 
 _HEALTH_SECONDS = 20
 _CHAT = "selfstudy_engine.engine.chat.AskInTemplate"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, FastLoraWorker, refuse_version
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, FastLoraWorker
+from selfstudy_engine.engine.vllm_plugin import refuse_version
 
 STOCK = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
 PLATFORM = """

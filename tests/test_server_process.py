@@ -21,7 +21,7 @@ from selfstudy_engine.data.errors import ServerError, UsageError
 from selfstudy_engine.data.hardware import Gpu, device
 from selfstudy_engine.engine.endpoint import Endpoint
 from selfstudy_engine.engine.guard import KEY_VARIABLE
-from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE, installed_vllm
+from selfstudy_engine.engine.lora_plugin import FAST_LORA_VARIABLE
 from selfstudy_engine.engine.seed_plugin import CPU_SEEDS_VARIABLE
 from selfstudy_engine.engine.server import (
     VllmServer,
@@ -34,6 +34,7 @@ from selfstudy_engine.engine.server_command import (
     server_command,
     server_environment,
 )
+from selfstudy_engine.engine.vllm_plugin import installed_vllm
 
 KEY = "a-secret-key"
 
