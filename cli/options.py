@@ -299,6 +299,7 @@ TRAIN_OPTIONS = config_options(
     "train.min_steps",
     "train.tokens_per_step",
     "train.label",
+    "train.sample_weights",
     "train.hinted_weight",
     "train.reasons",
     ("train.quantization", "--train-quantization"),

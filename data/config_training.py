@@ -34,6 +34,9 @@ class TrainConfig(Section):
     label: Literal["measured", "predicted", "checked"] = "measured"
     """Value that accepted samples are trained on: the table's, the model's own, or the table's
     unless the reason's arithmetic comes to another."""
+    sample_weights: Literal["equal", "balanced"] = "equal"
+    """Weight of the loss on accepted samples: equal, or balanced, so that each band of values
+    counts as it was asked about, however rarely answers are accepted there."""
     hinted_weight: float = Field(default=0.5, gt=0, le=1)
     """Weight of the loss on reasons that were given in sight of the value."""
     reasons: Literal["keep", "drop", "shuffle"] = "keep"

@@ -18,6 +18,10 @@ _LABELS = {
     "predicted": ("label-predicted", "label: the model's own value"),
     "checked": ("label-checked", "label: measured if the arithmetic allows it"),
 }
+_WEIGHTS = {
+    "equal": ("weights-equal", "all accepted samples weigh the same"),
+    "balanced": ("weights-balanced", "values weigh as they were asked about"),
+}
 _TOLERANCE_ALONE = frozenset({"no value", "out of tolerance", "withdrawn"})
 """What the original rejects, and what always rejects."""
 
@@ -77,6 +81,11 @@ def ablations_of(config: RunConfig) -> list[Ablation]:
             Ablation(key, title, {"train.label": label})
             for label, (key, title) in _LABELS.items()
             if label != train.label
+        ),
+        *(
+            Ablation(key, title, {"train.sample_weights": weights})
+            for weights, (key, title) in _WEIGHTS.items()
+            if weights != train.sample_weights
         ),
         *([unchecked] if {*config.verdict.reject, "withdrawn"} != _TOLERANCE_ALONE else []),
     ]

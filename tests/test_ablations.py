@@ -38,6 +38,7 @@ NEW = [
     "shuffled-reasons",
     "label-predicted",
     "label-checked",
+    "weights-balanced",
     "tolerance-alone",
 ]
 
@@ -118,9 +119,10 @@ def test_all_that_differs_from_how_the_run_trained_is_compared() -> None:
         return [ablation.key for ablation in ablations_of(config)]
 
     assert keys() == ["loop", "exemplars-only", *NEW]
-    others = ["label-measured", "label-checked", "tolerance-alone"]
+    others = ["label-measured", "label-checked", "weights-balanced", "tolerance-alone"]
     assert keys(label="predicted", reasons="drop") == ["loop", "exemplars-only", *others]
     assert keys(reasons="shuffle")[2] == "own-reasons"
+    assert keys(sample_weights="balanced")[-2] == "weights-equal"
     base, previous = (
         ablations_of(load_config(None, {"train.start_from": start}))[0]
         for start in ("base", "previous")
@@ -141,13 +143,15 @@ def test_each_is_trained_once_on_the_same_samples(studied: Studied) -> None:
     unchecked = facts.pop("tolerance-alone")
     assert {one["num_samples"] for one in facts.values()} == {accepted}
     assert studied.study.num_samples == accepted > 0
-    chosen = {key: (one["reasons"], one["label"]) for key, one in facts.items()}
+    choices = ("reasons", "label", "sample_weights")
+    chosen = {key: tuple(one[choice] for choice in choices) for key, one in facts.items()}
     assert chosen == {
-        "direct-answer": ("drop", "measured"),
-        "direct-answer-as-many-steps": ("drop", "measured"),
-        "shuffled-reasons": ("shuffle", "measured"),
-        "label-predicted": ("keep", "predicted"),
-        "label-checked": ("keep", "checked"),
+        "direct-answer": ("drop", "measured", "equal"),
+        "direct-answer-as-many-steps": ("drop", "measured", "equal"),
+        "shuffled-reasons": ("shuffle", "measured", "equal"),
+        "label-predicted": ("keep", "predicted", "equal"),
+        "label-checked": ("keep", "checked", "equal"),
+        "weights-balanced": ("keep", "measured", "balanced"),
     }
     loop = read_adapter(studied.folder.adapter(2)).training
     assert facts["direct-answer"]["num_tokens"] < loop["num_tokens"]
@@ -175,10 +179,10 @@ def test_the_runs_own_adapters_and_answers_are_used_where_they_are_it(studied: S
     ]
     place = studied.folder.ablations(2) / "adapters"
     weights = {key: read_adapter(place / key).sha256 for key in NEW}
-    # This run rejects nothing but by the tolerance, so that some adapters are the same.
+    # This run rejects by the tolerance alone, and accepts evenly: three adapters are the same.
     changes = [key for before, key in pairwise(["", *NEW]) if weights.get(before) != weights[key]]
     assert swapped == changes
-    assert len(changes) >= len(NEW) - 1
+    assert len(changes) == len(NEW) - 2
     asked = [r for r in studied.requests if r.kind == "/v1/completions"]
     assert len(asked) == len(NEW) * studied.study.num_test
     assert {request.body["temperature"] for request in asked} == {0}
@@ -221,6 +225,7 @@ def test_nothing_is_made_again(studied: Studied, fake: FakeVllm) -> None:
         "| reasons of other molecules",
         "| label: the model's own value",
         "| label: measured if the arithmetic allows it",
+        "| values weigh as they were asked about",
         "| all answers within the tolerance",
         "| no model: the training median",
     ]
@@ -335,7 +340,7 @@ def test_a_table_holds_all_that_was_made_before(
     result = ablate(folder, fake, "--only", "direct-answer", "--json")
     assert result.exit_code == 0, result.output
     there = {row["key"] for row in orjson.loads(result.stdout)["rows"]}
-    assert there == {"loop", "direct-answer", *NEW[1:2], "label-predicted", "training-median"}
+    assert there == {"loop", *NEW[:2], "label-predicted", "weights-balanced", "training-median"}
     assert fake.requests == []
 
 

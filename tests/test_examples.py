@@ -61,15 +61,18 @@ def test_samples_are_labelled_as_the_configuration_says() -> None:
     assert predicted.answer == " Small and polar.\nMelting point (°C): -110"
 
 
-def test_hinted_samples_weigh_less_and_are_asked_in_the_ordinary_way() -> None:
-    samples = [make_sample("A"), make_sample("B", hinted=True)]
-    own, hinted = sample_examples(samples, MELTING_POINT, "measured", hinted_weight=0.25)
-    assert (own.prompt, own.answer) == (hinted.prompt, hinted.answer)
-    assert (own.weight, hinted.weight) == (1.0, 0.25)
+def test_samples_weigh_as_they_are_told_to_and_exemplars_one() -> None:
+    samples = [make_sample("A", measured=10.0), make_sample("B", measured=25.0)]
+    weighed = list(
+        sample_examples(
+            samples, MELTING_POINT, "measured", weight_of=lambda sample: sample.measured / 10
+        )
+    )
+    assert [example.weight for example in weighed] == [1.0, 2.5]
+    assert tokenize(weighed[1], LetterTokenizer()).weight == 2.5
     assert [example.weight for example in exemplar_examples(SHIPPED, MELTING_POINT, 0)] == [
         1.0
     ] * 10
-    assert tokenize(hinted, LetterTokenizer()).weight == 0.25
 
 
 def test_a_checked_label_is_the_measured_one_if_the_arithmetic_allows_it() -> None:

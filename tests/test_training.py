@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from conftest import MakeConfig
 from safetensors.torch import load_file, save_file
-from samples import SHIPPED, make_sample
+from samples import SHIPPED, make_rejected, make_sample
 from tiny_training import adapter_logprobs, first_loss, main_here, train_here
 
 from selfstudy_engine.cli.main import cli
@@ -129,13 +129,17 @@ def count_tokens(model: Path, examples: list[tuple[str, str]]) -> int:
     return sum(len(prompt) + len(answer) for prompt, answer in token_ids_of(model, examples))
 
 
-def reference_loss(model: Path, examples: list[tuple[str, str]]) -> float:
-    """Mean cross entropy of the answers' tokens, one sequence at a time, unpacked."""
+def reference_loss(
+    model: Path, examples: list[tuple[str, str]], weights: Sequence[float] = ()
+) -> float:
+    """Mean weighed cross entropy of the answers' tokens, one sequence at a time, unpacked."""
     losses = []
-    for of_prompt, of_answer in token_ids_of(model, examples):
+    sequences = token_ids_of(model, examples)
+    of_each = weights or [1.0] * len(sequences)
+    for (of_prompt, of_answer), weight in zip(sequences, of_each, strict=True):
         logprobs = adapter_logprobs(model, None, of_prompt + of_answer)
         for offset, token in enumerate(of_answer):
-            losses.append(-float(logprobs[len(of_prompt) + offset - 1, token]))
+            losses.append(-weight * float(logprobs[len(of_prompt) + offset - 1, token]))
     return sum(losses) / len(losses)
 
 
@@ -238,6 +242,33 @@ def test_the_label_decides_which_value_is_learned(
     train_here(config, tiny_model, tmp_path / "a", samples=samples, before_round=1)
     expected = reference_loss(tiny_model, examples_of(value))
     assert first_loss(capsys.readouterr().out) == pytest.approx(expected, abs=2e-4)
+
+
+def test_balanced_samples_weigh_as_their_values_were_asked_about(
+    small_config: MakeConfig, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two bands, asked about alike, one has three of the four samples."""
+    store = SampleStore(tmp_path / "samples")
+    with store.writer(0) as writer:
+        writer.add(make_sample(name, measured=20.0, reason="Low.") for name in "ABC")
+        writer.add([make_sample("D", measured=90.0, reason="A ring.")])
+        writer.add(make_rejected(name, measured=90.0) for name in "EF")
+    question = make_sample().prompt
+    low, high = " Low.\nMelting point (°C): 020", " A ring.\nMelting point (°C): 090"
+    examples = [*examples_of(61)[:-1], *[(question, low)] * 3, (question, high)]
+    config = small_config(
+        train__sample_weights="balanced",
+        train__tokens_per_step=count_tokens(tiny_model, examples),
+        train__epochs=4,
+        train__min_steps=1,
+        sampler__num_value_bands=2,
+    )
+    figures = train_here(config, tiny_model, tmp_path / "a", samples=store.folder)
+    weights = [1.0] * 10 + [2 / 3] * 3 + [2.0]
+    expected = reference_loss(tiny_model, examples, weights)
+    assert first_loss(capsys.readouterr().out) == pytest.approx(expected, abs=2e-4)
+    assert abs(expected - reference_loss(tiny_model, examples)) > 2e-3
+    assert figures["sample_weights"] == "balanced"
 
 
 @pytest.mark.parametrize("reasons", ["drop", "shuffle"])

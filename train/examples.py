@@ -1,6 +1,6 @@
 """Exemplars and accepted samples -> examples -> token sequences, which `packing` lays into rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -83,7 +83,7 @@ def sample_examples(
     prop: Property,
     label: str,
     template: Template = "named",
-    hinted_weight: float = 1.0,
+    weight_of: Callable[[Sample], float] = lambda sample: 1.0,
 ) -> Iterator[Example]:
     """Yield one example for each accepted sample, with its own prompt.
 
@@ -96,14 +96,15 @@ def sample_examples(
         label: "measured" trains on the table's value, "predicted" on the model's own, "checked" on
             the table's unless the reason's arithmetic comes to another value.
         template: that their prompts were made with.
-        hinted_weight: of the loss on hinted samples.
+        weight_of: of the loss on a sample.
     """
     for sample in samples:
         value = _label_value(sample, prop, label)
         if value is not None:
             value_line = render_value(value, prop, template)
-            weight = hinted_weight if sample.hinted else 1.0
-            yield Example(sample.molecule_id, sample.prompt, sample.reason, value_line, weight)
+            yield Example(
+                sample.molecule_id, sample.prompt, sample.reason, value_line, weight_of(sample)
+            )
 
 
 def _label_value(sample: Sample, prop: Property, label: str) -> float | None:

@@ -40,6 +40,7 @@ from selfstudy_engine.train.examples import (
 from selfstudy_engine.train.fitting import fit
 from selfstudy_engine.train.loading import load_base, load_whole_base
 from selfstudy_engine.train.processes import processes, whole_weights
+from selfstudy_engine.train.sample_weights import sample_weights
 from selfstudy_engine.train.targets import lora_targets
 
 
@@ -92,6 +93,7 @@ def train_adapter(job: TrainingJob) -> dict[str, Any]:
         "num_exemplars": num_exemplars,
         "num_samples": len(examples) - num_exemplars,
         "label": config.train.label,
+        "sample_weights": config.train.sample_weights,
         "reasons": config.train.reasons,
         "quantization": config.train.quantization,
         "num_tokens": done.num_tokens,
@@ -143,10 +145,10 @@ def _load_examples(job: TrainingJob) -> tuple[list[Example], int, str | None]:
     examples = list(exemplar_examples(exemplars, prop, num_shown, template))
     if job.samples is None:
         return examples, len(exemplars), None
-    digest = SamplesDigest()
-    accepted = digest.of(SampleStore(job.samples).accepted(job.before_round))
-    label, weight = config.train.label, config.train.hinted_weight
-    examples += sample_examples(accepted, prop, label, template, weight)
+    store, digest = SampleStore(job.samples), SamplesDigest()
+    accepted = digest.of(store.accepted(job.before_round))
+    weight_of = sample_weights(store, job.before_round, config)
+    examples += sample_examples(accepted, prop, config.train.label, template, weight_of)
     return examples, len(exemplars), digest.hexdigest()
 
 
