@@ -46,6 +46,8 @@ class Metrics:
     rmse: Interval
     median_error: Interval
     """Median absolute error."""
+    bias: Interval
+    """Mean of predicted - measured; negative leans low."""
     r2: Interval | None
     """None where all measured values are the same, as `spearman` and `rae` then are."""
     spearman: Interval | None
@@ -104,6 +106,7 @@ def measure(measured: Floats, predicted: Floats, fallback: float, tolerance: flo
         mae=interval("mae"),
         rmse=interval("rmse"),
         median_error=interval("median_error"),
+        bias=interval("bias"),
         r2=None if constant else interval("r2"),
         spearman=None if constant else interval("spearman"),
         rae=None if constant else interval("rae"),
@@ -212,7 +215,8 @@ def _statistics(
     measured: Floats, predicted: Floats, answered: npt.NDArray[np.bool_], tolerance: float
 ) -> dict[str, Floats]:
     """Return each statistic of every row; NaN where a row's measured values are all the same."""
-    absolute = abs(predicted - measured)
+    errors = predicted - measured
+    absolute = abs(errors)
     deviation = measured - measured.mean(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = 1 - (absolute**2).sum(axis=1) / (deviation**2).sum(axis=1)
@@ -222,6 +226,7 @@ def _statistics(
         "mae": absolute.mean(axis=1),
         "rmse": np.sqrt((absolute**2).mean(axis=1)),
         "median_error": np.median(absolute, axis=1),
+        "bias": errors.mean(axis=1),
         "r2": np.where(constant, np.nan, r2),
         "spearman": np.where(constant, np.nan, _correlation(_ranks(measured), _ranks(predicted))),
         "rae": np.where(constant, np.nan, rae),

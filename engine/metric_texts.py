@@ -69,6 +69,7 @@ def columns_of(prop: Property) -> list[str]:
         f"MAE, {unit}",
         f"RMSE, {unit}",
         f"median error, {unit}",
+        f"bias, {unit}",
         "R²",
         "Spearman",
         "RAE",
@@ -80,7 +81,7 @@ def columns_of(prop: Property) -> list[str]:
 
 def cells_of(metrics: Metrics, prop: Property) -> list[str]:
     """Return all metrics as texts, in the table's order."""
-    errors = (metrics.mae, metrics.rmse, metrics.median_error)
+    errors = (metrics.mae, metrics.rmse, metrics.median_error, metrics.bias)
     ratios = (metrics.r2, metrics.spearman, metrics.rae)
     shares = (metrics.within_near, metrics.within_tolerance, metrics.answered)
     return [

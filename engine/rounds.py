@@ -116,6 +116,8 @@ class RoundRecord:
     few."""
     commonest_share: float | None = None
     """Share of the test molecules that are given it."""
+    test_bias: float | None = None
+    """Mean of predicted - measured; None where it wasn't kept."""
     passed: bool = True
     """False where --gate found the adapter worse than the one that answered before it."""
 
@@ -278,6 +280,7 @@ def derive_record(
         independent_parsed=_independent(of_molecule, 2, 3),
         commonest_value=commonest[0] if commonest else None,
         commonest_share=commonest[1] if commonest else None,
+        test_bias=test.bias.value,
         passed=answering == round_index,
     )
 

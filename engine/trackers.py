@@ -126,6 +126,7 @@ def figures_of(record: RoundRecord) -> dict[str, float]:
         "test/mae_low": record.test_mae.low,
         "test/mae_high": record.test_mae.high,
         "test/rmse": record.test_rmse.value,
+        "test/bias": record.test_bias,
         "test/r2": record.test_r2,
         "test/within_tolerance": record.test_within_tolerance,
         "test/answered": record.answered,

@@ -24,6 +24,7 @@ def test_metrics_are_those_of_the_reference() -> None:
     assert found.mae.value == pytest.approx(reference.mean_absolute_error(MEASURED, PREDICTED))
     assert found.mse == pytest.approx(reference.mean_squared_error(MEASURED, PREDICTED))
     assert found.median_error.value == np.median(absolute)
+    assert found.bias.value == pytest.approx(PREDICTED.mean() - MEASURED.mean())
     assert found.within_near.value == np.mean(absolute <= 10)
     assert found.within_tolerance.value == np.mean(absolute <= 30)
     assert found.r2
@@ -58,6 +59,7 @@ def test_intervals_agree_with_scipys_bootstrap() -> None:
         (found.r2, reference.r2_score),
         (found.rmse, reference.root_mean_squared_error),
         (found.median_error, reference.median_absolute_error),
+        (found.bias, lambda measured, predicted: (predicted - measured).mean()),
     ):
         theirs = stats.bootstrap(
             (MEASURED, PREDICTED),
@@ -89,7 +91,7 @@ def test_no_value_counts_as_the_fallback_and_is_told() -> None:
 def test_every_interval_holds_its_estimate_and_comes_out_the_same() -> None:
     found = measure(MEASURED, silent(0.1), 75.0, 30.0)
     assert found == measure(MEASURED, silent(0.1), 75.0, 30.0)
-    for name in ("mae", "rmse", "median_error", "r2", "spearman", "rae", "within_near"):
+    for name in ("mae", "rmse", "median_error", "bias", "r2", "spearman", "rae", "within_near"):
         interval = getattr(found, name)
         assert interval.low < interval.value < interval.high, name
 

@@ -41,6 +41,7 @@ def test_rounds_between_keep_their_errors_and_no_texts(facts: RunFacts) -> None:
     """A thousand rounds of a thousand test molecules took gigabytes, and each a second or two."""
     for one in facts.rounds:
         assert one.test_mae == facts.metrics(one).mae
+        assert one.record.test_bias == facts.metrics(one).bias.value
         assert one.answered == facts.metrics(one).answered.value
         assert facts.baseline_maes(one) == {
             k: m.mae for k, m in facts.baseline_metrics(one).items()

@@ -75,6 +75,8 @@ def test_figures_are_numbers_by_name(finished: RunFolder) -> None:
     assert figures["samples/lift"] == pytest.approx(lift)
     assert figures["samples/accepted"] == first.num_accepted
     assert figures["seconds/train"] == first.timing.train
+    assert figures["test/bias"] == first.test_bias
+    assert "test/bias" not in figures_of(replace(first, test_bias=None)), "of an earlier version"
     assert json.dumps(figures, allow_nan=False)
     assert "samples/acceptance" not in figures_of(last), "the last round asks for no samples"
 

@@ -120,7 +120,7 @@ def test_an_evaluation_has_its_errors_in_two_decimals(
     shown = soluble.call("evaluate", "--samples", 4, fake=fake_soluble)
     assert "within 0.23 log mol/L" in shown
     assert "within 0.7 log mol/L" in shown
-    for name in ("MAE, log mol/L", "RMSE, log mol/L", "median error, log mol/L"):
+    for name in ("MAE, log mol/L", "RMSE, log mol/L", "median error, log mol/L", "bias, log mol/L"):
         assert re.search(rf"{name} +{RANGED}", shown), name
     assert re.search(rf"always the training median +{SIGNED} +{SIGNED}", shown)
     assert re.search(rf"50% +\d+% \[\d+, \d+\] +{ERROR} ", shown), "an interval's width"
