@@ -27,6 +27,7 @@ from selfstudy_engine.cli.options import (
     vllm_arguments,
 )
 from selfstudy_engine.data.config import RunConfig
+from selfstudy_engine.data.config_keys import flatten
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
 from selfstudy_engine.data.remote_address import RemoteAddress
 
@@ -91,20 +92,29 @@ def loop(
     """Run the self-study loop, or continue it.
 
     Each round the model answers molecules that it hasn't seen; answers within the tolerance are
-    kept, and the next adapter is trained on them. The same command continues a run that was
-    stopped; a higher --rounds continues a finished one. Arguments after -- go to vLLM.
+    kept, and the next adapter is trained on them. `loop --run NAME` continues a run that was
+    stopped, with the options that it began with; a higher --rounds continues a finished one.
+    Arguments after -- go to vLLM.
 
     The key of a server given with --server comes from SELFSTUDY_SERVER_KEY, a teacher's from
     OPENAI_API_KEY.
     """
+    from selfstudy_engine.data.run_folder import RunFolder, read_config
+
     config = resolve(config_path, values)
+    folder = RunFolder(runs / config.name)
+    if folder.identity.exists():
+        alone, config = config, resolve(config_path, values, read_config(folder))
+        if kept := _changed(alone, config):
+            click.echo(f"Continues {folder.path} as it began: {'; '.join(kept)}", err=True)
     if dry_run:
-        _print_plan(config, runs)
+        _print_plan(config, folder)
         return
     from selfstudy_engine.cli.console import make_reporter
-    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.engine.loop import run_loop
+    from selfstudy_engine.engine.rounds import load_records
 
+    was_finished = len(load_records(folder)) > config.rounds
     with make_reporter(config) as reporter:
         records = run_loop(
             config,
@@ -115,7 +125,11 @@ def loop(
             command=shlex.join(["selfstudy-engine", *sys.argv[1:]]),
         )
     reporter.print_summary(records)
-    folder = RunFolder(runs / config.name)
+    if was_finished:
+        click.echo(
+            f"It had all its {config.rounds} rounds: a higher --rounds continues it, another --run "
+            "begins one."
+        )
     click.echo(f"Results: {folder.path.resolve()}")
     if folder.report.exists():
         click.echo(f"Report:  {folder.report.resolve()}")
@@ -129,11 +143,16 @@ def teacher_key(url: str | None) -> str:
     return os.environ.get(TEACHER_KEY_VARIABLE, "")
 
 
-def _print_plan(config: RunConfig, runs: Path) -> None:
+def _changed(before: RunConfig, after: RunConfig) -> list[str]:
+    """Return "key = value" for all that another value stands for."""
+    old, new = (flatten(config.model_dump(exclude_none=True)) for config in (before, after))
+    return [f"{key} = {value!r}" for key, value in new.items() if old.get(key) != value]
+
+
+def _print_plan(config: RunConfig, folder: "RunFolder") -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.hardware import resolve_dtype
-    from selfstudy_engine.data.run_folder import RunFolder
     from selfstudy_engine.data.table_output import describe_split
     from selfstudy_engine.data.task import load_task
     from selfstudy_engine.engine.base_model import choose_base_model
@@ -143,7 +162,6 @@ def _print_plan(config: RunConfig, runs: Path) -> None:
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path is not None:  # the embedded one would be converted
         _, config = choose_base_model(config)
-    folder = RunFolder(runs / config.name)
     _check_start(config, folder)
     teacher = config.teacher
     kept = folder.exemplars()

@@ -61,18 +61,22 @@ def _click_type(annotation: Any) -> Any:
     return annotation if annotation in (int, float) else str
 
 
-def resolve(config_path: Path | None, values: dict[str, Any]) -> RunConfig:
+def resolve(
+    config_path: Path | None, values: dict[str, Any], begun: RunConfig | None = None
+) -> RunConfig:
     """Return the configuration of a TOML file and the options given on the command line.
 
     Args:
         config_path: of --config.
         values: of options made by `config_option`; those that weren't given are None.
+        begun: of the run that goes on: what neither gives stays as it is there.
 
     Raises:
         UsageError: an unknown key, a value outside its limits, or servers both to start and to use.
     """
-    config = load_config(config_path, _given(values))
-    _check_servers(config)
+    config = load_config(config_path, _given(values), begun)
+    if begun is None or config.server != begun.server:  # runs of earlier versions may have both
+        _check_servers(config)
     return config
 
 

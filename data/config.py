@@ -133,20 +133,29 @@ class RunConfig(Section):
         ]
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Resolve defaults < TOML at `path` < `overrides` (dotted keys, e.g. "generation.batch").
+def load_config(
+    path: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    begun: RunConfig | None = None,
+) -> RunConfig:
+    """Resolve defaults < a run that goes on < TOML at `path` < `overrides`.
 
     A `property` that is a string names a built-in one.
+
+    Args:
+        path: of the TOML, if any.
+        overrides: by dotted keys, e.g. "generation.batch".
+        begun: what the run was begun with.
 
     Raises:
         UsageError: an unknown key or a value outside its limits; each is named.
     """
-    tables = flatten(read_toml(path)) if path else {}
-    # --property replaces the whole table, so that no field of another property stays behind.
-    overrides = overrides or {}
-    if "property" in overrides:
-        tables = {k: v for k, v in tables.items() if not k.startswith("property.")}
-    tables = tables | dict(overrides)
+    tables = flatten(begun.model_dump(exclude_none=True)) if begun else {}
+    for later in (flatten(read_toml(path)) if path else {}, dict(overrides or {})):
+        # Another property replaces the whole table: no field of the one before stays behind.
+        if "property" in later or "property.name" in later:
+            tables = {k: v for k, v in tables.items() if not k.startswith("property.")}
+        tables = tables | later
     if isinstance(tables.get("property"), str):
         chosen = find_property(tables.pop("property")).model_dump()
         tables = {f"property.{k}": v for k, v in chosen.items()} | tables

@@ -183,7 +183,7 @@ def check_configuration(folder: RunFolder, config: RunConfig) -> None:
     if differences:
         raise RunFolderError(
             f"run folder {folder.path} was made with another configuration "
-            f"({'; '.join(differences)}); use the same, or another --run"
+            f"({'; '.join(differences)}); leave out what differs, or choose another --run"
         )
     if config.rounds < before.rounds:
         raise RunFolderError(

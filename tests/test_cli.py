@@ -216,6 +216,28 @@ def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> N
         assert "made with another configuration (table.test_size: 200 -> 5)" in said
 
 
+def test_a_run_goes_on_as_it_began(table: Path, tmp_path: Path) -> None:
+    """Its name is enough: defaults may have changed since, and who remembers all that was given?"""
+    begun = {"table.path": str(table), "table.test_size": 5, "generation.batch": 8, "rounds": 2}
+    open_run(tmp_path, load_config(None, begun | {"server.max_num_seqs": 4}), "", "loop")
+    plan = ("loop", "--dry-run", "--runs", tmp_path)
+    result = call(*plan)
+    assert result.exit_code == 0, result.output
+    assert "20 molecules = 15 pool + 5 test" in result.stdout
+    assert "max_num_seqs = 4\n" in result.stdout
+    kept = f"rounds = 2; table.path = '{table}'; table.test_size = 5; generation.batch = 8"
+    assert result.stderr.startswith(f"Continues {tmp_path}/default as it began: {kept}; server.")
+    more = call(*plan, "--rounds", 7, "--max-num-seqs", 16)
+    assert "rounds = 7\n" in more.stdout
+    assert "max_num_seqs = 16\n" in more.stdout
+    assert "rounds" not in more.stderr
+    said = refuse(*plan, "--batch", 16)
+    assert "another configuration (generation.batch: 8 -> 16); leave out what differs" in said
+    path = tmp_path / "loop.toml"
+    path.write_text("[generation]\nbatch = 32")
+    assert "generation.batch: 8 -> 32" in refuse(*plan, "--config", path)
+
+
 def test_a_dry_run_looks_whether_the_loop_can_begin(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,19 @@ def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
     assert (both.property.decimals, both.property.tolerance) == (0, 1.0)
 
 
+def test_a_run_that_goes_on_keeps_what_nothing_else_says(tmp_path: Path) -> None:
+    begun = load_config(None, {"train.rank": 8, "seed": 1, "property.tolerance": 5.0})
+    path = write(tmp_path, "seed = 2\n[train]\nalpha = 4")
+    assert load_config(None, {}, begun) == begun
+    found = load_config(path, {"rounds": 9}, begun)
+    assert (found.train.rank, found.seed, found.train.alpha, found.rounds) == (8, 2, 4.0, 9)
+    assert found.property.tolerance == 5.0
+    own = write(tmp_path, "[property]\nname = 'density'\nunit = 'g/mL'\ntolerance = 0.1")
+    assert load_config(own, {}, begun).property == load_config(own).property
+    named = load_config(None, {"property": "melting_point"}, begun)
+    assert named.property.tolerance == 30.0
+
+
 def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:
     free: dict[str, float] = {"rounds": 9, "server.block_size": 16, "generation.concurrency": 7}
     free |= {"teacher.price_in": 1.0, "teacher.price_out": 2.0, "teacher.max_cost": 3.0}

@@ -117,3 +117,4 @@ def test_the_command_shows_all_rounds(
     assert (code, err) == (0, "")
     assert "Run test: melting point" in out
     assert str(copied.path) in out
+    assert "It had all its 2 rounds: a higher --rounds continues it" in out
