@@ -46,10 +46,10 @@ def ablate(
     """Find out what a finished run's reasons and labels were worth, by training otherwise.
 
     On the samples of its last round: exemplars only, direct answers without a reason, reasons of
-    other molecules, the other labels, and all answers within the tolerance; all measured on the
-    run's test set, each against the adapter that was trained as the loop did. The same command
-    continues where it was stopped; adapters, answers, a Markdown table and JSON lie in the run's
-    folder.
+    other molecules, the other labels and weights, and all answers within the tolerance; all
+    measured on the run's test set, each against the adapter that was trained as the loop did. The
+    same command continues where it was stopped; adapters, answers, a Markdown table and JSON lie
+    in the run's folder.
     """
     from selfstudy_engine.cli.console import make_reporter
     from selfstudy_engine.data.run_folder import find_run, read_config

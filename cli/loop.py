@@ -21,13 +21,13 @@ from selfstudy_engine.cli.options import (
     reject_option,
     resolve,
     run_options,
+    run_place,
     server_option,
     tolerance_option,
     track_option,
     vllm_arguments,
 )
 from selfstudy_engine.data.config import RunConfig
-from selfstudy_engine.data.config_keys import flatten
 from selfstudy_engine.data.privacy import SERVER_KEY_VARIABLE, TEACHER_KEY_VARIABLE
 from selfstudy_engine.data.remote_address import RemoteAddress
 
@@ -93,28 +93,30 @@ def loop(
 
     Each round the model answers molecules that it hasn't seen; answers within the tolerance are
     kept, and the next adapter is trained on them. `loop --run NAME` continues a run that was
-    stopped, with the options that it began with; a higher --rounds continues a finished one.
-    Arguments after -- go to vLLM.
+    stopped: what decides its results, and isn't given, stays as it was. A higher --rounds continues
+    a finished one. Arguments after -- go to vLLM.
 
     The key of a server given with --server comes from SELFSTUDY_SERVER_KEY, a teacher's from
     OPENAI_API_KEY.
     """
-    from selfstudy_engine.data.run_folder import RunFolder, read_config
+    from selfstudy_engine.data.pull import begun_config
+    from selfstudy_engine.data.run_folder import RunFolder
 
-    config = resolve(config_path, values)
-    folder = RunFolder(runs / config.name)
-    if folder.identity.exists():
-        alone, config = config, resolve(config_path, values, read_config(folder))
-        if kept := _changed(alone, config):
-            click.echo(f"Continues {folder.path} as it began: {'; '.join(kept)}", err=True)
+    name, remote = run_place(config_path, values)
+    folder = RunFolder(runs / name)
+    begun = begun_config(folder, None if dry_run else remote)
+    config = resolve(config_path, values, begun)
     if dry_run:
         _print_plan(config, folder)
         return
+    click.echo(
+        f"Continues {folder.path}; what decides its results, and isn't given, is as in its run.toml"
+        if begun
+        else f"Begins {folder.path}"
+    )
     from selfstudy_engine.cli.console import make_reporter
     from selfstudy_engine.engine.loop import run_loop
-    from selfstudy_engine.engine.rounds import load_records
 
-    was_finished = len(load_records(folder)) > config.rounds
     with make_reporter(config) as reporter:
         records = run_loop(
             config,
@@ -125,11 +127,7 @@ def loop(
             command=shlex.join(["selfstudy-engine", *sys.argv[1:]]),
         )
     reporter.print_summary(records)
-    if was_finished:
-        click.echo(
-            f"It had all its {config.rounds} rounds: a higher --rounds continues it, another --run "
-            "begins one."
-        )
+    click.echo("A higher --rounds goes on with this run, another --run begins one.")
     click.echo(f"Results: {folder.path.resolve()}")
     if folder.report.exists():
         click.echo(f"Report:  {folder.report.resolve()}")
@@ -141,12 +139,6 @@ def teacher_key(url: str | None) -> str:
     if own and url and urlsplit(url).hostname in _ON_THIS_MACHINE:
         return own
     return os.environ.get(TEACHER_KEY_VARIABLE, "")
-
-
-def _changed(before: RunConfig, after: RunConfig) -> list[str]:
-    """Return "key = value" for all that another value stands for."""
-    old, new = (flatten(config.model_dump(exclude_none=True)) for config in (before, after))
-    return [f"{key} = {value!r}" for key, value in new.items() if old.get(key) != value]
 
 
 def _print_plan(config: RunConfig, folder: "RunFolder") -> None:
@@ -223,7 +215,7 @@ def _check_start(config: RunConfig, folder: "RunFolder") -> None:
     if folder.identity.exists():
         check_configuration(folder, config)
     elif not config.remote:  # of which this folder is a copy, perhaps half made
-        check_unused(folder)
+        check_unused(folder, config)
     for tracker in config.track:
         check_installed(tracker)
 

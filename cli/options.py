@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from selfstudy_engine.data.config import RunConfig, Tracker, load_config, override
+from selfstudy_engine.data.config_keys import flatten, read_toml
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.findings import FINDINGS, REJECT_BY_DEFAULT
 
@@ -69,15 +70,26 @@ def resolve(
     Args:
         config_path: of --config.
         values: of options made by `config_option`; those that weren't given are None.
-        begun: of the run that goes on: what neither gives stays as it is there.
+        begun: of the run that goes on; see `load_config`.
 
     Raises:
         UsageError: an unknown key, a value outside its limits, or servers both to start and to use.
     """
     config = load_config(config_path, _given(values), begun)
-    if begun is None or config.server != begun.server:  # runs of earlier versions may have both
-        _check_servers(config)
+    _check_servers(config)
     return config
+
+
+def run_place(config_path: Path | None, values: dict[str, Any]) -> tuple[str, str | None]:
+    """Return the name of the run that is meant, and where it lies in S3, before all else is known.
+
+    Raises:
+        UsageError: the TOML can't be read.
+    """
+    tables = flatten(read_toml(config_path)) if config_path else {}
+    tables |= _given(values)
+    remote = tables.get("remote")
+    return str(tables.get("name", RunConfig().name)), None if remote is None else str(remote)
 
 
 def apply(config: RunConfig, values: dict[str, Any]) -> RunConfig:

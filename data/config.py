@@ -1,4 +1,4 @@
-"""The resolved configuration of a run: defaults < run TOML < command line.
+"""The resolved configuration of a run: defaults < a run that goes on < TOML < command line.
 
 Every option has one home: a field of a section (`config_sources`, `config_rounds`,
 `config_training`, `config_machines`) or of the run itself, with its default, its limits and (as
@@ -29,6 +29,17 @@ from selfstudy_engine.data.errors import UsageError, shown
 from selfstudy_engine.data.properties import Property, find_property
 from selfstudy_engine.data.remote_address import RemoteAddress
 
+_HOW_AND_WHERE: dict[str, Any] = {
+    "server": True,
+    "devices": True,
+    "report": True,
+    "track": True,
+    "generation": {"concurrency", "request_timeout_seconds"},
+    "train": {"timeout_seconds", "stall_seconds"},
+    "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
+}
+"""What may differ between two calls of one run: how and where the server runs and is asked, where
+rounds are shown, how long anything may take, and what a teacher may cost."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 """Names of accelerate's trackers."""
@@ -110,27 +121,25 @@ class RunConfig(Section):
     def differences(self, other: "RunConfig") -> list[str]:
         """Return "key: mine -> other's" for all that decides what the run computes.
 
-        How and where the server runs and is asked, where rounds are shown, how long anything may
-        take, and what a teacher may cost, may change between two calls; `rounds` may grow, and a
-        run be moved to S3 or within it: what there is of it there is compared when it is opened.
+        `rounds` may grow, and a run be moved to S3 or within it: what there is of it there is
+        compared when it is opened.
         """
-        free: dict[str, Any] = {
-            "server": True,
-            "devices": True,
-            "rounds": True,
-            "report": True,
-            "track": True,
-            "remote": other.remote is not None,
-            "generation": {"concurrency", "request_timeout_seconds"},
-            "train": {"timeout_seconds", "stall_seconds"},
-            "teacher": {"concurrency", "timeout_seconds", "price_in", "price_out", "max_cost"},
-        }
+        free = _HOW_AND_WHERE | {"rounds": True, "remote": other.remote is not None}
         mine, theirs = (flatten(c.model_dump(exclude=free)) for c in (self, other))
         return [
             f"{key}: {mine.get(key)!r} -> {theirs.get(key)!r}"
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key) != theirs.get(key)
         ]
+
+    def kept(self) -> dict[str, Any]:
+        """Return by dotted keys what a run that goes on has of itself: `load_config(begun=...)`.
+
+        Its name is that of its folder, and an address in S3 is always given: a copy that was left
+        on a machine isn't the run.
+        """
+        free = _HOW_AND_WHERE | {"name": True, "remote": True}
+        return flatten(self.model_dump(exclude=free, exclude_none=True))
 
 
 def load_config(
@@ -145,12 +154,12 @@ def load_config(
     Args:
         path: of the TOML, if any.
         overrides: by dotted keys, e.g. "generation.batch".
-        begun: what the run was begun with.
+        begun: of the run that goes on; what it keeps is in `RunConfig.kept`.
 
     Raises:
         UsageError: an unknown key or a value outside its limits; each is named.
     """
-    tables = flatten(begun.model_dump(exclude_none=True)) if begun else {}
+    tables = begun.kept() if begun else {}
     for later in (flatten(read_toml(path)) if path else {}, dict(overrides or {})):
         # Another property replaces the whole table: no field of the one before stays behind.
         if "property" in later or "property.name" in later:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
-from selfstudy_engine.data.config import load_config
+from selfstudy_engine.data.config import RunConfig, load_config
 from selfstudy_engine.data.errors import AdapterError, DamagedShardError, RunFolderError
 from selfstudy_engine.data.files import make_folder, publish_folder, write_atomic
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.run_folder import RunFolder, read_config
+from selfstudy_engine.data.scratch import scratch_folder
 from selfstudy_engine.data.shards import SET_ASIDE, check_shard, has_grown, keep_beside
 from selfstudy_engine.data.store import SampleStore
 
@@ -50,6 +51,26 @@ def pull(folder: RunFolder, remote: str) -> None:
     make_folder(folder.path)
     with folder.locked():
         bring_up_to_date(folder, objects, remote, holds=False)
+
+
+def begun_config(folder: RunFolder, remote: str | None) -> RunConfig | None:
+    """Return the configuration of a run that has begun, from S3 if it lies there, or None.
+
+    Raises:
+        RunFolderError: the run is damaged, or of another version.
+        UsageError: `remote` is no address.
+        StoreError: S3 can't be read.
+    """
+    if remote is None:
+        return read_config(folder) if folder.identity.exists() else None
+    objects = Objects(RemoteAddress.parse(remote) / folder.path.name)
+    if not objects.find(_IDENTITY):
+        return None
+    with scratch_folder() as scratch:
+        run = RunFolder(scratch)
+        for path in (run.config, run.identity):
+            path.write_bytes(objects.read(path.name))
+        return read_config(run)
 
 
 def bring_up_to_date(folder: RunFolder, objects: Objects, remote: str, *, holds: bool) -> None:

@@ -139,7 +139,7 @@ def open_run(
     """
     folder = RunFolder(root / config.name, files)
     if not folder.identity.exists():
-        check_unused(folder)
+        check_unused(folder, config)
         make_folder(folder.path)
         with folder.locked():
             if not folder.identity.exists():  # another first start may have been quicker
@@ -183,7 +183,7 @@ def check_configuration(folder: RunFolder, config: RunConfig) -> None:
     if differences:
         raise RunFolderError(
             f"run folder {folder.path} was made with another configuration "
-            f"({'; '.join(differences)}); leave out what differs, or choose another --run"
+            f"({'; '.join(differences)}); use the same, or another --run"
         )
     if config.rounds < before.rounds:
         raise RunFolderError(
@@ -192,12 +192,18 @@ def check_configuration(folder: RunFolder, config: RunConfig) -> None:
         )
 
 
-def check_unused(folder: RunFolder) -> None:
+def check_unused(folder: RunFolder, config: RunConfig) -> None:
     """Refuse a folder that holds more than a start left behind which was killed.
 
     Raises:
-        RunFolderError: it isn't empty, and isn't a run.
+        RunFolderError: it isn't empty, and isn't a run; or its teacher was being asked, and this
+            configuration has none.
     """
+    if folder.teacher_answers.exists() and config.teacher.url is None:
+        raise RunFolderError(
+            f"run {folder.path} was stopped while its teacher was asked; use the same options "
+            "again, --teacher-url among them, or another --run"
+        )
     left = (folder.config, folder.path / ".lock", folder.teacher_answers)
     files = (path for path in folder.path.rglob("*") if path.is_file())
     if any(path not in left and not is_temporary(path) for path in files):

@@ -32,7 +32,7 @@ def taught_exemplars(
         SelfStudyError: the teacher can't be asked any more.
     """
     if not folder.identity.exists():
-        check_unused(folder)
+        check_unused(folder, config)
     settings, num_explained = config.teacher, 0
     assert settings.url, "there is a teacher"
 

@@ -10,7 +10,7 @@ import pytest
 from calls import call, refuse
 
 from selfstudy_engine.data.config import load_config
-from selfstudy_engine.data.run_folder import open_run
+from selfstudy_engine.data.run_folder import RunFolder, open_run
 
 COMMAND = Path(sys.executable).with_name("selfstudy-engine")
 COMMANDS = ["serve", "loop", "teach", "train", "predict", "evaluate", "ablate"]
@@ -218,24 +218,41 @@ def test_a_dry_run_refuses_what_the_loop_would(table: Path, tmp_path: Path) -> N
 
 def test_a_run_goes_on_as_it_began(table: Path, tmp_path: Path) -> None:
     """Its name is enough: defaults may have changed since, and who remembers all that was given?"""
-    begun = {"table.path": str(table), "table.test_size": 5, "generation.batch": 8, "rounds": 2}
+    begun = {"table.path": str(table), "table.test_size": 5, "rounds": 2}
+    begun |= {"generation.batch": 12, "generation.samples_per_molecule": 6}
     open_run(tmp_path, load_config(None, begun | {"server.max_num_seqs": 4}), "", "loop")
     plan = ("loop", "--dry-run", "--runs", tmp_path)
     result = call(*plan)
     assert result.exit_code == 0, result.output
-    assert "20 molecules = 15 pool + 5 test" in result.stdout
-    assert "max_num_seqs = 4\n" in result.stdout
-    kept = f"rounds = 2; table.path = '{table}'; table.test_size = 5; generation.batch = 8"
-    assert result.stderr.startswith(f"Continues {tmp_path}/default as it began: {kept}; server.")
-    more = call(*plan, "--rounds", 7, "--max-num-seqs", 16)
-    assert "rounds = 7\n" in more.stdout
-    assert "max_num_seqs = 16\n" in more.stdout
-    assert "rounds" not in more.stderr
-    said = refuse(*plan, "--batch", 16)
-    assert "another configuration (generation.batch: 8 -> 16); leave out what differs" in said
+    assert "20 molecules = 15 pool + 5 test" in result.output
+    assert "24 completions" in result.output
+    assert "max_num_seqs" not in result.output, "how the server runs is each call's own"
+    more = call(*plan, "--rounds", 7, "--samples-per-molecule", 6)
+    assert "rounds = 7\n" in more.output
+    said = refuse(*plan, "--batch", 24)
+    assert "another configuration (generation.batch: 12 -> 24)" in said
     path = tmp_path / "loop.toml"
-    path.write_text("[generation]\nbatch = 32")
-    assert "generation.batch: 8 -> 32" in refuse(*plan, "--config", path)
+    path.write_text("[generation]\nbatch = 24")
+    assert "generation.batch: 12 -> 24" in refuse(*plan, "--config", path)
+
+
+def test_a_run_in_a_folder_of_another_name_is_refused(table: Path, tmp_path: Path) -> None:
+    begun = {"table.path": str(table), "table.test_size": 5, "name": "mine"}
+    made = open_run(tmp_path, load_config(None, begun), "", "")
+    made.path.rename(tmp_path / "default")
+    for more in ([], ["--dry-run"]):
+        assert "(name: 'mine' -> 'default')" in refuse("loop", "--runs", tmp_path, *more)
+    assert not made.path.exists()
+
+
+def test_a_run_whose_teacher_was_being_asked_doesnt_begin_without(tmp_path: Path) -> None:
+    """Named alone, it would begin with the embedded table and the shipped exemplars."""
+    answers = RunFolder(tmp_path / "taught").teacher_answers
+    answers.parent.mkdir(parents=True)
+    answers.write_bytes(b"{}\n")
+    for more in ([], ["--dry-run"]):
+        said = refuse("loop", "--runs", tmp_path, "--run", "taught", *more)
+        assert "was stopped while its teacher was asked; use the same options again" in said
 
 
 def test_a_dry_run_looks_whether_the_loop_can_begin(

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+from click.testing import CliRunner
 from conftest import MakeConfig
 from fake_vllm import FakeVllm
 from stored_samples import content_of, stored
 from waiting import wait_for
 
+from selfstudy_engine.cli.main import cli
 from selfstudy_engine.data.config import RunConfig
 from selfstudy_engine.data.run_folder import RunFolder
 from selfstudy_engine.data.store import SampleStore
@@ -110,6 +113,23 @@ def test_the_command_ends_with_1_and_one_message_when_the_server_fails(
     assert len(stored(before_generating)) >= BATCH + 2  # answers before the first failure
 
 
+def test_the_runs_name_is_enough_to_go_on(
+    before_generating: RunFolder,
+    finished: RunFolder,
+    fake: FakeVllm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `small_config` says, tolerance and all, is in the run's folder."""
+    monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)
+    runs = before_generating.path.parent
+    arguments = ["loop", "--run", "test", "--runs", str(runs), "--server", fake.url]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"Continues {before_generating.path}; what decides its results" in result.output
+    assert content_of(before_generating) == content_of(finished)
+    assert "A higher --rounds goes on with this run" in result.output
+
+
 def test_the_command_shows_all_rounds(
     copied: RunFolder, small_config: MakeConfig, fake: FakeVllm
 ) -> None:
@@ -117,4 +137,3 @@ def test_the_command_shows_all_rounds(
     assert (code, err) == (0, "")
     assert "Run test: melting point" in out
     assert str(copied.path) in out
-    assert "It had all its 2 rounds: a higher --rounds continues it" in out

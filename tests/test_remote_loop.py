@@ -22,7 +22,7 @@ from selfstudy_engine.data.errors import RunFolderError, SelfStudyError, StoreEr
 from selfstudy_engine.data.lease import Owner
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
-from selfstudy_engine.data.run_folder import RunFolder
+from selfstudy_engine.data.run_folder import RunFolder, read_config
 from selfstudy_engine.engine.loop import run_loop
 from selfstudy_engine.engine.rounds import load_records
 
@@ -157,6 +157,26 @@ def test_other_commands_read_the_folder_that_pull_makes(
     texts = [objects.read(meta["path"]) for meta in objects.list()]
     texts += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(b"secret-of-the-bucket" in text for text in texts)
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_runs_name_and_address_are_enough_to_go_on(
+    config: RunConfig, fake: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an empty disk, where a copy is stale or damaged: it is S3 that tells what the run is."""
+    monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)
+    first = live(config, tmp_path / "one", fake)
+    live(config, tmp_path / "two", fake)
+    more = live(config.model_copy(update={"rounds": 2}), tmp_path / "one", fake)
+    (tmp_path / "two" / "test" / "run.json").write_bytes(b"damaged")
+    for machine in ("two", "three"):
+        arguments = ["loop", "--run", "test", "--remote", REMOTE, "--server", fake.url]
+        result = CliRunner().invoke(cli, [*arguments, "--runs", str(tmp_path / machine)])
+        assert result.exit_code == 0, result.output
+        found = RunFolder(tmp_path / machine / "test")
+        assert f"Continues {found.path}" in result.output
+        assert found.metrics.read_bytes() == more.metrics.read_bytes()
+        assert read_config(found).kept() == read_config(first).kept()
 
 
 def test_a_loop_ends_when_s3_does_not_take_its_samples_and_goes_on_elsewhere(

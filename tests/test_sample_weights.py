@@ -85,6 +85,16 @@ def test_the_store_tells_what_was_asked_about_and_accepted(tmp_path: Path) -> No
     assert (both(low), both(high)) == (1, 1)
 
 
+def test_molecules_that_left_the_table_dont_count(tmp_path: Path) -> None:
+    store = SampleStore(tmp_path)
+    low, high = make_sample("A", measured=10.0), make_sample("B", measured=100.0)
+    left = {"measured": 100.0, "rejections": ("withdrawn",)}
+    with store.writer(0) as writer:
+        writer.add([low, high, *(make_rejected(name, **left) for name in "CDEF")])
+    weight_of = sample_weights(store, None, make_config(sample_weights="balanced"))
+    assert (weight_of(low), weight_of(high)) == (1, 1)
+
+
 def test_weights_are_equal_unless_balance_is_asked_for(tmp_path: Path) -> None:
     """The store, which needn't be there, isn't asked."""
     weight_of = sample_weights(SampleStore(tmp_path / "none"), None, make_config())

@@ -92,16 +92,17 @@ def _values(store: SampleStore, before_round: int | None) -> tuple[list[float], 
     """Return the measured values of the molecules that were asked about, and of what was accepted.
 
     A molecule counts once, however often it was asked about: else those that keep failing, which
-    are asked again, would count for more.
+    are asked again, would count for more. One that is no longer in the table doesn't count.
     """
     asked: dict[str, float] = {}
     accepted = []
+    columns = ("molecule_id", "measured", "accepted", "rejections")
     for index in store.rounds():
-        if before_round is None or index < before_round:
-            for molecule_id, measured, is_accepted in store.rows(
-                index, "molecule_id", "measured", "accepted"
-            ):
+        if before_round is not None and index >= before_round:
+            break
+        for molecule_id, measured, is_accepted, rejections in store.rows(index, *columns):
+            if "withdrawn" not in rejections:
                 asked[molecule_id] = measured
-                if is_accepted:
-                    accepted.append(measured)
+            if is_accepted:
+                accepted.append(measured)
     return list(asked.values()), accepted
