@@ -9,6 +9,7 @@ from selfstudy_engine.cli.options import (
     BASE_OPTIONS,
     TRAIN_DEVICE_OPTIONS,
     TRAIN_OPTIONS,
+    apply,
     config_options,
     resolve,
     run_options,
@@ -66,7 +67,7 @@ def train(
     from selfstudy_engine.data.config import override
     from selfstudy_engine.data.errors import UsageError
     from selfstudy_engine.data.exemplars import load_exemplars, shipped_exemplars
-    from selfstudy_engine.data.run_folder import find_run
+    from selfstudy_engine.data.run_folder import find_run, read_config
     from selfstudy_engine.engine.base_model import choose_base_model
     from selfstudy_engine.engine.launching import launch_of
     from selfstudy_engine.engine.training import TimeLimits, run_training
@@ -77,12 +78,13 @@ def train(
         if config_path:
             raise UsageError("--run brings its own configuration; leave out --config")
         folder = find_run(runs, run_name)
-        config_path = folder.config
+        config = apply(read_config(folder), values)
         exemplars = exemplars or folder.exemplars()
         samples = samples or folder.samples
+    else:
+        config = resolve(config_path, values)
     # The run's servers may have had more GPUs than this machine has; none is started here.
-    no_server = {"server.replicas": 1, "server.extra_args": []}
-    config = override(resolve(config_path, values), no_server)
+    config = override(config, {"server.replicas": 1, "server.extra_args": []})
     launch = launch_of(config)
     if config.train.start_from == "previous" and not previous and before_round != 0:
         raise UsageError(

@@ -161,6 +161,8 @@ def load_config(
     """
     tables = begun.kept() if begun else {}
     for later in (flatten(read_toml(path)) if path else {}, dict(overrides or {})):
+        if begun and _is_built_in(begun.property, later.get("property")):
+            del later["property"]  # named again; its tolerance may have been another
         # Another property replaces the whole table: no field of the one before stays behind.
         if "property" in later or "property.name" in later:
             tables = {k: v for k, v in tables.items() if not k.startswith("property.")}
@@ -172,6 +174,10 @@ def load_config(
         chosen = find_property("melting_point").model_dump()
         tables = {f"property.{k}": v for k, v in chosen.items()} | tables
     return _validate(tables, path)
+
+
+def _is_built_in(prop: Property, key: Any) -> bool:
+    return isinstance(key, str) and find_property(key).name == prop.name
 
 
 def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:

@@ -10,12 +10,17 @@ from pathlib import Path
 import orjson
 
 from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config_keys import flatten, read_toml
 from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, lock, make_folder
 from selfstudy_engine.data.hardware import describe_host
 
 FORMAT = 1
 """Layout of a run folder; another number means another, incompatible layout."""
+
+
+_BEFORE_THERE_WAS_A_CHOICE = {"train.sample_weights": "equal", "property.digits": 1}
+"""What runs did whose run.toml has no such key; they go on so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,4 +250,6 @@ def read_config(folder: RunFolder) -> RunConfig:
             f"run folder {folder.path} has format {made_with}, this version reads {FORMAT}; "
             f"use selfstudy-engine {identity.get('versions', {}).get('selfstudy-engine')}"
         )
-    return load_config(folder.config)
+    known = flatten(read_toml(folder.config))
+    missing = {k: v for k, v in _BEFORE_THERE_WAS_A_CHOICE.items() if k not in known}
+    return load_config(folder.config, missing)

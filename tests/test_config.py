@@ -187,7 +187,12 @@ def test_a_run_that_goes_on_keeps_what_nothing_else_says(tmp_path: Path) -> None
     own = write(tmp_path, "[property]\nname = 'density'\nunit = 'g/mL'\ntolerance = 0.1")
     assert load_config(own, {}, begun).property == load_config(own).property
     named = load_config(None, {"property": "melting_point"}, begun)
-    assert named.property.tolerance == 30.0
+    assert named.property == begun.property, "the same property is named, and nothing else said"
+    other = load_config(None, {"property": "boiling_point"}, begun)
+    assert (
+        other.property.tolerance
+        == load_config(None, {"property": "boiling_point"}).property.tolerance
+    )
 
 
 def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:

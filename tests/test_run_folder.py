@@ -104,8 +104,25 @@ def test_a_teachers_answers_may_be_there_before_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "mine")
     folder.teacher_answers.parent.mkdir(parents=True)
     folder.teacher_answers.write_text("{}\n", "utf-8")
-    assert open_run(tmp_path, config_of()) == folder
+    with pytest.raises(RunFolderError, match="was stopped while its teacher was asked"):
+        open_run(tmp_path, config_of())
+    taught = config_of(**{"teacher.url": "http://127.0.0.1:9/v1"})
+    assert open_run(tmp_path, taught) == folder
     assert folder.teacher_answers.exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_was(tmp_path: Path) -> None:
+    """It wrote values without zeros ahead, and its samples had no weights."""
+    folder = open_run(tmp_path, config_of(**{"train.sample_weights": "balanced"}))
+    new = read_config(folder)
+    assert (new.property.digits, new.train.sample_weights) == (3, "balanced")
+    lines = folder.config.read_text("utf-8").splitlines()
+    old = [line for line in lines if not line.startswith(("digits", "sample_weights"))]
+    assert len(old) == len(lines) - 2
+    folder.config.write_text("\n".join(old), "utf-8")
+    found = read_config(folder)
+    assert (found.property.digits, found.train.sample_weights) == (1, "equal")
+    assert load_config(None, {}, found).kept() == found.kept()
 
 
 def test_what_a_kill_left_of_a_start_may_become_a_run(tmp_path: Path) -> None:
