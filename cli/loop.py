@@ -19,9 +19,8 @@ from selfstudy_engine.cli.options import (
     TRAIN_OPTIONS,
     config_options,
     reject_option,
-    resolve,
+    resolve_run,
     run_options,
-    run_place,
     server_option,
     tolerance_option,
     track_option,
@@ -99,15 +98,12 @@ def loop(
     The key of a server given with --server comes from SELFSTUDY_SERVER_KEY, a teacher's from
     OPENAI_API_KEY.
     """
-    from selfstudy_engine.data.pull import begun_config
     from selfstudy_engine.data.run_folder import RunFolder
 
-    name, remote = run_place(config_path, values)
-    folder = RunFolder(runs / name)
-    begun = begun_config(folder, None if dry_run else remote)
-    config = resolve(config_path, values, begun)
+    config, begun = resolve_run(config_path, values, runs)
+    folder = RunFolder(runs / config.name)
     if dry_run:
-        _print_plan(config, folder)
+        _print_plan(config, begun, folder)
         return
     click.echo(
         f"Continues {folder.path}; what decides its results, and isn't given, is as in its run.toml"
@@ -141,7 +137,7 @@ def teacher_key(url: str | None) -> str:
     return os.environ.get(TEACHER_KEY_VARIABLE, "")
 
 
-def _print_plan(config: RunConfig, folder: "RunFolder") -> None:
+def _print_plan(config: RunConfig, begun: RunConfig | None, folder: "RunFolder") -> None:
     from selfstudy_engine.data.devices import placement_of, replica_configs
     from selfstudy_engine.data.exemplars import load_exemplars
     from selfstudy_engine.data.hardware import resolve_dtype
@@ -154,7 +150,7 @@ def _print_plan(config: RunConfig, folder: "RunFolder") -> None:
     placement, num_servers = placement_of(config), config.server.replicas
     if config.model.path is not None:  # the embedded one would be converted
         _, config = choose_base_model(config)
-    _check_start(config, folder)
+    _check_start(config, begun, folder)
     teacher = config.teacher
     kept = folder.exemplars()
     exemplars = load_exemplars(kept) if kept.exists() else None
@@ -205,15 +201,15 @@ def _print_plan(config: RunConfig, folder: "RunFolder") -> None:
     click.echo(config.to_toml())
 
 
-def _check_start(config: RunConfig, folder: "RunFolder") -> None:
+def _check_start(config: RunConfig, begun: RunConfig | None, folder: "RunFolder") -> None:
     """Refuse a folder and trackers that the loop would refuse."""
     from selfstudy_engine.data.files import check_writable
     from selfstudy_engine.data.run_folder import check_configuration, check_unused
     from selfstudy_engine.engine.trackers import check_installed
 
     check_writable(folder.path)
-    if folder.identity.exists():
-        check_configuration(folder, config)
+    if begun:
+        check_configuration(folder, begun, config)
     elif not config.remote:  # of which this folder is a copy, perhaps half made
         check_unused(folder, config)
     for tracker in config.track:

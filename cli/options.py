@@ -8,7 +8,13 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from selfstudy_engine.data.config import RunConfig, Tracker, load_config, override
+from selfstudy_engine.data.config import (
+    RunConfig,
+    Tracker,
+    load_config,
+    override,
+    settle_config,
+)
 from selfstudy_engine.data.config_keys import flatten, read_toml
 from selfstudy_engine.data.errors import UsageError
 from selfstudy_engine.data.findings import FINDINGS, REJECT_BY_DEFAULT
@@ -62,34 +68,45 @@ def _click_type(annotation: Any) -> Any:
     return annotation if annotation in (int, float) else str
 
 
-def resolve(
-    config_path: Path | None, values: dict[str, Any], begun: RunConfig | None = None
-) -> RunConfig:
+def resolve(config_path: Path | None, values: dict[str, Any]) -> RunConfig:
     """Return the configuration of a TOML file and the options given on the command line.
 
     Args:
         config_path: of --config.
         values: of options made by `config_option`; those that weren't given are None.
-        begun: of the run that goes on; see `load_config`.
 
     Raises:
         UsageError: an unknown key, a value outside its limits, or servers both to start and to use.
     """
-    config = load_config(config_path, _given(values), begun)
+    config = load_config(config_path, _given(values))
     _check_servers(config)
     return config
 
 
-def run_place(config_path: Path | None, values: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the name of the run that is meant, and where it lies in S3, before all else is known.
+def resolve_run(
+    config_path: Path | None, values: dict[str, Any], runs: Path
+) -> tuple[RunConfig, RunConfig | None]:
+    """Return the configuration of a run, and what it has had, if it has begun.
+
+    Args:
+        config_path: of --config.
+        values: of options made by `config_option`; those that weren't given are None.
+        runs: folder of all runs.
 
     Raises:
-        UsageError: the TOML can't be read.
+        SelfStudyError: the configuration is wrong, or the run can't be read.
     """
-    tables = flatten(read_toml(config_path)) if config_path else {}
-    tables |= _given(values)
-    remote = tables.get("remote")
-    return str(tables.get("name", RunConfig().name)), None if remote is None else str(remote)
+    from selfstudy_engine.data.pull import begun_config
+    from selfstudy_engine.data.run_folder import RunFolder
+
+    given = flatten(read_toml(config_path)) if config_path else {}  # once: it may be a pipe
+    overrides = _given(values)
+    place = {"name": RunConfig().name, "remote": None} | given | overrides
+    remote = None if place["remote"] is None else str(place["remote"])
+    begun = begun_config(RunFolder(runs / str(place["name"])), remote)
+    config = settle_config(given, overrides, begun=begun, path=config_path)
+    _check_servers(config)
+    return config, begun
 
 
 def apply(config: RunConfig, values: dict[str, Any]) -> RunConfig:

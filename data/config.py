@@ -133,7 +133,7 @@ class RunConfig(Section):
         ]
 
     def kept(self) -> dict[str, Any]:
-        """Return by dotted keys what a run that goes on has of itself: `load_config(begun=...)`.
+        """Return by dotted keys what a run that goes on has of itself; see `settle_config`.
 
         Its name is that of its folder, and an address in S3 is always given: a copy that was left
         on a machine isn't the run.
@@ -142,42 +142,41 @@ class RunConfig(Section):
         return flatten(self.model_dump(exclude=free, exclude_none=True))
 
 
-def load_config(
-    path: Path | None,
-    overrides: Mapping[str, Any] | None = None,
-    begun: RunConfig | None = None,
-) -> RunConfig:
-    """Resolve defaults < a run that goes on < TOML at `path` < `overrides`.
+def load_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Resolve defaults < TOML at `path` < `overrides` (dotted keys, e.g. "generation.batch").
 
     A `property` that is a string names a built-in one.
-
-    Args:
-        path: of the TOML, if any.
-        overrides: by dotted keys, e.g. "generation.batch".
-        begun: of the run that goes on; what it keeps is in `RunConfig.kept`.
 
     Raises:
         UsageError: an unknown key or a value outside its limits; each is named.
     """
-    tables = begun.kept() if begun else {}
-    for later in (flatten(read_toml(path)) if path else {}, dict(overrides or {})):
-        if begun and _is_built_in(begun.property, later.get("property")):
-            del later["property"]  # named again; its tolerance may have been another
-        # Another property replaces the whole table: no field of the one before stays behind.
-        if "property" in later or "property.name" in later:
-            tables = {k: v for k, v in tables.items() if not k.startswith("property.")}
-        tables = tables | later
-    if isinstance(tables.get("property"), str):
-        chosen = find_property(tables.pop("property")).model_dump()
-        tables = {f"property.{k}": v for k, v in chosen.items()} | tables
-    elif any(key.startswith("property.") for key in tables) and "property.name" not in tables:
-        chosen = find_property("melting_point").model_dump()
-        tables = {f"property.{k}": v for k, v in chosen.items()} | tables
+    return settle_config(flatten(read_toml(path)) if path else {}, overrides or {}, path=path)
+
+
+def settle_config(
+    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    begun: RunConfig | None = None,
+    path: Path | None = None,
+) -> RunConfig:
+    """Resolve defaults < a run that goes on < `given` < `overrides`, all by dotted keys.
+
+    Args:
+        given: by a file.
+        overrides: of it.
+        begun: of the run; what it keeps is in `RunConfig.kept`.
+        path: of the file, for messages.
+
+    Raises:
+        UsageError: an unknown key or a value outside its limits; each is named.
+    """
+    tables, own = (begun.kept(), begun.property) if begun else ({}, None)
+    for later in (given, overrides):
+        tables = _lay_over(tables, later, own)
+    if any(key.startswith("property.") for key in tables) and "property.name" not in tables:
+        tables = _flat_property(find_property("melting_point")) | tables
     return _validate(tables, path)
-
-
-def _is_built_in(prop: Property, key: Any) -> bool:
-    return isinstance(key, str) and find_property(key).name == prop.name
 
 
 def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
@@ -186,7 +185,30 @@ def override(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a value outside its limits.
     """
-    return _validate(flatten(config.model_dump(exclude_none=True)) | dict(overrides), None)
+    tables = flatten(config.model_dump(exclude_none=True))
+    return _validate(_lay_over(tables, overrides, config.property), None)
+
+
+def _lay_over(
+    tables: Mapping[str, Any], later: Mapping[str, Any], own: Property | None
+) -> dict[str, Any]:
+    """Return tables with later values; another property replaces the whole of the one before.
+
+    The property that a configuration has already, `own`, is as it is there when it is named again.
+    """
+    later, named = dict(later), None
+    if isinstance(later.get("property"), str):
+        named = find_property(later.pop("property"))
+    name = named.name if named else later.get("property.name")
+    if name is None:
+        return {**tables, **later}
+    table = own if own and own.name == name else named
+    others = {key: value for key, value in tables.items() if not key.startswith("property.")}
+    return others | (_flat_property(table) if table else {}) | later
+
+
+def _flat_property(prop: Property) -> dict[str, Any]:
+    return {f"property.{key}": value for key, value in prop.model_dump(exclude_none=True).items()}
 
 
 def _validate(tables: Mapping[str, Any], path: Path | None) -> RunConfig:

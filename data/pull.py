@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from selfstudy_engine.data.adapters import MANIFEST, read_adapter
 from selfstudy_engine.data.config import RunConfig, load_config
-from selfstudy_engine.data.errors import AdapterError, DamagedShardError, RunFolderError
+from selfstudy_engine.data.errors import (
+    AdapterError,
+    DamagedShardError,
+    RunFolderError,
+    SelfStudyError,
+)
 from selfstudy_engine.data.files import make_folder, publish_folder, write_atomic
 from selfstudy_engine.data.objects import Objects
 from selfstudy_engine.data.remote_address import RemoteAddress
@@ -70,7 +75,10 @@ def begun_config(folder: RunFolder, remote: str | None) -> RunConfig | None:
         run = RunFolder(scratch)
         for path in (run.config, run.identity):
             path.write_bytes(objects.read(path.name))
-        return read_config(run)
+        try:
+            return read_config(run)
+        except SelfStudyError as error:
+            raise type(error)(str(error).replace(str(scratch), str(objects.address))) from error
 
 
 def bring_up_to_date(folder: RunFolder, objects: Objects, remote: str, *, holds: bool) -> None:

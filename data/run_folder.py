@@ -94,8 +94,10 @@ class RunFolder:
 
     def update_config(self, config: RunConfig) -> None:
         """Write the configuration of a continued run, if it changed, while holding the run."""
-        if read_config(self) != config:
-            self.files.replace(self.config, config.to_toml().encode())
+        # The file itself: trainings read it, and know nothing of what earlier versions left out.
+        content = config.to_toml().encode()
+        if self.config.read_bytes() != content:
+            self.files.replace(self.config, content)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -149,7 +151,7 @@ def open_run(
         with folder.locked():
             if not folder.identity.exists():  # another first start may have been quicker
                 _make(folder, config, task_fingerprint, command)
-    check_configuration(folder, config)
+    check_configuration(folder, read_config(folder), config)
     made_with = orjson.loads(folder.identity.read_bytes()).get("task")
     if made_with != task_fingerprint and not folder.split.exists():
         raise RunFolderError(
@@ -176,14 +178,18 @@ def _make(folder: RunFolder, config: RunConfig, task_fingerprint: str, command: 
     folder.files.replace(folder.identity, orjson.dumps(identity, option=orjson.OPT_INDENT_2))
 
 
-def check_configuration(folder: RunFolder, config: RunConfig) -> None:
+def check_configuration(folder: RunFolder, before: RunConfig, config: RunConfig) -> None:
     """Refuse to go on with a run otherwise than it was begun.
+
+    Args:
+        folder: of the run.
+        before: what it has had.
+        config: what it is to have.
 
     Raises:
         RunFolderError: more differs than a higher number of rounds and how the server runs; each
             difference is named.
     """
-    before = read_config(folder)
     differences = before.differences(config)
     if differences:
         raise RunFolderError(

@@ -1,5 +1,6 @@
 """The command line: quick, and never a traceback for what a user can cause."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -234,6 +235,21 @@ def test_a_run_goes_on_as_it_began(table: Path, tmp_path: Path) -> None:
     path = tmp_path / "loop.toml"
     path.write_text("[generation]\nbatch = 24")
     assert "generation.batch: 12 -> 24" in refuse(*plan, "--config", path)
+
+
+def test_a_configuration_may_come_through_a_pipe(table: Path, tmp_path: Path) -> None:
+    """As from a shell's <(...): it can be read once."""
+    text = f"name = 'piped'\n[table]\npath = '{table}'\ntest_size = 5\n[generation]\nbatch = 8\n"
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write(text)
+    try:
+        result = call("loop", "--dry-run", "--runs", tmp_path, "--config", f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+    assert result.exit_code == 0, result.output
+    assert f"# run folder: {tmp_path}/piped\n" in result.output
+    assert "batch = 8\n" in result.output
 
 
 def test_a_run_in_a_folder_of_another_name_is_refused(table: Path, tmp_path: Path) -> None:

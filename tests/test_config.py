@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, load_config, override, settle_config
 from selfstudy_engine.data.errors import UsageError
+from selfstudy_engine.data.properties import find_property
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -177,22 +178,30 @@ def test_a_property_override_replaces_the_whole_table(tmp_path: Path) -> None:
     assert (both.property.decimals, both.property.tolerance) == (0, 1.0)
 
 
-def test_a_run_that_goes_on_keeps_what_nothing_else_says(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_keeps_what_nothing_else_says() -> None:
     begun = load_config(None, {"train.rank": 8, "seed": 1, "property.tolerance": 5.0})
-    path = write(tmp_path, "seed = 2\n[train]\nalpha = 4")
-    assert load_config(None, {}, begun) == begun
-    found = load_config(path, {"rounds": 9}, begun)
+    assert settle_config({}, {}, begun=begun) == begun
+    found = settle_config({"seed": 2, "train.alpha": 4}, {"rounds": 9}, begun=begun)
     assert (found.train.rank, found.seed, found.train.alpha, found.rounds) == (8, 2, 4.0, 9)
     assert found.property.tolerance == 5.0
-    own = write(tmp_path, "[property]\nname = 'density'\nunit = 'g/mL'\ntolerance = 0.1")
-    assert load_config(own, {}, begun).property == load_config(own).property
-    named = load_config(None, {"property": "melting_point"}, begun)
-    assert named.property == begun.property, "the same property is named, and nothing else said"
-    other = load_config(None, {"property": "boiling_point"}, begun)
-    assert (
-        other.property.tolerance
-        == load_config(None, {"property": "boiling_point"}).property.tolerance
-    )
+    elsewhere = load_config(None, {"server.max_num_seqs": 4, "name": "mine", "remote": "s3://b/r"})
+    assert settle_config({}, {}, begun=elsewhere) == RunConfig(), "these are each call's own"
+
+
+def test_the_runs_own_property_is_as_it_is_there_when_it_is_named_again() -> None:
+    """Of an earlier version's, or where a file and an option both named one."""
+    old = {"property.tolerance": 5.0, "property.digits": 1}
+    begun = load_config(None, old)
+    assert settle_config({}, {"property": "melting_point"}, begun=begun) == begun
+    assert settle_config({"property": "melting_point"}, {}, begun=begun) == begun
+    own = {"property.name": "melting point", "property.unit": "°C", "property.tolerance": 20.0}
+    named = settle_config(own, {}, begun=begun).property
+    assert (named.tolerance, named.digits) == (20.0, 1)
+    assert settle_config(own, {"property": "melting_point"}, begun=begun) == begun
+    for key in ("boiling_point", "aqueous_solubility"):
+        found = settle_config({}, {"property": key}, begun=begun)
+        assert found.property == find_property(key) == override(begun, {"property": key}).property
+    assert override(begun, {"property": "melting_point"}) == begun
 
 
 def test_differences_name_both_values_and_leave_out_how_the_server_is_asked() -> None:

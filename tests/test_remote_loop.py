@@ -167,6 +167,8 @@ def test_the_runs_name_and_address_are_enough_to_go_on(
     monkeypatch.setenv("SELFSTUDY_SERVER_KEY", fake.api_key)
     first = live(config, tmp_path / "one", fake)
     live(config, tmp_path / "two", fake)
+    plan = ["loop", "--run", "test", "--remote", REMOTE, "--dry-run", "--runs", str(tmp_path / "0")]
+    assert f"{first.path.name}\n# kept in: {REMOTE}/test" in CliRunner().invoke(cli, plan).output
     more = live(config.model_copy(update={"rounds": 2}), tmp_path / "one", fake)
     (tmp_path / "two" / "test" / "run.json").write_bytes(b"damaged")
     for machine in ("two", "three"):
@@ -177,6 +179,21 @@ def test_the_runs_name_and_address_are_enough_to_go_on(
         assert f"Continues {found.path}" in result.output
         assert found.metrics.read_bytes() == more.metrics.read_bytes()
         assert read_config(found).kept() == read_config(first).kept()
+
+
+def test_a_damaged_run_in_s3_is_named_there(objects: Objects, tmp_path: Path) -> None:
+    for key, content, said in (
+        ("run.json", b"damaged", "/run.json is damaged"),
+        ("run.json", b'{"format": 1}', "invalid configuration in"),
+    ):
+        objects.replace(key, content)
+        objects.replace("run.toml", b"nothing = 1")
+        arguments = ["loop", "--run", "test", "--remote", REMOTE, "--runs", str(tmp_path)]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 2
+        shown = " ".join(result.output.split())
+        assert said in shown
+        assert f"{REMOTE}/test/run." in shown
 
 
 def test_a_loop_ends_when_s3_does_not_take_its_samples_and_goes_on_elsewhere(
