@@ -91,16 +91,16 @@ def cells_of(metrics: Metrics, prop: Property) -> list[str]:
     ]
 
 
-def ranged(interval: Interval, digits: int) -> str:
+def ranged(interval: Interval, digits: int, sign: Literal["-", "+"] = "-") -> str:
     """Write an estimate with its interval; an error has its property's `error_decimals`.
 
-    One molecule has no interval.
+    One molecule has no interval; "+" is for differences in a table (`signed` is for sentences).
 
-    >>> ranged(Interval(0.5, -0.001, 0.75), 2)
-    '0.50 [0.00, 0.75]'
+    >>> ranged(Interval(0.5, -0.001, 0.75), 2), ranged(Interval(0.5, 0.25, 0.75), 1, "+")
+    ('0.50 [0.00, 0.75]', '+0.5 [+0.2, +0.8]')
     """
     parts = (interval.value, interval.low, interval.high)
-    value, low, high = (minus(f"{part:z.{digits}f}") for part in parts)
+    value, low, high = (minus(f"{part:{sign}z.{digits}f}") for part in parts)
     return value if interval.num_molecules == 1 else f"{value} [{low}, {high}]"
 
 

@@ -158,11 +158,12 @@ def _rows(run: RunFacts, versus: dict[str, Interval]) -> list[Row]:
     if len(run.rounds) > 1:
         first = run.rounds[0]
         name = f"{run.base_model}, round {first.index}"
-        back = signed(-run.change.mae, digits)
+        back = ranged(-run.change.mae, digits, "+")
         rows.append(Row(name, cells_of(run.metrics(first), prop), back, True))
     rows.append(
         Row(f"{run.base_model}, round {last.index}", cells_of(run.metrics(last), prop), "", True)
     )
     for name, metrics in run.baseline_metrics(last).items():
-        rows.append(Row(name, cells_of(metrics, prop), signed(versus[name], digits), False))
+        difference = ranged(versus[name], digits, "+")
+        rows.append(Row(name, cells_of(metrics, prop), difference, False))
     return rows

@@ -92,7 +92,7 @@ def test_a_model_that_never_answers_is_the_training_median(facts: RunFacts) -> N
     silent = replace(last, answers=[replace(answer, predicted=None) for answer in last.answers])
     run = replace(facts, rounds=[*facts.rounds[:-1], silent])
     [median] = [row for row in headline(run).rows if row.name == MEDIAN]
-    assert median.versus == "+0.0 [95% +0.0 to +0.0]"
+    assert median.versus == "+0.0 [+0.0, +0.0]"
     assert set(last.baselines[MEDIAN]) == {facts.split.median}
     [sentence] = [s for s in headline(run).sentences if "always answering" in s]
     assert sentence.startswith("Not distinguishable from always answering the training median")
