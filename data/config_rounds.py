@@ -79,13 +79,13 @@ class VerdictConfig(Section):
 
 
 class RationalizeConfig(Section):
-    """Molecules that keep failing are shown their value, and asked for a reason."""
+    """Molecules that fail are shown their value, and asked for a reason."""
 
     enabled: bool = False
-    """Ask for reasons in sight of the value, about molecules that keep failing."""
+    """Ask for reasons in sight of the value, about molecules of which no answer was accepted."""
     fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of a round's completions that may be such, at most."""
-    after_rounds: int = Field(default=2, ge=1)
+    after_rounds: int = Field(default=1, ge=1)
     """Rounds that asked about a molecule in vain before it is shown its value."""
     prompt_exemplars: int = Field(default=0, ge=0)
     """Exemplars shown in each prompt that states the value."""

@@ -1,4 +1,4 @@
-"""Molecules that keep failing are shown their value, and asked for a reason (STaR, section 3.2).
+"""Molecules that fail are shown their value, and asked for a reason (STaR, section 3.2).
 
 Such a sample is hinted. Its reason answers a prompt that states the value; its value answers the
 ordinary prompt with that reason, in which the value is masked: a reason from which the adapter
