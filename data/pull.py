@@ -69,12 +69,13 @@ def begun_config(folder: RunFolder, remote: str | None) -> RunConfig | None:
     if remote is None:
         return read_config(folder) if folder.identity.exists() else None
     objects = Objects(RemoteAddress.parse(remote) / folder.path.name)
-    if not objects.find(_IDENTITY):
+    identity = objects.find(_IDENTITY)
+    if not identity:
         return None
     with scratch_folder() as scratch:
         run = RunFolder(scratch)
-        for path in (run.config, run.identity):
-            path.write_bytes(objects.read(path.name))
+        run.identity.write_bytes(identity.content)
+        run.config.write_bytes(objects.read(run.config.name))
         try:
             return read_config(run)
         except SelfStudyError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from selfstudy_engine.data.config import RunConfig, load_config
+from selfstudy_engine.data.config import RunConfig, settle_config
 from selfstudy_engine.data.config_keys import flatten, read_toml
 from selfstudy_engine.data.errors import InUseError, RunFolderError
 from selfstudy_engine.data.files import ON_DISK, Files, is_temporary, lock, make_folder
@@ -256,6 +256,5 @@ def read_config(folder: RunFolder) -> RunConfig:
             f"run folder {folder.path} has format {made_with}, this version reads {FORMAT}; "
             f"use selfstudy-engine {identity.get('versions', {}).get('selfstudy-engine')}"
         )
-    known = flatten(read_toml(folder.config))
-    missing = {k: v for k, v in _BEFORE_THERE_WAS_A_CHOICE.items() if k not in known}
-    return load_config(folder.config, missing)
+    known = _BEFORE_THERE_WAS_A_CHOICE | flatten(read_toml(folder.config))
+    return settle_config(known, {}, path=folder.config)
